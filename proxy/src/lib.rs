@@ -1,0 +1,4 @@
+//! The data plane of Gavel.
+
+pub mod route;
+pub mod sql;

@@ -1,0 +1,395 @@
+//! What one SQL statement says, independent of the values of its parameters and literals.
+//!
+//! Offsets are bytes into the text *as analysed*. A text of the simple protocol shares its facts with all texts that
+//! differ in literals alone; [`ValueRef::Literal`] counts literals in order of appearance, and
+//! `normalise` translates offsets.
+
+use router_config::key::KeyType;
+use smallvec::SmallVec;
+
+/// Facts of one statement.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// What kind of statement it is, with what the session must know of it.
+    pub command: Command,
+    /// Where the rows live that it reads or writes.
+    pub scope: Scope,
+    /// Whether a replica may run it.
+    pub access: Access,
+    /// What it leaves behind on the connection or needs of it.
+    pub effects: Effects,
+    /// Relations named, for messages and logs: `schema.name` or the name as written when unknown. Bounded to 16.
+    pub tables: Vec<String>,
+    /// Whether it returns rows (SELECT, RETURNING, SHOW, EXPLAIN, …).
+    pub returns_rows: bool,
+    /// Evaluated per statement and different on each run: now(), random(), nextval(), a volatile default of a
+    /// reference table: must not run separately on several shards. Names the culprit.
+    pub unrepeatable: Option<String>,
+}
+
+/// The kind of statement. What is not the session's business is [`Command::Query`], [`Command::Modify`] or
+/// [`Command::Ddl`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Empty text or only comments.
+    Empty,
+    /// SELECT, VALUES, TABLE, WITH … SELECT.
+    Query,
+    /// INSERT, UPDATE, DELETE, MERGE, and SELECT with a writing CTE.
+    Modify(Modify),
+    /// EXPLAIN of a statement (the scope is that of the statement; ANALYZE executes it).
+    Explain,
+    /// `EXPLAIN (GAVEL) statement`: the plan is printed, nothing runs. The inner facts are boxed.
+    ExplainGavel(Box<Facts>),
+    /// BEGIN / START TRANSACTION.
+    Begin {
+        /// READ ONLY was asked for.
+        read_only: bool,
+        /// The isolation level named, if any.
+        isolation: Option<Isolation>,
+    },
+    /// COMMIT / END.
+    Commit {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// ROLLBACK / ABORT.
+    Rollback {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// SAVEPOINT name.
+    Savepoint(String),
+    /// ROLLBACK TO name.
+    RollbackTo(String),
+    /// RELEASE name.
+    Release(String),
+    /// SET TRANSACTION … / SET SESSION CHARACTERISTICS …
+    SetTransaction {
+        /// `Some(true)` for READ ONLY, `Some(false)` for READ WRITE.
+        read_only: Option<bool>,
+        /// The isolation level named, if any.
+        isolation: Option<Isolation>,
+        /// SESSION CHARACTERISTICS: for the transactions to come.
+        session: bool,
+    },
+    /// SET name = value: a setting of the server.
+    Set {
+        /// LOCAL.
+        local: bool,
+        /// Lower-case name; `role` and `session_authorization` and `timezone` for their special syntaxes.
+        name: String,
+        /// The value as written, to be replayed after `SET name TO`; `None` for DEFAULT.
+        value: Option<String>,
+    },
+    /// `SET gavel.key = '42'`, `SET gavel.shard = '2'`: a routing hint kept by the proxy. `None` clears it.
+    SetHint {
+        /// LOCAL.
+        local: bool,
+        /// `key` or `shard`.
+        name: String,
+        /// The value without quotes.
+        value: Option<String>,
+    },
+    /// RESET name; `None` for ALL.
+    Reset(Option<String>),
+    /// SHOW name (`all` for ALL). `gavel.*` names are the proxy's own.
+    Show(String),
+    /// DISCARD ALL / PLANS / SEQUENCES / TEMP, lower case.
+    Discard(String),
+    /// PREPARE name AS …: pins the session.
+    Prepare(String),
+    /// EXECUTE name: goes where PREPARE went.
+    Execute(String),
+    /// DEALLOCATE name; `None` for ALL.
+    Deallocate(Option<String>),
+    /// DECLARE name CURSOR …
+    Declare {
+        /// Name.
+        name: String,
+        /// WITH HOLD.
+        hold: bool,
+    },
+    /// FETCH or MOVE from a cursor.
+    Fetch(String),
+    /// CLOSE cursor; `None` for ALL.
+    CloseCursor(Option<String>),
+    /// LISTEN channel.
+    Listen(String),
+    /// UNLISTEN channel; `None` for `*`.
+    Unlisten(Option<String>),
+    /// NOTIFY.
+    Notify(String),
+    /// COPY table FROM STDIN; see [`CopyShape`].
+    CopyIn(CopyShape),
+    /// COPY table or query TO STDOUT.
+    CopyOut(CopyShape),
+    /// LOCK TABLE.
+    Lock,
+    /// CREATE, ALTER, DROP, GRANT, COMMENT, TRUNCATE, REINDEX, …
+    Ddl(DdlKind),
+    /// PREPARE TRANSACTION / COMMIT PREPARED / ROLLBACK PREPARED of the application's own.
+    TwoPhase,
+    /// CALL or DO.
+    Call,
+    /// Anything else the proxy does not look into (CHECKPOINT, LOAD, …): home shard, primary.
+    Other,
+    /// The parser could not read it, or it is on the list of misreadings. Scope says where it may go.
+    Unreadable {
+        /// The parser's complaint.
+        complaint: String,
+    },
+}
+
+/// What a writing statement does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Modify {
+    /// INSERT.
+    Insert,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+    /// MERGE.
+    Merge,
+    /// A SELECT whose CTE writes, SELECT INTO, or CREATE TABLE AS is DDL instead.
+    Other,
+}
+
+/// How DDL travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DdlKind {
+    /// Inside one transaction over all shards.
+    Transactional,
+    /// Cannot run in a transaction block (CREATE INDEX CONCURRENTLY, VACUUM, …): shard by shard.
+    NonTransactional,
+    /// About temporary objects only: stays on the session's pinned connection.
+    Temporary,
+    /// Concerns the home shard alone.
+    Home,
+}
+
+/// Isolation level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// READ COMMITTED (and READ UNCOMMITTED).
+    ReadCommitted,
+    /// REPEATABLE READ.
+    RepeatableRead,
+    /// SERIALIZABLE.
+    Serializable,
+}
+
+/// Whether a replica may answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Reads only: a replica will do.
+    Read,
+    /// Reads, but only the primary answers it rightly; says why (`FOR UPDATE`, `volatile function nextval`, …).
+    ReadPrimary(String),
+    /// Writes.
+    Write,
+}
+
+/// What a statement leaves on the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Effects {
+    /// State that cannot be replayed elsewhere (temporary table, session advisory lock, WITH HOLD cursor,
+    /// LISTEN, SQL PREPARE, set_config with computed arguments): the session is pinned from here on.
+    pub pins: Option<PinCause>,
+    /// Takes an advisory lock, session or transaction: always on the home shard.
+    pub advisory_lock: bool,
+    /// Calls currval/lastval: must run on the connection that drew the value.
+    pub currval: bool,
+    /// Calls nextval/setval explicitly on the named or unknown sequence.
+    pub sequence: bool,
+    /// Changes the catalog.
+    pub changes_catalog: bool,
+    /// `txid_current`, `pg_export_snapshot`, `inet_server_addr`, …: depends on the node.
+    pub node_dependent: bool,
+}
+
+/// Why a session is bound to its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinCause {
+    /// A temporary object exists.
+    Temporary,
+    /// LISTEN is active.
+    Listen,
+    /// A WITH HOLD cursor exists.
+    HoldCursor,
+    /// A session-level advisory lock is held.
+    AdvisoryLock,
+    /// PREPARE in SQL.
+    SqlPrepare,
+    /// Settings changed by means the proxy cannot follow (set_config with expressions, DO, functions).
+    Settings,
+    /// LOAD and the like.
+    Library,
+}
+
+/// Where the rows of a statement live.
+#[derive(Debug, Clone)]
+pub enum Scope {
+    /// No relation at all: any shard will do.
+    Nothing,
+    /// Reads reference tables only: any shard will do.
+    Reference,
+    /// Unsharded tables or the catalog (besides reference tables): the home shard.
+    Home,
+    /// Writes reference tables (and reads nothing but reference tables): everywhere, atomically.
+    ReferenceWrite,
+    /// At least one sharded table.
+    Sharded(Box<Sharded>),
+    /// Every shard whatever the tables are: DDL, roles, VACUUM.
+    Everywhere,
+    /// Not known, and a sharded table may be concerned: refused unless a hint places it or there is one shard.
+    Unknown {
+        /// Why nothing is known.
+        why: String,
+    },
+}
+
+/// A statement on sharded tables.
+#[derive(Debug, Clone)]
+pub struct Sharded {
+    /// Key type of all the sharded tables of the statement (tables of different key types: `Scope::Unknown`).
+    pub key_type: KeyType,
+    /// One entry for each group of sharded tables that are equi-joined on their keys. All must meet on one shard.
+    pub groups: Vec<Pin>,
+    /// `None`: the answers of the shards, one after the other, are the answer, whatever shards are asked. Otherwise why
+    /// not (`ORDER BY`, `aggregate count`, `join not on the key`, `LIMIT`, …).
+    pub no_concat: Option<String>,
+    /// Also touches unsharded tables or the catalog: right on the home shard only.
+    pub needs_home: Option<String>,
+    /// Also writes a reference table: refused.
+    pub writes_reference: bool,
+    /// UPDATE assigns the shard key (other than to itself).
+    pub updates_key: bool,
+    /// INSERT … VALUES, to be split or to draw its key.
+    pub insert: Option<InsertShape>,
+    /// INSERT … SELECT whose rows provably stay on the shard they are read from.
+    pub colocated_insert_select: bool,
+}
+
+/// What the statement demands of the key of one group of tables.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pin {
+    /// Nothing: rows of any key.
+    Any,
+    /// The key equals one of these (`=`, `IN`, OR of equalities): one entry is the common case.
+    Keys(SmallVec<[KeyTerm; 1]>),
+    /// The key is a member of an array value (`= ANY($1)`).
+    Array(KeyTerm),
+    /// No row can match (`= NULL`).
+    Never,
+    /// INSERT … VALUES: the rows say it.
+    Insert,
+}
+
+/// A value that stands for a key in the text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeyTerm {
+    /// Where the value is.
+    pub value: ValueRef,
+    /// Minus signs before a numeric literal, folded.
+    pub negated: bool,
+    /// The innermost explicit cast, lower case, as written (`int8`, `bigint`, `uuid`, …). The planner pins only when the value
+    /// survives it unchanged.
+    pub cast: Option<String>,
+}
+
+/// Where a value is found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ValueRef {
+    /// `$n`, 1-based.
+    Param(u16),
+    /// The n-th literal of the text (0-based, as `normalise` counts), number or string.
+    Literal(u16),
+    /// The keyword NULL.
+    Null,
+    /// DEFAULT in VALUES, or the key column is not in the column list.
+    Default,
+    /// Something that is computed: cannot be known before execution.
+    Computed,
+}
+
+/// `INSERT … VALUES (…), (…)` on a sharded table.
+#[derive(Debug, Clone)]
+pub struct InsertShape {
+    /// Rows in order.
+    pub rows: Vec<InsertRow>,
+    /// Byte offset just before the first row's opening parenthesis, and just past the last row's closing one:
+    /// `text[..start] + rows + text[end..]` is the statement.
+    pub values: std::ops::Range<usize>,
+    /// Parameters used outside of the rows (ON CONFLICT, RETURNING, CTE), 1-based.
+    pub outside_params: SmallVec<[u16; 4]>,
+    /// How to add a key that the statement leaves to its default.
+    pub draw: Option<DrawShape>,
+}
+
+/// One row of VALUES.
+#[derive(Debug, Clone)]
+pub struct InsertRow {
+    /// Bytes of the row, both parentheses included.
+    pub span: std::ops::Range<usize>,
+    /// Its key.
+    pub key: KeyTerm,
+    /// Parameters used in it, 1-based, in order of appearance.
+    pub params: SmallVec<[u16; 8]>,
+    /// When the key is `DEFAULT` in the row: the bytes of that word. When the column is not listed: the empty range just
+    /// before the closing parenthesis.
+    pub draw_at: std::ops::Range<usize>,
+}
+
+/// How a key drawn beforehand gets into the statement.
+#[derive(Debug, Clone)]
+pub struct DrawShape {
+    /// Default expression of the key column, from the catalog.
+    pub default: String,
+    /// The key column's type name, for a cast.
+    pub type_name: String,
+    /// The column is not in the column list: insert `, "name"` at this offset (just before the list's closing
+    /// parenthesis), or a whole ` ("a", "b")` list when the statement has none.
+    pub column_at: Option<(usize, String)>,
+    /// Insert ` OVERRIDING SYSTEM VALUE` at this offset (GENERATED ALWAYS).
+    pub overriding_at: Option<usize>,
+}
+
+/// COPY.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyShape {
+    /// Format.
+    pub format: CopyFormat,
+    /// Field delimiter (text: tab, csv: comma).
+    pub delimiter: u8,
+    /// NULL string (text: `\N`, csv: empty).
+    pub null: String,
+    /// csv QUOTE.
+    pub quote: u8,
+    /// csv ESCAPE.
+    pub escape: u8,
+    /// A header line is present.
+    pub header: bool,
+    /// 0-based position of the key among the columns copied; `None` when the key is left to its default.
+    pub key_field: Option<usize>,
+    /// Key column's type, if the table is sharded.
+    pub key_type: Option<KeyType>,
+    /// Number of columns copied.
+    pub columns: usize,
+    /// `FORCE_NOT_NULL`/`FORCE_NULL` name the key column.
+    pub force_null_key: bool,
+    /// ENCODING option, if named.
+    pub encoding: Option<String>,
+}
+
+/// COPY format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFormat {
+    /// text
+    Text,
+    /// csv
+    Csv,
+    /// binary
+    Binary,
+}

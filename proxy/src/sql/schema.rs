@@ -1,0 +1,129 @@
+//! The catalog as routing needs it: relations with their columns and placement, functions with their volatility.
+//!
+//! Read from the home shard by `control::catalog`, immutable once built, replaced as a whole (a new
+//! [`Schema::generation`]) when DDL passes through, on RELOAD and when a shard reports a changed result type.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use router_config::key::KeyType;
+
+/// One database's relations and functions at a generation.
+#[derive(Debug, Default)]
+pub struct Schema {
+    /// Grows with each reload; part of the identity of cached facts.
+    pub generation: u64,
+    /// `(schema, name)` to the relation, both as stored in the catalog (folded, unquoted).
+    pub relations: HashMap<(String, String), Arc<Relation>>,
+    /// Function name (unqualified, as stored) to what is known of all its overloads together.
+    pub functions: HashMap<String, Function>,
+    /// Type name to OID for user-defined types of the home shard.
+    pub types: HashMap<String, u32>,
+    /// `search_path` that a session without a setting of its own has, expanded (`"$user", public` gives `public`).
+    pub default_search_path: Vec<String>,
+}
+
+/// A table, view, sequence or the like.
+#[derive(Debug, Clone)]
+pub struct Relation {
+    /// Namespace.
+    pub schema: String,
+    /// Name as stored.
+    pub name: String,
+    /// OID on the home shard.
+    pub oid: u32,
+    /// What it is.
+    pub kind: RelationKind,
+    /// Columns in attribute order, dropped ones left out.
+    pub columns: Vec<Column>,
+    /// Where its rows live.
+    pub placement: Placement,
+    /// Whether a trigger of the user's runs on it.
+    pub has_user_triggers: bool,
+}
+
+/// `pg_class.relkind`, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationKind {
+    /// Ordinary or partitioned table.
+    Table,
+    /// View.
+    View,
+    /// Materialized view.
+    MaterializedView,
+    /// Sequence.
+    Sequence,
+    /// Foreign table.
+    Foreign,
+}
+
+/// A column.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// Name as stored.
+    pub name: String,
+    /// `format_type()` spelling without modifier, e.g. `bigint`, `character varying`.
+    pub type_name: String,
+    /// Type OID on the home shard.
+    pub type_oid: u32,
+    /// Whether NULL is rejected.
+    pub not_null: bool,
+    /// Default expression as SQL (`pg_get_expr`); for identity columns `nextval('seq'::regclass)`.
+    pub default: Option<String>,
+    /// `GENERATED ALWAYS AS IDENTITY`: a given value needs OVERRIDING SYSTEM VALUE.
+    pub identity_always: bool,
+    /// `GENERATED ALWAYS AS (expr) STORED`.
+    pub generated: bool,
+}
+
+/// Where the rows of a relation live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// By slot of the key column.
+    Sharded {
+        /// Index into [`Relation::columns`].
+        key_column: usize,
+        /// Type that decides the hash.
+        key_type: KeyType,
+    },
+    /// The same rows on every shard.
+    Reference,
+    /// On the home shard alone.
+    Unsharded,
+    /// `pg_catalog` and `information_schema`: read on the home shard.
+    Catalog,
+    /// A view over sharded relations only, whose key column is the given output column, straight from the tables
+    /// (no aggregate, DISTINCT, LIMIT, window or set operation); or, with no key, one that cannot be pushed down.
+    View {
+        /// Output column that carries the key, if rows of one key come from that key's rows alone.
+        key_column: Option<usize>,
+        /// Type of the key.
+        key_type: KeyType,
+    },
+}
+
+/// What is known of a function name (all overloads together: the least favourable counts).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Function {
+    /// `provolatile = 'v'` for some overload.
+    pub volatile: bool,
+    /// Built in (`pg_catalog`): cannot touch user tables.
+    pub built_in: bool,
+    /// An aggregate or window function.
+    pub aggregate: bool,
+    /// Returns a set.
+    pub set_returning: bool,
+    /// A user function whose body was scanned and names no sharded table (or is declared so).
+    pub touches_sharded: Touches,
+    /// 1-based argument that carries the shard key, if declared in `[[functions]]`.
+    pub key_argument: Option<u16>,
+}
+
+/// Whether a function reaches sharded tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touches {
+    /// Provably not.
+    No,
+    /// It does, or it may.
+    Unknown,
+}

@@ -1,0 +1,256 @@
+//! Settings of the proxy: everything in the configuration file that is not the map.
+//!
+//! A setting, its default and its doc are one item here; `file` parses them, `docs/configuration.md` lists them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::topology::NodeAddress;
+
+/// All settings, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[auth]`
+    pub auth: Auth,
+    /// `[pool]`
+    pub pool: Pool,
+    /// `[backend]`
+    pub backend: Backend,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[routing]`
+    pub routing: Routing,
+    /// `[log]`
+    pub log: Log,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[[databases]]`, in order; the first match wins.
+    pub databases: Vec<Database>,
+}
+
+/// Where the proxy listens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    /// `address`, e.g. `127.0.0.1:6432`. Default: `127.0.0.1:6432`.
+    pub address: String,
+    /// `metrics`, e.g. `127.0.0.1:9127`; `None`: no metrics endpoint. Default: none.
+    pub metrics: Option<String>,
+    /// `threads` that carry sessions; 0: one per two cores, at least one. Default: 0.
+    pub threads: usize,
+    /// `backlog` of connections not yet accepted. Default: 4096.
+    pub backlog: u32,
+    /// `tls`: `off`, `allow`, `require`. Default: off.
+    pub tls: ListenTls,
+    /// `tls_certificate`, PEM chain.
+    pub tls_certificate: Option<PathBuf>,
+    /// `tls_key`, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// `tls_client_ca`, PEM: client certificates signed by it are accepted for `method = "cert"`.
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+/// TLS towards applications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenTls {
+    /// Refused (`N` to SSLRequest).
+    Off,
+    /// If the application asks for it.
+    Allow,
+    /// Plain connections are refused.
+    Require,
+}
+
+/// How applications prove who they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Auth {
+    /// `method`. Default: scram-sha-256.
+    pub method: AuthMethod,
+    /// `users_file`: lines `"user" "password, md5… or SCRAM-SHA-256$… verifier"`.
+    pub users_file: Option<PathBuf>,
+    /// `query`, with `$1` for the user, returning `(usename, passwd)`; run on the home shard.
+    /// Default: `SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 AND rolcanlogin`; empty: no look-up.
+    pub query: String,
+    /// `query_user`: the role that runs `query`, and the proxy's own control connections. Default: postgres.
+    pub query_user: String,
+    /// Its password, from `query_password`, `query_password_file` or `query_password_env`.
+    pub query_password: Option<String>,
+    /// `query_database`. Default: postgres.
+    pub query_database: String,
+    /// `cache`: for how long a looked-up verifier is used without asking again. Default: 10 s.
+    pub cache: Duration,
+}
+
+/// Authentication methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// Everybody is who they say.
+    Trust,
+    /// md5 or, when the stored secret is a SCRAM verifier, SCRAM.
+    Md5,
+    /// SCRAM-SHA-256, and -PLUS over TLS.
+    ScramSha256,
+    /// The client certificate's common name is the user.
+    Cert,
+}
+
+/// Pools of backend connections.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pool {
+    /// `mode`. Default: transaction.
+    pub mode: PoolMode,
+    /// `size`: connections per (user, database, node). Default: 20.
+    pub size: usize,
+    /// `min_idle`: kept open per pool once it has been used. Default: 0.
+    pub min_idle: usize,
+    /// `wait`: how long a request waits for a connection before `53300`. Default: 30 s.
+    pub wait: Duration,
+    /// `max_lifetime` of a connection, jittered by a tenth. Default: 1 h.
+    pub max_lifetime: Duration,
+    /// `idle`: an unused connection is closed after this. Default: 10 min.
+    pub idle: Duration,
+    /// `statements`: prepared statements kept on one connection. Default: 256.
+    pub statements: usize,
+}
+
+/// Pool modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// A connection is lent for a transaction.
+    Transaction,
+    /// A connection is lent for the session.
+    Session,
+}
+
+/// Towards PostgreSQL.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backend {
+    /// `connect_timeout`, TCP, TLS and login together. Default: 5 s.
+    pub connect_timeout: Duration,
+    /// `tls`. Default: off.
+    pub tls: BackendTls,
+    /// `tls_ca`, PEM, for `verify-ca` and `verify-full`.
+    pub tls_ca: Option<PathBuf>,
+    /// `passwords_file`: lines `"user" "password"` for users whose secret cannot be passed through.
+    pub passwords_file: Option<PathBuf>,
+    /// `health_interval` between checks of role, timeline and lag of each node. Default: 500 ms.
+    pub health_interval: Duration,
+}
+
+/// TLS towards PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendTls {
+    /// Plain.
+    Off,
+    /// If the server offers it, unverified.
+    Prefer,
+    /// Required, unverified.
+    Require,
+    /// Required, chain verified.
+    VerifyCa,
+    /// Required, chain and host name verified.
+    VerifyFull,
+}
+
+/// Limits; each says what happens when it is hit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// `clients`: sessions at once; more get `53300`. Default: 10000.
+    pub clients: usize,
+    /// `login`: time from accept to logged in; then closed. Default: 15 s.
+    pub login: Duration,
+    /// `client_idle`: an idle session outside of a transaction is ended (`57P05`); 0: never. Default: 0.
+    pub client_idle: Duration,
+    /// `message_bytes`: a Query, Parse or Bind above it is refused (`54000`) and the session ended. Default: 256 MiB.
+    pub message_bytes: usize,
+    /// `statement_parse_bytes`: longer SQL is not parsed but treated as unreadable. Default: 1 MiB.
+    pub statement_parse_bytes: usize,
+    /// `facts`: statements whose facts are cached. Default: 10000.
+    pub facts: usize,
+    /// `session_statements`: named prepared statements of one session (`54000` above). Default: 10000.
+    pub session_statements: usize,
+    /// `drain`: how long SIGTERM waits for running transactions. Default: 30 s.
+    pub drain: Duration,
+    /// `copy_buffer_bytes` per shard of a split COPY before the client is made to wait. Default: 1 MiB.
+    pub copy_buffer_bytes: usize,
+}
+
+/// How statements are placed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Routing {
+    /// `reads`. Default: replica.
+    pub reads: Reads,
+    /// `max_replica_lag`: a replica behind by more gets no reads. Default: 5 s.
+    pub max_replica_lag: Duration,
+    /// `two_phase`: writes to several shards; off: the second writing shard is refused. Default: true.
+    pub two_phase: bool,
+    /// `unique_without_key`. Default: per_shard.
+    pub unique_without_key: UniqueWithoutKey,
+}
+
+/// Where reads go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// Always the primary.
+    Primary,
+    /// A fit replica if there is one.
+    Replica,
+}
+
+/// What happens to UNIQUE constraints that do not contain the shard key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UniqueWithoutKey {
+    /// Accepted on generated columns, unique on each shard.
+    PerShard,
+    /// Refused.
+    Refuse,
+}
+
+/// Logs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// `level`, a tracing filter. Default: info.
+    pub level: String,
+    /// `json`. Default: false.
+    pub json: bool,
+    /// `slow_statement`: slower ones are logged; 0: none. Default: 100 ms.
+    pub slow_statement: Duration,
+    /// `literals`: show them in logs. Default: false.
+    pub literals: bool,
+}
+
+/// The admin console.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// `database`, the name that psql connects to. Default: gavel_admin.
+    pub database: String,
+    /// `users` that may. Default: ["postgres"].
+    pub users: Vec<String>,
+}
+
+/// A database that applications name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    /// `name`, or `*` for any other.
+    pub name: String,
+    /// `backend_name` on the nodes; `None`: the same.
+    pub backend_name: Option<String>,
+    /// Where it is.
+    pub kind: DatabaseKind,
+    /// `pool_mode` of its own.
+    pub pool_mode: Option<PoolMode>,
+    /// `pool_size` of its own.
+    pub pool_size: Option<usize>,
+}
+
+/// Kind of a database.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DatabaseKind {
+    /// On all shards, statements are routed.
+    Sharded,
+    /// On the first shard only: everything passes through to it (its replicas serve nothing).
+    FirstShard,
+    /// Passed through to one node.
+    Node(NodeAddress),
+}
