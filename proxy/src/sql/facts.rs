@@ -29,7 +29,7 @@ pub struct Facts {
 
 /// The kind of statement. What is not the session's business is [`Command::Query`], [`Command::Modify`] or
 /// [`Command::Ddl`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Command {
     /// Empty text or only comments.
     Empty,
