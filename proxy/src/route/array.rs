@@ -11,8 +11,9 @@ use smallvec::SmallVec;
 use super::convert;
 use super::key::{Found, KeyOutcome, Usage, binary, spelled};
 use super::refusal::Refusal;
-use super::values::{Kind, ParamValue, Values, unquote};
+use super::values::{ParamValue, Values};
 use crate::sql::facts::{KeyTerm, ValueRef};
+use crate::sql::lexer::Kind;
 
 const NOT_FOLLOWED: Found = Found::Any(Some("the array is written in a way that is not followed"));
 
@@ -30,13 +31,13 @@ pub(super) fn found(term: &KeyTerm, key_type: KeyType, values: &Values<'_>) -> R
         ValueRef::Default | ValueRef::Computed => {
             Ok(Found::Any(Some("the array is computed by an expression")))
         }
-        ValueRef::Literal(n) => match values.literal(*n) {
-            None | Some((Kind::Number, _)) => Ok(NOT_FOLLOWED),
-            Some((kind, raw)) => match unquote(kind, raw, values.rules) {
+        ValueRef::Literal(n) => {
+            let literal = values.literal(*n).filter(|literal| literal.kind != Kind::Number);
+            match literal.and_then(|literal| values.content(literal)) {
                 None => Ok(NOT_FOLLOWED),
                 Some(content) => text_array(&content, cast.unwrap_or(key_type), key_type, values),
-            },
-        },
+            }
+        }
         ValueRef::Param(n) => {
             let Some(params) = values.params else {
                 return Ok(Found::Any(Some("the parameter's value is not known yet")));
@@ -187,7 +188,7 @@ fn binary_array(
     };
     let dimensions = int_at(0).ok_or_else(malformed)?;
     let oid = int_at(8).and_then(|oid| u32::try_from(oid).ok()).ok_or_else(malformed)?;
-    let element = match convert::type_of_oid(oid) {
+    let element = match KeyType::from_oid(oid) {
         Some(own) if own == element || (is_int(own) && is_int(element)) => own,
         _ => return Ok(Found::Any(Some("the value is not an array of the key column's type"))),
     };

@@ -3,8 +3,7 @@
 use router_config::key::{KeyType, KeyValue};
 use router_config::topology::{ShardId, TableKind, Topology};
 
-use super::convert::{self, Wrong};
-use super::key::{invalid, out_of_range};
+use super::convert;
 use super::plan::SessionView;
 use super::refusal::Refusal;
 
@@ -31,14 +30,13 @@ pub(super) fn find(
         Some(key_type) => key_of_type(key_type, spelled)?,
         None => key_of_any_type(spelled)?,
     };
-    Ok(Some(Hint { shard: convert::owner(topology, &key), explicit: false }))
+    Ok(Some(Hint { shard: topology.owner(&key), explicit: false }))
 }
 
 /// By name, else by 1-based number.
 fn shard_named(topology: &Topology, name: &str) -> Result<ShardId, Refusal> {
-    let by_name = topology.shards.iter().position(|shard| shard.name == name);
-    let by_number = || name.parse::<usize>().ok()?.checked_sub(1).filter(|&n| n < topology.shards.len());
-    by_name.or_else(by_number).and_then(|n| u16::try_from(n).ok()).map(ShardId).ok_or_else(|| {
+    let by_number = || topology.shard_ids().nth(name.parse::<usize>().ok()?.checked_sub(1)?);
+    topology.shard_named(name).or_else(by_number).ok_or_else(|| {
         let names: Vec<_> = topology.shards.iter().map(|shard| shard.name.as_str()).collect();
         Refusal::bad_hint(
             format!("routing hint: there is no shard \"{name}\""),
@@ -58,23 +56,23 @@ fn common_key_type(topology: &Topology) -> Option<KeyType> {
 }
 
 fn key_of_type(key_type: KeyType, spelled: &str) -> Result<KeyValue, Refusal> {
-    convert::from_text(key_type, spelled).map_err(|wrong| match wrong {
-        Wrong::Invalid => invalid(key_type, spelled),
-        Wrong::OutOfRange => out_of_range(key_type, spelled),
-        Wrong::Ambiguous => Refusal::bad_hint(
-            format!("routing hint: \"{spelled}\" depends on the session's settings"),
-            "Write dates in ISO 8601, times with their offset from UTC.",
-        ),
+    key_type.parse_text(spelled).map_err(|error| {
+        convert::complaint(key_type, &error).unwrap_or_else(|| {
+            Refusal::bad_hint(
+                format!("routing hint: \"{spelled}\" depends on the session's settings"),
+                "Write dates in ISO 8601, times with their offset from UTC.",
+            )
+        })
     })
 }
 
 /// An integer, else text; refused where it could be a value of yet another type.
 fn key_of_any_type(spelled: &str) -> Result<KeyValue, Refusal> {
-    if let Ok(key) = convert::from_text(KeyType::Int8, spelled) {
+    if let Ok(key) = KeyType::Int8.parse_text(spelled) {
         return Ok(key);
     }
     let others = [KeyType::Uuid, KeyType::Numeric, KeyType::Date, KeyType::Timestamptz];
-    if others.iter().any(|&other| convert::from_text(other, spelled).is_ok()) {
+    if others.iter().any(|&other| other.parse_text(spelled).is_ok()) {
         return Err(Refusal::bad_hint(
             format!("routing hint: the type of the key \"{spelled}\" is not known"),
             "Name key_type in each sharded [[tables]] entry of the configuration, or use a shard hint.",

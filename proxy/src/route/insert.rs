@@ -6,7 +6,7 @@
 use router_config::key::KeyValue;
 use router_config::topology::ShardId;
 
-use super::convert::{self, Wrong};
+use super::convert;
 use super::key::{self, KeyOutcome, Usage};
 use super::locate::Located;
 use super::place::Case;
@@ -44,7 +44,7 @@ pub(super) fn place(
     }
     let mut parts: Vec<(ShardId, Vec<usize>)> = Vec::new();
     for (row, key) in keys.iter().enumerate() {
-        let shard = key.as_ref().map_or(case.home(), |key| convert::owner(case.topology, key));
+        let shard = key.as_ref().map_or(case.home(), |key| case.topology.owner(key));
         match parts.binary_search_by_key(&shard, |part| part.0) {
             Ok(at) => parts[at].1.push(row),
             Err(at) => parts.insert(at, (shard, vec![row])),
@@ -59,7 +59,7 @@ pub(super) fn place(
         return Err(Refusal::not_joined_on_key(None));
     }
     let reason = match keys.as_slice() {
-        [Some(key)] => Reason::Key { key: key.clone(), slot: convert::slot_of(case.topology, key) },
+        [Some(key)] => Reason::Key { key: key.clone(), slot: case.topology.slot_of(key) },
         rows => Reason::Rows { count: rows.len() },
     };
     match parts.as_slice() {
@@ -112,10 +112,9 @@ fn keys_of_rows(
 }
 
 fn drawn_key(sharded: &Sharded, spelled: &str, row: usize) -> Result<KeyValue, Refusal> {
-    convert::from_text(sharded.key_type, spelled).map_err(|wrong| match wrong {
-        Wrong::Invalid => key::invalid(sharded.key_type, spelled),
-        Wrong::OutOfRange => key::out_of_range(sharded.key_type, spelled),
-        Wrong::Ambiguous => Refusal::insert_key(row, "the drawn value depends on the session's settings"),
+    sharded.key_type.parse_text(spelled).map_err(|error| {
+        convert::complaint(sharded.key_type, &error)
+            .unwrap_or_else(|| Refusal::insert_key(row, "the drawn value depends on the session's settings"))
     })
 }
 

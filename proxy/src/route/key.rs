@@ -6,14 +6,17 @@
 //! nothing.
 //! Source: PostgreSQL 15 documentation, chapter 10 "Type Conversion"; `src/backend/parser/parse_param.c`.
 
+use std::borrow::Cow;
+
 use router_config::key::{KeyType, KeyValue};
 use smallvec::SmallVec;
 
-use super::array;
-use super::convert::{self, Wrong};
 use super::refusal::Refusal;
-use super::values::{Kind, ParamValue, Values, unquote};
+use super::values::{ParamValue, Values};
+use super::{array, convert};
 use crate::sql::facts::{KeyTerm, Pin, ValueRef};
+use crate::sql::lexer::Kind;
+use crate::sql::normalise::Literal;
 
 /// What a term turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,15 +91,29 @@ pub fn key_of(
         ValueRef::Computed => Ok(KeyOutcome::Unknown("the key is computed by an expression")),
         ValueRef::Literal(n) => match values.literal(*n) {
             None => Ok(KeyOutcome::Unknown("the key's literal was not found")),
-            Some((Kind::Number, digits)) => Ok(number(digits, term.negated, cast, (key_type, usage))),
-            Some(_) if term.negated => Ok(KeyOutcome::Unknown("the key is computed by an expression")),
-            Some((kind, raw)) => match unquote(kind, raw, values.rules) {
-                None => Ok(KeyOutcome::Unknown("the key's literal has escapes that are not followed")),
-                Some(content) => spelled(&content, cast.unwrap_or(key_type), (key_type, usage), values),
-            },
+            Some(literal) => literal_key(literal, (term.negated, cast), (key_type, usage), values),
         },
         ValueRef::Param(_) if term.negated => Ok(KeyOutcome::Unknown("the key is computed by an expression")),
         ValueRef::Param(n) => param(*n, cast, (key_type, usage), values),
+    }
+}
+
+fn literal_key(
+    literal: &Literal,
+    (negated, cast): (bool, Option<KeyType>),
+    target: (KeyType, Usage),
+    values: &Values<'_>,
+) -> Result<KeyOutcome, Refusal> {
+    if literal.kind == Kind::Number {
+        let digits = values.raw(literal).unwrap_or_default();
+        return Ok(number(digits, negated, cast, target));
+    }
+    if negated {
+        return Ok(KeyOutcome::Unknown("the key is computed by an expression"));
+    }
+    match values.content(literal) {
+        None => Ok(KeyOutcome::Unknown("the key's literal is written in a way that is not followed")),
+        Some(content) => spelled(&content, cast.unwrap_or(target.0), target, values),
     }
 }
 
@@ -110,13 +127,12 @@ pub(super) fn spelled(
     if !values.rules.utf8 && !content.is_ascii() {
         return Ok(KeyOutcome::Unknown("the key is not ASCII and client_encoding is not UTF8"));
     }
-    match convert::from_text(source, content) {
+    match source.parse_text(content) {
         Ok(value) => Ok(convert_to(value, source, target)),
-        Err(Wrong::Ambiguous) => {
-            Ok(KeyOutcome::Unknown("the key's spelling depends on the session's settings"))
-        }
-        Err(Wrong::Invalid) => Err(invalid(source, content)),
-        Err(Wrong::OutOfRange) => Err(out_of_range(source, content)),
+        Err(error) => match convert::complaint(source, &error) {
+            Some(refusal) => Err(refusal),
+            None => Ok(KeyOutcome::Unknown("the key's spelling depends on settings or the server's version")),
+        },
     }
 }
 
@@ -133,9 +149,12 @@ pub(super) fn binary(
             Err(_) => Ok(KeyOutcome::Unknown("the key is not valid UTF-8")),
         };
     }
-    match convert::from_binary(source, bytes) {
+    match source.parse_binary(0, bytes) {
         Ok(value) => Ok(convert_to(value, source, target)),
-        Err(_) => Err(Refusal::new("22P03", "incorrect binary data format in the value of the shard key")),
+        Err(error) => match convert::complaint(source, &error) {
+            Some(refusal) => Err(refusal),
+            None => Ok(KeyOutcome::Unknown("the key's binary value is not understood")),
+        },
     }
 }
 
@@ -150,7 +169,7 @@ fn param(
     };
     let source = match params.type_oid(n) {
         0 | convert::UNKNOWN_OID => cast.unwrap_or(target.0),
-        oid => match convert::type_of_oid(oid) {
+        oid => match KeyType::from_oid(oid) {
             Some(source) => source,
             None => return Ok(KeyOutcome::Unknown(TYPES_DIFFER)),
         },
@@ -180,10 +199,10 @@ fn number(digits: &str, negated: bool, cast: Option<KeyType>, target: (KeyType, 
     if !digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-')) {
         return NOT_PLAIN;
     }
-    let spelled = if negated { format!("-{digits}").into() } else { std::borrow::Cow::Borrowed(digits) };
+    let spelled = if negated { format!("-{digits}").into() } else { Cow::Borrowed(digits) };
     let (value, own) = match spelled.parse::<i64>() {
         Ok(value) => (KeyValue::Int(value), KeyType::Int8),
-        Err(_) => match convert::from_text(KeyType::Numeric, &spelled) {
+        Err(_) => match KeyType::Numeric.parse_text(&spelled) {
             Ok(value) => (value, KeyType::Numeric),
             Err(_) => return NOT_PLAIN,
         },
@@ -235,36 +254,6 @@ fn convert_to(value: KeyValue, source: KeyType, (target, usage): (KeyType, Usage
             Int2 | Int4 | Int8 | Text | Bpchar | Uuid | Numeric | Date | Timestamptz,
             _,
         ) => KeyOutcome::Unknown(TYPES_DIFFER),
-    }
-}
-
-/// PostgreSQL's complaint about a spelling that is none of the type's.
-pub(super) fn invalid(key_type: KeyType, content: &str) -> Refusal {
-    let sqlstate = match key_type {
-        KeyType::Date | KeyType::Timestamptz => "22007",
-        KeyType::Int2 | KeyType::Int4 | KeyType::Int8 | KeyType::Numeric => "22P02",
-        KeyType::Text | KeyType::Bpchar | KeyType::Uuid => "22P02",
-    };
-    let name = convert::name_of(key_type);
-    Refusal::new(sqlstate, format!("invalid input syntax for type {name}: \"{content}\""))
-}
-
-/// PostgreSQL's complaint about a value outside of the type's range.
-pub(super) fn out_of_range(key_type: KeyType, content: &str) -> Refusal {
-    let name = convert::name_of(key_type);
-    match key_type {
-        KeyType::Date | KeyType::Timestamptz => {
-            Refusal::new("22008", format!("date/time field value out of range: \"{content}\""))
-        }
-        KeyType::Int2
-        | KeyType::Int4
-        | KeyType::Int8
-        | KeyType::Numeric
-        | KeyType::Text
-        | KeyType::Bpchar
-        | KeyType::Uuid => {
-            Refusal::new("22003", format!("value \"{content}\" is out of range for type {name}"))
-        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use router_config::topology::ShardId;
 
-use super::convert;
 use super::key::{self, Found};
 use super::place::Case;
 use super::plan::{Reason, ShardSet};
@@ -57,10 +56,10 @@ pub(super) fn locate(case: &Case<'_>, sharded: &Sharded) -> Result<Located, Refu
             Found::Keys(found) => {
                 groups += 1;
                 for key in found {
-                    insert(&mut shards, convert::owner(case.topology, &key));
+                    insert(&mut shards, case.topology.owner(&key));
                     keys += 1;
                     reason = match reason {
-                        Reason::NoMatch => Reason::Key { slot: convert::slot_of(case.topology, &key), key },
+                        Reason::NoMatch => Reason::Key { slot: case.topology.slot_of(&key), key },
                         Reason::Key { key: first, slot } if first == key => Reason::Key { key: first, slot },
                         _ => Reason::Keys { count: keys },
                     };

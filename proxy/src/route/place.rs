@@ -6,7 +6,6 @@
 
 use router_config::topology::{ShardId, Topology};
 
-use super::convert;
 use super::hint::{self, Hint};
 use super::insert;
 use super::locate::{self, Located};
@@ -79,7 +78,7 @@ impl Case<'_> {
     }
 
     pub(super) fn home(&self) -> ShardId {
-        convert::home(self.topology)
+        self.topology.home()
     }
 
     /// The shard whose connection holds the session's or the transaction's state, else the home shard.

@@ -154,7 +154,7 @@ impl Reason {
     /// The text with the key in it, for those who may see values.
     pub fn with_key(&self) -> String {
         match self {
-            Self::Key { key, slot } => format!("key {} in slot {}", spell(key), slot.0),
+            Self::Key { key, slot } => format!("key {key} in slot {}", slot.0),
             other => other.to_string(),
         }
     }
@@ -177,20 +177,5 @@ impl std::fmt::Display for Reason {
             Self::FunctionKey => write!(f, "declared key argument of the function"),
             Self::PassThrough => write!(f, "the database is passed through"),
         }
-    }
-}
-
-/// A key as PostgreSQL would print it, near enough for people.
-fn spell(key: &KeyValue) -> String {
-    match key {
-        KeyValue::Int(value) => value.to_string(),
-        KeyValue::Text(text) => format!("'{text}'"),
-        KeyValue::Numeric(decimal) => decimal.clone(),
-        KeyValue::Uuid(bytes) => {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| hex.get(part).unwrap_or_default()).join("-")
-        }
-        KeyValue::Date(days) => format!("2000-01-01 + {days} days"),
-        KeyValue::Timestamptz(micros) => format!("2000-01-01 00:00Z + {micros} µs"),
     }
 }

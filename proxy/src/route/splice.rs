@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::refusal::Refusal;
 use super::values::Values;
 use crate::sql::facts::{DrawShape, InsertRow, InsertShape, ValueRef};
+use crate::sql::lexer::{Kind, Lexer};
 
 /// An INSERT to be cut up.
 pub(super) struct Source<'a> {
@@ -36,7 +37,11 @@ impl<'a> Source<'a> {
 
     /// The statement with these rows only, and the original number of each of its parameters.
     pub(super) fn part(&self, rows: &[usize]) -> (String, Vec<u16>) {
-        let mut out = Writer { text: String::with_capacity(self.text.len()), params: Some(Vec::new()) };
+        let mut out = Writer {
+            text: String::with_capacity(self.text.len()),
+            params: Some(Vec::new()),
+            conforming: self.values.rules.standard_strings,
+        };
         let draws = rows.iter().any(|&row| self.drawn.get(row).is_some_and(Option::is_some));
         let here = |at| self.values.here(at);
         let start = here(self.shape.values.start);
@@ -96,6 +101,8 @@ fn one_row(out: &mut Writer, text: &str, row: &InsertRow, drawn: (Option<&str>, 
 struct Writer {
     text: String,
     params: Option<Vec<u16>>,
+    /// `standard_conforming_strings`
+    conforming: bool,
 }
 
 impl Writer {
@@ -106,7 +113,7 @@ impl Writer {
             return;
         };
         let mut copied = 0;
-        for (span, number) in placeholders(piece) {
+        for (span, number) in placeholders(piece, self.conforming) {
             let position = params.iter().position(|&known| known == number).unwrap_or_else(|| {
                 params.push(number);
                 params.len() - 1
@@ -120,18 +127,15 @@ impl Writer {
     }
 }
 
-/// `$n` outside of literals, comments and identifiers.
-fn placeholders(piece: &str) -> Vec<(Range<usize>, u16)> {
-    let bytes = piece.as_bytes();
-    let mut found = Vec::new();
-    for at in memchr::memchr_iter(b'$', bytes) {
-        let digits = bytes[at + 1..].iter().take_while(|b| b.is_ascii_digit()).count();
-        let span = at..at + 1 + digits;
-        if let Some(number) = piece.get(at + 1..span.end).and_then(|digits| digits.parse().ok()) {
-            found.push((span, number));
-        }
-    }
-    found
+/// `$n` outside of literals, comments and identifiers. A piece starts and ends between tokens.
+fn placeholders(piece: &str, conforming: bool) -> Vec<(Range<usize>, u16)> {
+    let tokens = Lexer::new(piece.as_bytes(), conforming).filter(|token| token.kind == Kind::Param);
+    tokens
+        .filter_map(|token| {
+            let number = piece.get(token.start + 1..token.end)?.parse().ok()?;
+            Some((token.start..token.end, number))
+        })
+        .collect()
 }
 
 /// An INSERT whose drawn keys are passed as further parameters, so that its text stays the same.
@@ -152,27 +156,31 @@ pub struct ExtraParam {
     pub row: u32,
 }
 
-/// The text to prepare instead of `text`, whose facts have `shape`; `declared` is the number of parameters that the
-/// application uses. `None` when no key is left to its default or there would be too many parameters. `text` must be
-/// the text as analysed, as it is in the extended protocol.
-pub fn draw_rewrite(text: &str, shape: &InsertShape, declared: u16) -> Option<DrawRewrite> {
+/// The text to prepare instead of that of `values`, whose facts have `shape`; `declared` is the number of parameters
+/// that the application declares. `None` when no key is left to its default or there would be too many parameters.
+pub fn draw_rewrite(values: &Values<'_>, shape: &InsertShape, declared: u16) -> Option<DrawRewrite> {
     let draw = shape.draw.as_ref()?;
+    let text = std::str::from_utf8(values.statement()).ok()?;
     let used = shape.rows.iter().flat_map(|row| row.params.iter().copied());
     let mut next = used.chain(shape.outside_params.iter().copied()).max().unwrap_or(0).max(declared);
-    let mut out = Writer { text: String::with_capacity(text.len() + 32), params: None };
+    let mut out = Writer {
+        text: String::with_capacity(text.len() + 32),
+        params: None,
+        conforming: values.rules.standard_strings,
+    };
     let mut extra_params = Vec::new();
-    let same = |at| at;
-    head(&mut out, text, Some(draw), (shape.values.start, &same));
-    let mut from = shape.values.start;
+    let here = |at| values.here(at);
+    let mut from = here(shape.values.start);
+    head(&mut out, text, Some(draw), (from, &here));
     for (n, row) in shape.rows.iter().enumerate() {
         if row.key.value != ValueRef::Default {
             continue;
         }
         next = next.checked_add(1)?;
         extra_params.push(ExtraParam { number: next, row: u32::try_from(n).ok()? });
-        out.copy(text, from..row.span.start);
-        one_row(&mut out, text, row, (Some(&format!("${next}::{}", draw.type_name)), &same));
-        from = row.span.end;
+        out.copy(text, from..here(row.span.start));
+        one_row(&mut out, text, row, (Some(&format!("${next}::{}", draw.type_name)), &here));
+        from = here(row.span.end);
     }
     out.copy(text, from..text.len());
     (!extra_params.is_empty()).then_some(DrawRewrite { text: out.text, extra_params })

@@ -9,39 +9,8 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::ops::Range;
 
-/// How a literal is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `42`, `4.2e1`.
-    Number,
-    /// `'…'`, `N'…'`.
-    String,
-    /// `E'…'`.
-    Escaped,
-    /// `U&'…'`.
-    Unicode,
-    /// `$tag$…$tag$`.
-    Dollar,
-    /// `B'…'`, `X'…'`.
-    Bits,
-}
-
-/// One literal of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Literal {
-    /// How it is written.
-    pub kind: Kind,
-    /// First byte, prefix and quotes included.
-    pub start: usize,
-    /// One past the last byte.
-    pub end: usize,
-}
-
-/// Translates offsets into the text as analysed to offsets into the text at hand.
-pub trait Offsets: std::fmt::Debug {
-    /// The offset in the text at hand of the byte that is at `analysed` in the text as analysed.
-    fn here(&self, analysed: usize) -> usize;
-}
+use crate::sql::cache::Analysed;
+use crate::sql::normalise::Literal;
 
 /// What the bytes of strings mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +27,15 @@ impl Default for TextRules {
     }
 }
 
-/// Where the values of one execution are found.
+/// Where the values of one execution of one statement are found.
 #[derive(Debug, Clone, Copy)]
 pub struct Values<'a> {
-    /// The text that `literals` points into.
+    /// The whole text of the Query or Parse.
     pub text: &'a [u8],
-    /// Literals of `text` in order of appearance.
-    pub literals: &'a [Literal],
-    /// Index in `literals` of the statement's first literal (a script has several statements).
-    pub literal_base: usize,
-    /// From the spans of the facts to those of `text`; `None` when they are the same.
-    pub offsets: Option<&'a dyn Offsets>,
+    /// The text's facts, with its literals.
+    pub analysed: &'a Analysed,
+    /// Which of its statements it is.
+    pub index: usize,
     /// Values of `$n`; `None` in the simple protocol and before Bind.
     pub params: Option<&'a BindParams<'a>>,
     /// What the bytes of strings mean.
@@ -76,77 +43,43 @@ pub struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// Values of a text without parameters, analysed as it is.
-    pub fn of_text(text: &'a [u8], literals: &'a [Literal]) -> Self {
-        Self { text, literals, literal_base: 0, offsets: None, params: None, rules: TextRules::default() }
+    /// Values of statement `index` of a text, without parameters.
+    pub fn of_text(text: &'a [u8], analysed: &'a Analysed, index: usize) -> Self {
+        Self { text, analysed, index, params: None, rules: TextRules::default() }
     }
 
-    /// The n-th literal (0-based) of the statement: its kind and its bytes, `None` when there is no such literal.
-    pub(super) fn literal(&self, n: u16) -> Option<(Kind, &'a str)> {
-        let literal = self.literals.get(self.literal_base + usize::from(n))?;
-        let raw = self.text.get(literal.start..literal.end)?;
-        Some((literal.kind, std::str::from_utf8(raw).ok()?))
+    /// The same with the parameters of a Bind.
+    #[must_use]
+    pub fn with_params(self, params: &'a BindParams<'a>) -> Self {
+        Self { params: Some(params), ..self }
     }
 
-    /// An offset of the facts as an offset into `text`.
-    pub(super) fn here(&self, analysed: usize) -> usize {
-        self.offsets.map_or(analysed, |offsets| offsets.here(analysed))
+    /// The n-th literal (0-based) of the statement.
+    pub(super) fn literal(&self, n: u16) -> Option<&'a Literal> {
+        self.analysed.literal(self.index, n)
     }
-}
 
-/// The content of a string literal, escapes resolved; `None` when it cannot be told.
-pub(super) fn unquote(kind: Kind, raw: &str, rules: TextRules) -> Option<Cow<'_, str>> {
-    match kind {
-        Kind::Number => Some(Cow::Borrowed(raw)),
-        // N'…' is of type char(n), where blanks count differently: its prefix makes it fail here.
-        Kind::String => {
-            let inner = raw.strip_prefix('\'')?.strip_suffix('\'')?;
-            if !rules.standard_strings && inner.contains('\\') {
-                return None;
-            }
-            Some(if inner.contains('\'') {
-                Cow::Owned(inner.replace("''", "'"))
-            } else {
-                Cow::Borrowed(inner)
-            })
-        }
-        Kind::Escaped => {
-            let inner = raw.strip_prefix(['E', 'e'])?.strip_prefix('\'')?.strip_suffix('\'')?;
-            unescape(inner).map(Cow::Owned)
-        }
-        Kind::Dollar => {
-            let tag_end = raw.get(1..)?.find('$')? + 2;
-            let inner_end = raw.len().checked_sub(tag_end)?;
-            (raw.get(..tag_end)? == raw.get(inner_end..)?)
-                .then(|| raw.get(tag_end..inner_end).map(Cow::Borrowed))?
-        }
-        Kind::Unicode | Kind::Bits => None,
+    /// The bytes of a literal as they stand in the text.
+    pub(super) fn raw(&self, literal: &Literal) -> Option<&'a str> {
+        std::str::from_utf8(self.text.get(literal.start..literal.end)?).ok()
     }
-}
 
-/// Content of an `E'…'` literal. Octal, hexadecimal and Unicode escapes are not followed (`None`).
-fn unescape(inner: &str) -> Option<String> {
-    let mut out = String::with_capacity(inner.len());
-    let mut rest = inner.chars();
-    while let Some(c) = rest.next() {
-        match c {
-            '\'' => {
-                rest.next().filter(|&next| next == '\'')?;
-                out.push('\'');
-            }
-            '\\' => match rest.next()? {
-                'b' => out.push('\u{8}'),
-                'f' => out.push('\u{c}'),
-                'n' => out.push('\n'),
-                'r' => out.push('\r'),
-                't' => out.push('\t'),
-                '0'..='9' | 'x' | 'u' | 'U' => return None,
-                other => out.push(other),
-            },
-            other => out.push(other),
-        }
+    /// The content of a string literal, escapes resolved; `None` when it cannot be told.
+    pub(super) fn content(&self, literal: &Literal) -> Option<Cow<'a, str>> {
+        // N'…' is of type char(n), where trailing blanks count differently.
+        let national = matches!(self.text.get(literal.start), Some(b'n' | b'N'));
+        if national { None } else { literal.value(self.text, self.rules.standard_strings) }
     }
-    Some(out)
+
+    /// The statement's text.
+    pub(super) fn statement(&self) -> &'a [u8] {
+        self.text.get(self.analysed.range(self.index)).unwrap_or_default()
+    }
+
+    /// An offset of the facts as an offset into [`Values::statement`].
+    pub(super) fn here(&self, offset: usize) -> usize {
+        self.analysed.offset(self.index, offset).saturating_sub(self.analysed.range(self.index).start)
+    }
 }
 
 /// What is wrong with a Bind message.
