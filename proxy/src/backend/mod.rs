@@ -1,0 +1,3 @@
+//! The side of PostgreSQL.
+
+pub mod connect;

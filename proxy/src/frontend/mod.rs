@@ -1,0 +1,5 @@
+//! The side of applications.
+
+pub mod auth;
+pub mod handshake;
+pub mod secrets;
