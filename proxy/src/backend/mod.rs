@@ -4,6 +4,7 @@
 //! closed; no frame is forwarded that is not owed.
 
 pub mod conn;
+pub mod connect;
 pub mod gucs;
 pub mod owed;
 pub mod pool;

@@ -7,6 +7,7 @@ pub mod failure;
 pub mod handshake;
 pub mod io;
 pub mod names;
+pub mod secrets;
 pub mod pipeline;
 pub mod serve;
 pub mod session;
