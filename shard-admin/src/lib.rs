@@ -1,3 +1,4 @@
 //! The control plane of Gavel: the DBA's tool, and clusters on this machine for the demo and the tests.
 
 pub mod local_cluster;
+pub mod local_proxy;

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use self::account::Account;
+pub(crate) use self::account::write_private;
 pub use self::binaries::{Binaries, INSTALL_COMMAND};
 use self::data_dir::NodeSettings;
 pub use self::error::Error;
@@ -166,6 +167,11 @@ impl ClusterBuilder {
         let shards: Vec<_> = shards.into_iter().map(|(_, shard)| shard).collect();
         share_verifier(&shards).await?;
         Ok(LocalCluster { shards, run })
+    }
+
+    /// Starts a single server that belongs to no cluster.
+    pub async fn start_single(self) -> Result<LocalNode, Error> {
+        self.shards(1).replicas(0).start().await?.into_single()
     }
 }
 

@@ -95,7 +95,7 @@ impl LocalNode {
 
     /// A single server that belongs to no cluster: what the answers of a cluster are compared with.
     pub async fn standalone() -> Result<Self, Error> {
-        ClusterBuilder::new().shards(1).replicas(0).start().await?.into_single()
+        ClusterBuilder::new().start_single().await
     }
 
     /// `host:port`, as configuration files want it.
