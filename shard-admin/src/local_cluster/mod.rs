@@ -29,6 +29,7 @@ pub use self::error::Error;
 pub use self::node::{LocalNode, StopMode};
 use self::node::{Place, Server};
 pub use self::ports::ReservedPort;
+pub(crate) use self::process::send;
 pub use self::process::{Process, tail};
 pub use self::run_dir::RunDirectory;
 
