@@ -9,6 +9,7 @@ pub mod io;
 pub mod names;
 pub mod secrets;
 pub mod pipeline;
+pub mod planning;
 pub mod serve;
 pub mod session;
 pub mod simple;

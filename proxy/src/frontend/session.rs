@@ -129,6 +129,8 @@ pub struct Session {
     pub spread: u32,
     /// What happened on the conn being run.
     pub events: Events,
+    /// The pipeline under way.
+    pub pipeline: super::pipeline::PipelineState,
 }
 
 /// See [`crate::sql::extract::Context`].
@@ -410,7 +412,7 @@ impl Session {
     }
 
     /// Reads the LSN that the shard was asked for.
-    fn learn_lsn(&mut self, at: usize) {
+    pub fn learn_lsn(&mut self, at: usize) {
         let held = &mut self.held[at];
         if !std::mem::take(&mut held.asks_lsn) {
             return;
