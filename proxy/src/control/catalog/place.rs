@@ -117,7 +117,7 @@ fn table(draft: &Draft, topology: &Topology, utf8: bool) -> Result<Placement, St
         }
     }
     let has_column = |name: &str| relation.columns.iter().any(|column| column.name == name);
-    let (key, wanted) = match table_kind(topology, &relation.schema, &relation.name, &has_column) {
+    let (key, wanted) = match topology.table_kind(&relation.schema, &relation.name, &has_column) {
         TableKind::Reference => return Ok(Placement::Reference),
         TableKind::Unsharded => return Ok(Placement::Unsharded),
         TableKind::Sharded { key, key_type } => (key, key_type),
@@ -259,15 +259,4 @@ fn view(
 /// `schema.name`
 pub(crate) fn full_name(relation: &Relation) -> String {
     format!("{}.{}", relation.schema, relation.name)
-}
-
-/// The first rule that matches, else unsharded.
-fn table_kind(topology: &Topology, schema: &str, name: &str, has_column: &dyn Fn(&str) -> bool) -> TableKind {
-    use router_config::topology::TableMatch;
-    let matches = |rule: &&router_config::topology::TableRule| match &rule.matches {
-        TableMatch::Name(wanted) => *wanted == name || *wanted == format!("{schema}.{name}"),
-        TableMatch::Pattern(_) => false,
-        TableMatch::HasColumn(column) => has_column(column),
-    };
-    topology.tables.iter().find(matches).map_or(TableKind::Unsharded, |rule| rule.kind.clone())
 }
