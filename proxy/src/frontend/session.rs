@@ -192,6 +192,13 @@ impl Session {
         Ok(at)
     }
 
+    /// A conn of its own to the primary of `shard`, apart from what the session holds.
+    pub async fn lease_alone(&mut self, shard: ShardId) -> Result<Held, Failure> {
+        let mut held = self.lease(shard, false).await?;
+        self.bring_settings(&mut held).await?;
+        Ok(held)
+    }
+
     fn held_for(&self, shard: ShardId, replica: bool) -> Option<usize> {
         let of_shard = |held: &Held| held.shard == shard;
         // Inside of a block a shard is one conn, whatever its role.
