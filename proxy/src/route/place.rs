@@ -271,6 +271,9 @@ impl Case<'_> {
         hint: Option<Hint>,
         drawn: Option<&[String]>,
     ) -> Result<(Target, Reason), Refusal> {
+        if !self.values.rules.ascii_safe {
+            return Err(Refusal::encoding());
+        }
         if sharded.writes_reference {
             return Err(Refusal::writes_reference());
         }

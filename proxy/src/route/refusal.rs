@@ -144,6 +144,17 @@ impl Refusal {
         )
     }
 
+    /// An encoding in which bytes of other characters look like quotes and backslashes.
+    pub(super) fn encoding() -> Self {
+        Self::unsupported(
+            "statements on sharded tables are not supported in this client_encoding",
+            "Use client_encoding UTF8.",
+        )
+        .because(
+            "In SJIS, BIG5, GBK, GB18030, UHC and JOHAB a byte of a character may be a backslash or a quote.",
+        )
+    }
+
     /// A hint and the statement speak of different shards.
     pub(super) fn hint_disagrees(hint: &str, why: &str) -> Self {
         Self::unsupported(

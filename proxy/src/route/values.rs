@@ -12,18 +12,51 @@ use std::ops::Range;
 use crate::sql::cache::Analysed;
 use crate::sql::normalise::Literal;
 
-/// What the bytes of strings mean.
+/// What the bytes of strings mean in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextRules {
     /// `client_encoding` is UTF8; otherwise only ASCII strings can be keys.
     pub utf8: bool,
-    /// `standard_conforming_strings` is on; otherwise a backslash in `'…'` makes a value unknown.
+    /// Bytes below 0x80 are ASCII characters wherever they stand; otherwise nothing of the text can be relied on.
+    pub ascii_safe: bool,
+    /// `standard_conforming_strings` is on.
     pub standard_strings: bool,
 }
 
 impl Default for TextRules {
     fn default() -> Self {
-        Self { utf8: true, standard_strings: true }
+        Self { utf8: true, ascii_safe: true, standard_strings: true }
+    }
+}
+
+impl TextRules {
+    /// The rules under a `client_encoding`, in any of PostgreSQL's spellings of it.
+    pub fn new(client_encoding: &str, standard_strings: bool) -> Self {
+        /// Client-only encodings: the second byte of a character may be an ASCII one, a backslash among them.
+        const UNSAFE: [&str; 13] = [
+            "sjis",
+            "mskanji",
+            "shiftjis",
+            "win932",
+            "windows932",
+            "big5",
+            "win950",
+            "windows950",
+            "gbk",
+            "win936",
+            "windows936",
+            "uhc",
+            "win949",
+        ];
+        const UNSAFE_TOO: [&str; 4] = ["windows949", "gb18030", "johab", "shiftjis2004"];
+        let name: String = client_encoding
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .collect::<String>()
+            .to_ascii_lowercase();
+        let utf8 = matches!(name.as_str(), "utf8" | "unicode");
+        let ascii_safe = !UNSAFE.contains(&name.as_str()) && !UNSAFE_TOO.contains(&name.as_str());
+        Self { utf8, ascii_safe, standard_strings }
     }
 }
 
