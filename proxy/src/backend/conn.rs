@@ -428,6 +428,19 @@ impl Conn {
         Ok(shown)
     }
 
+    /// After COPY data was fed to a portal: drops the debts of Syncs that the server ignored in that state. `None` for a COPY of
+    /// the simple protocol, else whether there was one.
+    pub fn forget_ignored_syncs(&mut self) -> Option<bool> {
+        match self.owed.front() {
+            Some(Owed::Execute(_)) => {
+                let before = self.owed.len();
+                self.owed.retain(|owed| !matches!(owed, Owed::Sync(_)));
+                Some(self.owed.len() < before)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the rows that come now are kept.
     fn captures(&self) -> bool {
         self.capture && self.owed.front().is_some_and(|owed| !owed.show().has(Show::ROWS))

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::conn::Conn;
+use crate::wire::startup::CancelKey;
 use super::connect::{self, BackendLogin, ConnectContext, ConnectError};
 
 /// Connections that one pool opens at the same time; more wait, so that a node that comes back is not stormed.
@@ -49,7 +50,7 @@ pub struct PoolLimits {
 
 /// Opens and checks conns for deadpool.
 pub struct Manager {
-    key: PoolKey,
+    key: Arc<PoolKey>,
     login: Mutex<BackendLogin>,
     context: Arc<ConnectContext>,
     limits: PoolLimits,
@@ -125,7 +126,7 @@ impl Pool {
     /// An empty pool.
     pub fn new(key: PoolKey, login: BackendLogin, context: Arc<ConnectContext>, limits: PoolLimits) -> Self {
         let manager = Manager {
-            key,
+            key: Arc::new(key),
             login: Mutex::new(login),
             context,
             limits,
@@ -257,6 +258,11 @@ impl Lease {
         &self.pool.manager().key.node
     }
 
+    /// What the conns of its pool have in common.
+    pub fn key(&self) -> &Arc<PoolKey> {
+        &self.pool.manager().key
+    }
+
     /// How connections of its pool are made (for cancel requests).
     pub fn context(&self) -> &Arc<ConnectContext> {
         &self.pool.manager().context
@@ -275,11 +281,11 @@ impl Drop for Lease {
         let conn = Object::take(object);
         if conn.owed_len() > 0 && tokio::runtime::Handle::try_current().is_ok() {
             let (node, context) = (self.node().clone(), Arc::clone(self.context()));
-            let (process, secret) = (conn.process_id, conn.secret.clone());
+            let key = CancelKey { process_id: conn.process_id, secret: conn.secret.clone() };
             tokio::spawn(async move {
                 // The session is gone: nobody is left to be told of a failure, and the server ends the statement by itself
                 // when it next writes.
-                let _ = connect::cancel(&node, process, &secret, &context).await;
+                let _ = connect::cancel(&node, &key, &context).await;
                 drop(conn);
             });
         }

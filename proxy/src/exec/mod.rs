@@ -2,6 +2,7 @@
 
 pub mod bind;
 pub mod copy_in;
+pub mod copy_split;
 pub mod single;
 pub mod spread;
 pub mod two_phase;

@@ -231,11 +231,21 @@ impl Session {
             Merge::Concat | Merge::Ordered => sum_tags(&tags),
         };
         match tag {
-            Some(tag) => reply::command_complete(&mut self.io.out, &tag),
-            None => reply::bare(&mut self.io.out, tag::EMPTY_QUERY),
+            Some(tag) => self.complete(&tag),
+            None => self.complete(""),
+        }
+        Ok(())
+    }
+
+    /// The tag of a statement over several shards. It is taken back if the transaction around it cannot be committed.
+    pub fn complete(&mut self, tag: &str) {
+        self.tag_at = Some(self.io.out.len());
+        if tag.is_empty() {
+            reply::bare(&mut self.io.out, tag::EMPTY_QUERY);
+        } else {
+            reply::command_complete(&mut self.io.out, tag);
         }
         self.events.completed += 1;
-        Ok(())
     }
 
     /// A statement that cannot run in a transaction: one shard after the other. It can be run again where it stopped.

@@ -48,6 +48,8 @@ pub struct PipelineState {
     describe: Option<Bytes>,
     /// COPY data was fed: the server has ignored the Sync in front of it.
     pub copied: bool,
+    /// A Sync follows in the same batch.
+    pub sync_ahead: bool,
 }
 
 /// Splits a batch into its frames. The frames are whole and their lengths have been checked.
@@ -73,6 +75,7 @@ impl Session {
             if self.pipeline.skipping {
                 continue;
             }
+            self.pipeline.sync_ahead = ops[index + 1..].iter().any(|later| later.tag == tag::SYNC);
             if let Err(failure) = self.op(&batch, &ops, index).await {
                 self.refuse(failure).await?;
             }

@@ -81,7 +81,9 @@ impl Session {
     /// The catalog of this session's database; an empty one where nothing is routed.
     pub fn schema(&self) -> Arc<Schema> {
         match self.who.kind {
-            DatabaseKind::Sharded => self.worker.shared.control.schema(&self.who.backend_database),
+            DatabaseKind::Sharded => {
+                self.catalog.as_ref().map_or_else(|| Arc::clone(&self.worker.shared.no_schema), |c| c.schema())
+            }
             DatabaseKind::FirstShard | DatabaseKind::Node(_) => Arc::clone(&self.worker.shared.no_schema),
         }
     }
@@ -170,7 +172,7 @@ impl Session {
         }
     }
 
-    fn text_rules(&self) -> TextRules {
+    pub(crate) fn text_rules(&self) -> TextRules {
         TextRules {
             standard_strings: self.context.as_ref().is_none_or(|context| context.conforming),
             ..TextRules::default()

@@ -19,7 +19,7 @@ use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::pool::{Lease, Pool, PoolKey, PoolLimits};
-use crate::control::nodes::{InFlight, NodeId};
+use crate::control::{InFlight, NodeId};
 use crate::exec::single;
 use crate::sql::facts::PinCause;
 use crate::wire::backend::Status;
@@ -56,9 +56,18 @@ pub struct Visible {
     /// Requests worked off.
     pub requests: AtomicU64,
     /// The conns that are working for it: node, process, secret.
-    pub running: std::sync::Mutex<Vec<(NodeAddress, i32, bytes::Bytes)>>,
+    pub running: std::sync::Mutex<Running>,
     /// 0 idle, 1 active, 2 idle in transaction.
     pub state: std::sync::atomic::AtomicU8,
+}
+
+/// The conns that work for a session.
+#[derive(Debug, Default)]
+pub struct Running {
+    /// Node, process, secret.
+    pub conns: Vec<(Arc<PoolKey>, i32, bytes::Bytes)>,
+    /// Cancel requests on their way to them: such a conn is not lent again.
+    pub cancelling: usize,
 }
 
 /// A conn with what the session does on it.
@@ -85,6 +94,13 @@ pub struct Held {
     pub asks_lsn: bool,
     /// Counts as load of the node.
     pub load: Option<InFlight>,
+}
+
+impl Visible {
+    /// The conns that work for it.
+    pub fn running(&self) -> std::sync::MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 /// One application's session.
@@ -129,6 +145,10 @@ pub struct Session {
     pub spread: u32,
     /// What happened on the conn being run.
     pub events: Events,
+    /// Where the last CommandComplete of the proxy's own begins in the output that has not been written.
+    pub tag_at: Option<usize>,
+    /// The catalog of its database, where statements are routed.
+    pub catalog: Option<Arc<crate::control::Catalog>>,
     /// The pipeline under way.
     pub pipeline: super::pipeline::PipelineState,
 }
@@ -179,11 +199,11 @@ impl Session {
             ));
         }
         let mut held = self.lease(shard, replica).await?;
-        self.visible
-            .running
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .push((held.lease.node().clone(), held.lease.process_id, held.lease.secret.clone()));
+        self.visible.running().conns.push((
+            Arc::clone(held.lease.key()),
+            held.lease.process_id,
+            held.lease.secret.clone(),
+        ));
         self.bring_settings(&mut held).await?;
         self.held.push(held);
         let at = self.held.len() - 1;
@@ -318,6 +338,7 @@ impl Session {
             Some(frame) => Err(Failure::Server(frame)),
             None => {
                 conn.applied = Some(Arc::clone(&self.gucs));
+                self.events.parameters.append(&mut events.parameters);
                 Ok(())
             }
         }
@@ -346,16 +367,24 @@ impl Session {
             let session_mode = self.who.mode == PoolMode::Session;
             let pinned = self.pinned.map(|(_, shard)| shard);
             let shared = Arc::clone(&self.worker.shared);
-            for held in &mut self.held {
-                end_transaction(held, &shared);
+            {
+                let mut running = self.visible.running();
+                for held in &mut self.held {
+                    end_transaction(held, &shared);
+                    held.lease.spoiled |= running.cancelling > 0;
+                }
+                running.conns.clear();
             }
             self.held.retain(|held| {
                 let usable = held.lease.status == Status::Idle && held.lease.is_quiet();
                 usable && !held.replica && (session_mode || pinned == Some(held.shard))
             });
-        }
-        if self.held.is_empty() {
-            self.visible.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+            if !self.held.is_empty() {
+                let mut running = self.visible.running();
+                running.conns.extend(self.held.iter().map(|held| {
+                    (Arc::clone(held.lease.key()), held.lease.process_id, held.lease.secret.clone())
+                }));
+            }
         }
     }
 

@@ -25,6 +25,7 @@ impl Session {
         let text = frontend::query(&frame[HEADER..])?.len();
         let text = frame.slice(HEADER..HEADER + text);
         self.events = crate::backend::conn::Events::default();
+        self.tag_at = None;
         let outcome = self.simple(&frame, &text).await;
         self.finish_simple(outcome).await
     }
@@ -206,6 +207,12 @@ impl Session {
         if self.block.as_ref().is_some_and(|block| block.implicit) {
             let ended = self.end_implicit(failed).await;
             if outcome.is_ok() && !failed {
+                if ended.is_err()
+                    && let Some(at) = self.tag_at
+                {
+                    // What was said to have succeeded has not.
+                    self.io.out.truncate(at);
+                }
                 outcome = ended;
             }
         } else if outcome.is_err() {
@@ -236,7 +243,7 @@ impl Session {
     /// Reads the catalog again after committed DDL, before the application is told of its success.
     pub async fn refresh_catalog(&mut self) {
         if self.block.is_none() && std::mem::take(&mut self.catalog_changed) {
-            self.worker.shared.control.refresh(&self.who.backend_database).await;
+            self.worker.shared.catalog_changed(self.catalog.as_ref()).await;
             self.context = None;
         }
     }
@@ -248,7 +255,7 @@ impl Session {
         plan: Result<Plan, crate::route::refusal::Refusal>,
     ) -> Result<(), Failure> {
         let topology = self.worker.shared.topology.load();
-        let lines = explain::lines(&topology, inner, &plan);
+        let lines = explain::explain(&topology, inner, &plan).lines();
         reply::text_row_description(&mut self.io.out, &["QUERY PLAN"]);
         for line in &lines {
             reply::text_row(&mut self.io.out, std::iter::once(Some(line.as_str())));
@@ -269,8 +276,16 @@ impl Session {
                 break;
             }
             let held = &mut self.held[at];
-            if let Err(error) = crate::exec::copy_in::feed(&mut self.io, &mut held.lease, &mut self.events).await {
+            let fed = crate::exec::copy_in::feed(&mut self.io, &mut held.lease, &mut self.events).await;
+            if let Err(error) = fed {
                 return Err(self.lose(at, error, committing));
+            }
+            let held = &mut self.held[at];
+            if let Some(ignored) = held.lease.forget_ignored_syncs() {
+                // Extended protocol: the server ignored the Sync in front of the data, the next one ends the COPY.
+                held.unsynced = true;
+                self.pipeline.copied = ignored;
+                return Ok(());
             }
         }
         self.after_run(at);

@@ -26,6 +26,12 @@ pub enum FrameError {
         /// The cap in force.
         limit: usize,
     },
+    /// A type that no frontend frame has.
+    #[error("invalid frontend message type {tag}")]
+    Type {
+        /// Tag byte.
+        tag: u8,
+    },
     /// A body that is not what its tag promises.
     #[error("malformed body of a frame of type {tag:?}")]
     Body {
