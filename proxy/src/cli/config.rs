@@ -168,7 +168,30 @@ mod tests {
         let error = load(&path).expect_err("it has mistakes");
         assert_eq!(error.status, 1);
         let shown = error.text.replace(&path.display().to_string(), "gavel.toml");
-        expect![[""]].assert_eq(&shown);
+        expect![[r#"
+            error: pool.size: must be a whole number, not a string
+             --> gavel.toml:2:8
+              |
+            2 | size = 'é' # many
+              |        ^
+              = write a number from 1 to 10000
+
+            error: shards[1].primary: is missing
+             --> gavel.toml:7:1
+              |
+            7 | [[shards]]
+              | ^
+              = add primary = "host:5432"
+
+            error: shards[1].primry: is not a setting
+             --> gavel.toml:9:2
+              |
+            9 |  primry = 'h:1'
+              |  ^
+              = did you mean "primary"?
+
+            gavel.toml has 3 mistakes.
+        "#]].assert_eq(&shown);
     }
 
     #[test]
