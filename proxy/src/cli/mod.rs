@@ -1,0 +1,3 @@
+//! Subcommands of `gavel`. The only place of the crate that prints.
+
+pub mod config;
