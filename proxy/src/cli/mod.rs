@@ -1,0 +1,3 @@
+//! Subcommands of `gavel`.
+
+pub mod route;
