@@ -6,6 +6,7 @@
 mod array;
 mod convert;
 pub mod copy;
+pub mod explain;
 mod hint;
 pub mod insert;
 pub mod key;
@@ -16,4 +17,5 @@ pub mod refusal;
 mod splice;
 pub mod values;
 
+pub use explain::{Explanation, explain};
 pub use place::{plan, plan_drawn};
