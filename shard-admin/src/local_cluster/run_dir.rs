@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::account::{Account, set_mode};
+use super::account::Account;
 use super::error::Error;
 
 /// Reads until the pipe ends; anything but the word of an orderly end means that the parent died.
@@ -60,8 +60,7 @@ impl RunDirectory {
                 (directory.path().to_owned(), Some(directory))
             }
         };
-        // The servers' account must pass through; what is inside has permissions of its own.
-        set_mode(&path, 0o711)?;
+        account.allow_passage(&path)?;
         account.check_reach(&path)?;
         let watchdog = start_watchdog(&path, temporary.is_some())?;
         Ok(Self { path, temporary, watchdog })
