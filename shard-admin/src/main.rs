@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             // If standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "shard-admin: {error:#}");
+            let _ = writeln!(std::io::stderr(), "shard-admin: {error}");
             ExitCode::FAILURE
         }
     }

@@ -75,8 +75,9 @@ impl Announcement {
     pub(super) fn banner(&self, has_data: bool, notes: &[String]) -> String {
         let servers: usize = self.shards.iter().map(|shard| 1 + shard.replicas.len()).sum();
         let mut text = format!(
-            "\nGavel: {servers} PostgreSQL servers, {} shards, one address.\n\n  psql '{}'\n\n",
-            self.shards.len(),
+            "\nGavel: one address for {} in {}.\n\n  psql '{}'\n\n",
+            count(servers, "PostgreSQL server"),
+            count(self.shards.len(), "shard"),
             self.url(self.database)
         );
         for shard in &self.shards {
@@ -115,6 +116,10 @@ Look next, in psql:
   INSERT INTO auctions (title, seller_id, category_id)
     VALUES ('Pocket watch', 1, 1) RETURNING auction_id;                 new rows find their shard
 ";
+
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
 
 fn line(text: &mut String, label: &str, value: &str) {
     writeln!(text, "  {label:<10}{value}").expect("writing to a String cannot fail");
@@ -157,7 +162,7 @@ mod tests {
     fn the_banner_has_a_line_to_paste_and_the_notes() {
         let banner = sample().banner(true, &["port 6432 was taken".to_owned()]);
         assert!(banner.contains("psql 'postgresql://postgres:secret@127.0.0.1:6432/auction'"), "{banner}");
-        assert!(banner.contains("2 PostgreSQL servers, 1 shards"), "{banner}");
+        assert!(banner.contains("one address for 2 PostgreSQL servers in 1 shard."), "{banner}");
         assert!(banner.contains("Note: port 6432 was taken"), "{banner}");
     }
 }
