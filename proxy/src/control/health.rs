@@ -133,10 +133,8 @@ impl Health {
         state.newest.insert(node.id.0, seen);
         let newest: Vec<Option<Observation>> =
             shard.members.iter().map(|member| state.newest.get(&member.id.0).copied().flatten()).collect();
-        if shard.members.iter().any(|member| !state.newest.contains_key(&member.id.0))
-            && newest.iter().flatten().all(|seen| seen.in_recovery)
-        {
-            // Not everyone has been asked yet, and nobody claims to be the primary: no verdict to complain about.
+        if shard.members.iter().any(|member| !state.newest.contains_key(&member.id.0)) {
+            // Not everyone has been asked yet: the one that has not may be on a newer timeline.
             return;
         }
         let verdict = judge(&mut state.memory, &newest);

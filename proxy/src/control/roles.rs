@@ -160,8 +160,8 @@ mod tests {
         assert_eq!(memory.timeline, 1, "a stranger's timeline does not count");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn lag_is_the_time_since_the_primary_passed_the_replica() {
+    #[test]
+    fn lag_is_the_time_since_the_primary_passed_the_replica() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut clock = LagClock::default();

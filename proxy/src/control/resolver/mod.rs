@@ -6,6 +6,9 @@
 //! and is older than [`GRACE`] is finished: a tombstone under the decision's primary key first, then by whatever
 //! decision is there. Were a lock lost for a moment, the worst is a rolled back transaction, never half of one.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +18,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-use super::connect::Dialer;
-use super::error::ControlError;
-use super::nodes::Nodes;
-use super::two_phase::{
+use crate::control::connect::Dialer;
+use crate::control::error::ControlError;
+use crate::control::nodes::Nodes;
+use crate::control::two_phase::{
     BATCH, DECIDE_LIMIT, Decide, Gid, Live, Outcome, Owner, Participant, parse_participant,
 };
 use crate::metrics::Metrics;
