@@ -7,5 +7,7 @@ pub mod route;
 pub mod scram;
 pub mod secrets_file;
 pub mod sql;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod wire;
