@@ -31,7 +31,8 @@ fn the_exchange_of_rfc_7677() {
     assert_eq!(client.first(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
     let first = client.first().as_bytes();
     let server =
-        ServerExchange::start_with_nonce(rfc_verifier(), first, Binding::NotOffered, RFC_SERVER_NONCE).unwrap();
+        ServerExchange::start_with_nonce(rfc_verifier(), first, Binding::NotOffered, RFC_SERVER_NONCE)
+            .unwrap();
     let expected = format!("r={RFC_CLIENT_NONCE}{RFC_SERVER_NONCE},s={RFC_SALT},i=4096");
     assert_eq!(server.first(), expected);
     let challenge = client.challenged(server.first().as_bytes()).unwrap();
@@ -53,7 +54,9 @@ fn a_verifier_is_read_and_written() {
     );
     assert_eq!(Verifier::parse(&text), Some(rfc_verifier()));
     assert!(rfc_verifier().fits("pencil") && !rfc_verifier().fits("pencils"));
-    for wrong in ["", "md5", "SCRAM-SHA-256$", "SCRAM-SHA-256$0:YQ==$YQ==:YQ==", "SCRAM-SHA-256$1:YQ==$YQ==:YQ=="] {
+    for wrong in
+        ["", "md5", "SCRAM-SHA-256$", "SCRAM-SHA-256$0:YQ==$YQ==:YQ==", "SCRAM-SHA-256$1:YQ==$YQ==:YQ=="]
+    {
         assert_eq!(Verifier::parse(wrong), None, "{wrong}");
     }
     assert!(!format!("{:?} {:?}", rfc_verifier(), keys("a", b"b", 1)).contains("WG5d"));
@@ -92,7 +95,8 @@ fn channel_binding_binds() {
     assert!(ok(ClientBinding::EndPoint(&ours), Binding::NotOffered).is_err());
     assert!(ok(ClientBinding::EndPoint(&ours), Binding::Declined).is_err());
     let other_type = |text: &str| text.replace("tls-server-end-point", "tls-unique");
-    let unsupported = exchange((ClientBinding::EndPoint(&ours), Binding::EndPoint(&ours)), ("x", "x"), other_type);
+    let unsupported =
+        exchange((ClientBinding::EndPoint(&ours), Binding::EndPoint(&ours)), ("x", "x"), other_type);
     assert!(matches!(unsupported, Err(ScramError::Unsupported(_))));
 }
 
@@ -120,7 +124,8 @@ fn wrong_passwords_and_changed_messages_fail() {
 #[test]
 fn a_node_that_does_not_know_the_password_is_noticed() {
     let client = ClientExchange::start(ClientBinding::None);
-    let server = ServerExchange::start(verifier("x"), client.first().as_bytes(), Binding::NotOffered).unwrap();
+    let server =
+        ServerExchange::start(verifier("x"), client.first().as_bytes(), Binding::NotOffered).unwrap();
     let challenge = client.challenged(server.first().as_bytes()).unwrap();
     let (_, proven) = challenge.answer(&keys("x", b"0123456789abcdef", 2));
     let forged = format!("v={}", BASE64.encode([7; 32]));

@@ -49,3 +49,26 @@ impl Authority {
         pair
     }
 }
+
+/// A TLS client that trusts nobody in particular and asks for `alpn`.
+pub(crate) async fn tls_client(
+    socket: tokio::net::TcpStream,
+    authority: &Authority,
+    alpn: Option<&[u8]>,
+) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+    use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority.path()).expect("written")).expect("a root");
+    let mut config =
+        ClientConfig::builder_with_provider(std::sync::Arc::new(crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has them")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    config.alpn_protocols = alpn.into_iter().map(<[u8]>::to_vec).collect();
+    let name = ServerName::try_from("127.0.0.1").expect("an address");
+    tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, socket).await
+}

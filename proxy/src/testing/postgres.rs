@@ -59,17 +59,22 @@ impl Server {
         if geteuid().is_root() {
             let user = unprivileged();
             for file in [path, &pair.key, &pair.certificate] {
-                std::os::unix::fs::chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("root may");
+                std::os::unix::fs::chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+                    .expect("root may");
             }
         }
         let data = path.join("data");
         let mut initdb = command("initdb");
-        initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]).arg(&data);
+        initdb
+            .args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(&data);
         assert!(initdb.stdout(Stdio::null()).status().expect("initdb runs").success());
         std::fs::write(data.join("pg_hba.conf"), HBA).expect("written");
         let port = free_port();
-        let mut conf =
-            std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).expect("made by initdb");
+        let mut conf = std::fs::OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.conf"))
+            .expect("made by initdb");
         let (directory_name, key) = (path.display(), pair.key.display());
         write!(
             conf,
@@ -79,7 +84,8 @@ impl Server {
         )
         .expect("written");
         let mut postgres = command("postgres");
-        let child = postgres.arg("-D").arg(&data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
+        let child =
+            postgres.arg("-D").arg(&data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
         let server = Self { child, directory, port, authority };
         server.set_up();
         server
@@ -101,7 +107,12 @@ impl Server {
     /// psql as superuser over the Unix socket.
     fn psql(&self, arguments: &[&str], environment: &[(&str, &str)]) -> std::process::Output {
         let mut psql = Command::new(program("psql"));
-        psql.args(["-X", "-h"]).arg(self.socket_directory()).args(["-p", &self.port.to_string(), "-U", "postgres"]);
+        psql.args(["-X", "-h"]).arg(self.socket_directory()).args([
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+        ]);
         psql.args(arguments).envs(environment.iter().copied()).output().expect("psql runs")
     }
 

@@ -58,15 +58,24 @@ async fn each_method_over_each_transport() {
         login("scram_user", secret()),
         login("scram_user", secret()),
     ];
-    let modes =
-        [BackendTls::Off, BackendTls::Prefer, BackendTls::Require, BackendTls::VerifyCa, BackendTls::VerifyFull];
+    let modes = [
+        BackendTls::Off,
+        BackendTls::Prefer,
+        BackendTls::Require,
+        BackendTls::VerifyCa,
+        BackendTls::VerifyFull,
+    ];
     for mode in modes {
         let context = context(&server, mode);
         for login in &logins {
             let connected = connect(&server.tcp(), login, &context).await.expect("logged in");
             assert_eq!(connected.stream.is_tls(), mode != BackendTls::Off);
-            assert!(connected.leftover.is_empty() && connected.process_id != 0 && connected.secret.len() == 4);
-            assert!(connected.parameters.contains(&("application_name".to_owned(), "gavel's test".to_owned())));
+            assert!(
+                connected.leftover.is_empty() && connected.process_id != 0 && connected.secret.len() == 4
+            );
+            assert!(
+                connected.parameters.contains(&("application_name".to_owned(), "gavel's test".to_owned()))
+            );
             assert_eq!(ask(connected, "SELECT current_user").await, *login.user);
         }
         let connected = connect(&server.unix(), &logins[0], &context).await.expect("logged in");
@@ -114,7 +123,8 @@ async fn keys_of_another_verifier_are_not_tried() {
         iterations: 4096,
     };
     let login = login("scram_user", Credentials::ScramKeys(Arc::new(keys)));
-    let error = connect(&server.tcp(), &login, &context(&server, BackendTls::Off)).await.expect_err("no keys");
+    let error =
+        connect(&server.tcp(), &login, &context(&server, BackendTls::Off)).await.expect_err("no keys");
     assert_eq!((error.sqlstate(), error.fault()), ("28000", Fault::Proxy), "{error}");
     // The passwords file helps out.
     let directory = tempfile::tempdir().expect("a directory");
@@ -141,7 +151,9 @@ async fn certificates_are_verified_as_the_mode_says() {
     assert!(matches!(error.cause, ConnectCause::Tls(_)), "{error}");
     assert_eq!((error.sqlstate(), error.fault()), ("08001", Fault::Proxy));
     let localhost = NodeAddress { host: "localhost".to_owned(), ..server.tcp() };
-    connect(&localhost, &postgres, &context(&server, BackendTls::VerifyCa)).await.expect("the chain is right");
+    connect(&localhost, &postgres, &context(&server, BackendTls::VerifyCa))
+        .await
+        .expect("the chain is right");
     let error = connect(&localhost, &postgres, &context(&server, BackendTls::VerifyFull)).await;
     assert!(matches!(error.expect_err("another name").cause, ConnectCause::Tls(_)));
     let mut none = settings(&server, BackendTls::VerifyFull);
@@ -155,7 +167,8 @@ async fn cancel_reaches_the_query() {
     for mode in [BackendTls::Off, BackendTls::Require] {
         let context = context(&server, mode);
         let node = server.tcp();
-        let connected = connect(&node, &login("postgres", Credentials::None), &context).await.expect("logged in");
+        let connected =
+            connect(&node, &login("postgres", Credentials::None), &context).await.expect("logged in");
         let key = connected.cancel_key();
         let query = tokio::spawn(ask(connected, "SELECT pg_sleep(60)::text"));
         // The first may come before the query has begun.
@@ -170,7 +183,8 @@ async fn cancel_reaches_the_query() {
 /// Connects to a peer that answers the startup packet with `answer` and then closes or stays silent.
 async fn against(answer: &[u8], close: bool) -> ConnectError {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let node = NodeAddress { host: "127.0.0.1".to_owned(), port: listener.local_addr().expect("bound").port() };
+    let node =
+        NodeAddress { host: "127.0.0.1".to_owned(), port: listener.local_addr().expect("bound").port() };
     let mut settings = Settings::default();
     settings.backend.connect_timeout = Duration::from_millis(300);
     let context = ConnectContext::from_settings(&settings).expect("good settings");
@@ -227,7 +241,8 @@ async fn peers_that_lie() {
 #[tokio::test]
 async fn nobody_listens() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let node = NodeAddress { host: "127.0.0.1".to_owned(), port: listener.local_addr().expect("bound").port() };
+    let node =
+        NodeAddress { host: "127.0.0.1".to_owned(), port: listener.local_addr().expect("bound").port() };
     drop(listener);
     let context = ConnectContext::from_settings(&Settings::default()).expect("good settings");
     let error = connect(&node, &login("postgres", secret()), &context).await.expect_err("refused");

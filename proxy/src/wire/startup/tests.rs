@@ -122,7 +122,9 @@ fn options_as_postgresql_reads_them() {
 fn a_startup_for_a_node_is_read_back() {
     let mut out = BytesMut::new();
     write_startup([("user", "al"), ("database", "d\0b"), ("geqo", "off")], &mut out);
-    let Ok(Some(FirstPacket::Startup(startup))) = take_first_packet(&mut out) else { panic!("not read back") };
+    let Ok(Some(FirstPacket::Startup(startup))) = take_first_packet(&mut out) else {
+        panic!("not read back")
+    };
     assert_eq!((startup.database.as_str(), startup.parameters), ("d", pairs(&[("geqo", "off")])));
 }
 
