@@ -17,6 +17,8 @@ pub mod scram;
 pub mod secrets_file;
 pub mod signals;
 pub mod sql;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod wire;
 pub mod worker;

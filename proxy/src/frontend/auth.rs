@@ -6,6 +6,8 @@
 
 use std::io;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use router_config::settings::AuthMethod;
 use subtle::ConstantTimeEq as _;
 
@@ -166,6 +168,10 @@ impl Authenticator {
             (_, Some(Secret::Md5(_))) => {
                 scram(talk, Verifier::mock(user, &self.mock), end_point).await?;
                 Err(wrong("the stored secret is md5, which auth.method = \"scram-sha-256\" cannot check"))
+            }
+            (AuthMethod::Md5, None) if self.secrets.md5_is_usual() => {
+                md5(talk, &md5_password::stored(&BASE64.encode(self.mock), user)).await?;
+                Err(wrong("no such user, or it has no password"))
             }
             (_, None) => {
                 scram(talk, Verifier::mock(user, &self.mock), end_point).await?;

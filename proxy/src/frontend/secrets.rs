@@ -145,6 +145,12 @@ impl SecretSource {
         Self { users, query: None, control: None, cached_for: Duration::ZERO, cache: Mutex::default() }
     }
 
+    /// Whether an md5 exchange is what most users get with `auth.method = "md5"`; those that do not exist get the same.
+    pub(super) fn md5_is_usual(&self) -> bool {
+        let scram = self.users.values().filter(|secret| matches!(secret, Secret::Scram(_))).count();
+        self.users.len() > 2 * scram
+    }
+
     /// The secret of `user`; `None`: no such user, or it has none.
     pub async fn lookup(&self, user: &str) -> Result<Option<Secret>, SecretError> {
         if let Some(secret) = self.users.get(user) {

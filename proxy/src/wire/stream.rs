@@ -4,6 +4,7 @@
 //! the transport had nothing more, so that `readable` may then wait for the socket; what TLS has accepted may still be
 //! in its own buffer, so that every burst of writes ends with `flush` (free on plain streams).
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -66,9 +67,7 @@ impl Stream {
             Self::Plain(socket) => socket.try_read_buf(buffer),
             Self::Unix(socket) => socket.try_read_buf(buffer),
             Self::ServerTls(_) | Self::ClientTls(_) => {
-                let mut context = Context::from_waker(Waker::noop());
-                let read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(self, buffer));
-                would_block(read.poll(&mut context))
+                poll_once(tokio::io::AsyncReadExt::read_buf(self, buffer))
             }
         }
     }
@@ -111,8 +110,7 @@ impl Stream {
             Self::Plain(socket) => socket.try_write_vectored(slices),
             Self::Unix(socket) => socket.try_write_vectored(slices),
             Self::ServerTls(_) | Self::ClientTls(_) => {
-                let mut context = Context::from_waker(Waker::noop());
-                would_block(Pin::new(self).poll_write_vectored(&mut context, slices))
+                poll_once(poll_fn(|context| Pin::new(&mut *self).poll_write_vectored(context, slices)))
             }
         }
     }
@@ -140,8 +138,7 @@ impl Stream {
         if !self.needs_flush() {
             return Ok(());
         }
-        let mut context = Context::from_waker(Waker::noop());
-        would_block(Pin::new(self).poll_flush(&mut context))
+        poll_once(poll_fn(|context| Pin::new(&mut *self).poll_flush(context)))
     }
 
     /// The certificate that the peer showed, DER.
@@ -155,8 +152,11 @@ impl Stream {
     }
 }
 
-fn would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-    match poll {
+/// One attempt; `WouldBlock` if it is not done. Outside of tokio's budget: an exhausted budget would look like a socket
+/// that is not ready, `readable` would say that it is, and the two would take turns for ever.
+fn poll_once<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let attempt = std::pin::pin!(tokio::task::coop::unconstrained(attempt));
+    match attempt.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
