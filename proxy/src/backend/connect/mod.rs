@@ -118,6 +118,11 @@ impl ConnectContext {
         })
     }
 
+    /// TLS for the control connections; `None` when it is off.
+    pub fn tls_config(&self) -> Option<Arc<tokio_rustls::rustls::ClientConfig>> {
+        self.tls.config()
+    }
+
     /// The password that the configuration has for `user`.
     pub fn password(&self, user: &str) -> Option<&Arc<str>> {
         self.passwords.get(user)
