@@ -191,7 +191,8 @@ mod tests {
               = did you mean "primary"?
 
             gavel.toml has 3 mistakes.
-        "#]].assert_eq(&shown);
+        "#]]
+        .assert_eq(&shown);
     }
 
     #[test]
