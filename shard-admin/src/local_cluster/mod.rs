@@ -1,7 +1,7 @@
 //! A cluster of real PostgreSQL servers on this machine, for the demo and for the tests.
 //!
 //! Invariants: servers listen on 127.0.0.1 alone, with a password unless asked otherwise; nothing runs as root;
-//! nothing outlives its owner (see [`run_dir`]); a started cluster streams: every replica follows its primary before
+//! nothing outlives its owner (see `run_dir.rs`); a started cluster streams: every replica follows its primary before
 //! [`ClusterBuilder::start`] returns. `fsync` is on unless a test turns it off, so that what the demo shows of commit
 //! times is what a server shows that keeps its promises.
 
