@@ -41,10 +41,10 @@ pub struct Options {
     /// Streaming replicas of each primary
     #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=8))]
     replicas: u16,
-    /// Port of the proxy on 127.0.0.1 [default: 6432, or the next free one]
+    /// Port of the proxy on 127.0.0.1; 0: any free one [default: 6432, or the next free one]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// Port of the proxy's metrics on 127.0.0.1 [default: 9127, or the next free one]
+    /// Port of the proxy's metrics on 127.0.0.1; 0: any free one [default: 9127, or the next free one]
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
     /// Keep the servers' files in this directory; they stay there at the end, and the same command goes on with them
@@ -306,6 +306,9 @@ fn reserve(
     option: &'static str,
     notes: &mut Vec<String>,
 ) -> Result<ReservedPort, Error> {
+    if wanted == Some(0) {
+        return Ok(ReservedPort::any()?);
+    }
     if let Some(port) = wanted {
         return ReservedPort::exactly(port).ok_or(Error::PortTaken { port, option });
     }
@@ -358,6 +361,7 @@ mod tests {
         assert_eq!(notes.len(), 1);
         let error = reserve(Some(taken.number()), 1, "--port", &mut notes).expect_err("taken");
         assert!(error.to_string().contains("--port"), "{error}");
+        assert_ne!(reserve(Some(0), 1, "--port", &mut notes).expect("any").number(), 0);
     }
 
     #[test]
