@@ -1,0 +1,1 @@
+//! Facts of statements, as tables of expectations.
