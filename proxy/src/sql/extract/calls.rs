@@ -10,6 +10,7 @@ use super::scope::{Meaning, fold};
 use crate::sql::facts::{Pin, PinCause};
 use crate::sql::parse::ast::{Expr, FunctionArg, ObjectName, Value};
 use crate::sql::schema::{Function, Touches};
+use router_config::key::KeyType;
 
 /// Forms of the grammar that look like calls and are no functions of the catalog.
 const GRAMMAR: [&str; 34] = [
@@ -183,7 +184,7 @@ impl<'q> Reader<'_, 'q> {
         }
         if NODE.contains(&name.as_str()) {
             self.seen.effects.node_dependent = true;
-            self.seen.home.get_or_insert_with(|| format!("{name}()"));
+            self.seen.home_alone.get_or_insert_with(|| format!("{name}()"));
         }
         if EXECUTE.contains(&name.as_str()) {
             self.unknown(format!("{name}() runs a query that is handed to it as a value"));
@@ -228,17 +229,17 @@ impl<'q> Reader<'_, 'q> {
         if BY_NAME.contains(&name) {
             self.seen.by_value = true;
             let strided = matches!(name, "nextval" | "currval") && self.sequence_of_sharded(args);
-            if !strided || self.groups.nodes.is_empty() {
-                self.seen.home.get_or_insert_with(|| format!("{name}()"));
-            }
+            // Sequences of sharded tables are right on every shard, others on the home shard alone.
+            let slot = if strided { &mut self.seen.home_alone } else { &mut self.seen.home };
+            slot.get_or_insert_with(|| format!("{name}()"));
         }
         let effects = &mut self.seen.effects;
         match name {
             "nextval" | "setval" => effects.sequence = true,
             "currval" | "lastval" => effects.currval = true,
             "pg_notify" => {
-                self.seen.home.get_or_insert_with(|| "pg_notify()".to_string());
-                self.seen.writes_home.get_or_insert_with(|| "pg_notify()".to_string());
+                self.seen.home_alone.get_or_insert_with(|| "pg_notify()".to_string());
+                self.seen.user_function.get_or_insert_with(|| "pg_notify".to_string());
             }
             "set_config" => {
                 self.seen.by_value = true;
@@ -284,9 +285,12 @@ impl<'q> Reader<'_, 'q> {
 
     /// A function that is declared to stay with the rows of one key.
     fn keyed_call(&mut self, name: &str, args: &'q [FunctionArg], position: u16) -> Read<NodeId> {
-        let key_type = self.ctx.schema.only_key_type().ok_or_else(|| {
-            format!("function {name} is placed by a key, but the sharded tables have keys of several types")
-        })?;
+        let key_type = self.ctx.schema.only_key_type().unwrap_or_else(|| {
+            self.unknown(format!(
+                "function {name} is placed by a key, but the sharded tables have keys of several types"
+            ));
+            KeyType::Int8
+        });
         self.note_table(format!("{name}()"));
         let node = self.groups.add(format!("{name}()"), key_type);
         self.level().sub_nodes.push(node);
@@ -303,7 +307,8 @@ impl<'q> Reader<'_, 'q> {
             None => self.groups.pin(node, Pin::Any),
         }
         self.groups.always(format!("function {name}, which is placed by its key argument"));
-        self.seen.primary.get_or_insert_with(|| format!("function {name}"));
+        // It may write.
+        self.seen.user_function.get_or_insert_with(|| name.to_string());
         self.unrepeatable(name);
         Ok(node)
     }

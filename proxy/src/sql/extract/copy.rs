@@ -101,7 +101,7 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
         });
     facts.access = if head.inbound { Access::Write } else { Access::Read };
     if let Scope::Sharded(sharded) = &mut facts.scope {
-        if shape.header || shape.format == CopyFormat::Binary {
+        if !head.inbound && (shape.header || shape.format == CopyFormat::Binary) {
             sharded.no_concat = Some("COPY with a header".to_string());
         }
     }

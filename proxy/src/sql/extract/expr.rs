@@ -145,7 +145,7 @@ impl<'q> Reader<'_, 'q> {
         let name = data_type.to_string().to_lowercase();
         if name.starts_with("reg") || name.starts_with("pg_catalog.reg") {
             self.seen.by_value = true;
-            self.seen.home.get_or_insert_with(|| format!("a name of type {name}"));
+            self.seen.home_alone.get_or_insert_with(|| format!("a name of type {name}"));
         }
     }
 

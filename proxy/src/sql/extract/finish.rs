@@ -70,7 +70,7 @@ fn plain_scope(seen: &mut Seen) -> Scope {
         }
         return Scope::ReferenceWrite;
     }
-    let home = [&seen.home, &seen.writes_home, &seen.writes_unknown, &seen.user_function];
+    let home = [&seen.home, &seen.home_alone, &seen.writes_home, &seen.writes_unknown, &seen.user_function];
     if home.iter().any(|h| h.is_some()) {
         Scope::Home
     } else if seen.reference.is_some() {

@@ -249,7 +249,6 @@ fn opaque(tokens: &Tokens<'_>, ctx: &Context<'_>, complaint: &str) -> Facts {
     let mut facts = base(command, scope);
     facts.tables = tables;
     facts.access = Access::Write;
-    // What it leaves on the connection is not known either.
-    facts.effects = Effects { pins: Some(PinCause::Settings), ..Effects::default() };
+    facts.effects.pins = scan::leaves_state(tokens, ctx).then_some(PinCause::Settings);
     facts
 }

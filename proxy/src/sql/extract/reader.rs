@@ -46,6 +46,8 @@ pub(super) struct Seen {
     pub(super) tables: Vec<String>,
     /// An unsharded table, the catalog, or a relation that is not known.
     pub(super) home: Option<String>,
+    /// As `home`, unless sharded tables say where the statement goes.
+    pub(super) home_alone: Option<String>,
     /// A reference table is read.
     pub(super) reference: Option<String>,
     /// Names that reference tables go by in the statement.
@@ -70,7 +72,7 @@ pub(super) struct Seen {
     pub(super) returns_rows: bool,
     /// LIMIT without an order, or the like, over tables that are the same on all shards.
     pub(super) arbitrary_rows: Option<String>,
-    /// A function of the user's that touches no sharded table.
+    /// A volatile function of the user's: it may write.
     pub(super) user_function: Option<String>,
 }
 

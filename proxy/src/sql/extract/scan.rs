@@ -36,6 +36,17 @@ pub(super) fn scope(tokens: &Tokens<'_>, ctx: &Context<'_>, complaint: &str) -> 
     }
 }
 
+/// Whether a text that was not understood may leave something on the connection: judged by the words in it.
+pub(super) fn leaves_state(tokens: &Tokens<'_>, ctx: &Context<'_>) -> bool {
+    let mut found = false;
+    identifiers(tokens.text, ctx.standard_conforming_strings, true, &mut |name| {
+        let words = ["set_config", "temp", "temporary", "pg_temp", "listen", "prepare", "set"];
+        let user = || ctx.schema.function(name).is_some_and(|f| !f.built_in && f.volatile);
+        found |= words.contains(&name) || name.contains("advisory") || user();
+    });
+    found && !tokens.is_any(0, &["update", "insert"])
+}
+
 /// Relations of this name that are not the catalog's own, in whatever schema.
 pub(super) fn relations_named<'c>(
     ctx: &Context<'c>,

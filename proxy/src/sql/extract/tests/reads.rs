@@ -198,11 +198,11 @@ fn scopes_and_functions() {
             SELECT slugify(title) FROM auctions WHERE auction_id = 1
                 [#0]
             SELECT place_bid(42, 7)
-                Unreadable { complaint: "function place_bid is placed by a key, but the sharded tables have keys of several types" } Unknown { why: "function place_bid is placed by a key, but the sharded tables have keys of several types; it names the function place_bid" } Write pins:Settings
+                [#0] !function place_bid, which is placed by its key argument Write unrepeatable:place_bid()
             SELECT * FROM place_bid($1, 7)
-                Unreadable { complaint: "function place_bid is placed by a key, but the sharded tables have keys of several types" } Unknown { why: "function place_bid is placed by a key, but the sharded tables have keys of several types; it names the function place_bid" } Write pins:Settings
+                [$1] !function place_bid, which is placed by its key argument Write unrepeatable:place_bid()
             SELECT place_bid(auction_id, 7) FROM auctions WHERE auction_id = 5
-                Unreadable { complaint: "function place_bid is placed by a key, but the sharded tables have keys of several types" } Unknown { why: "function place_bid is placed by a key, but the sharded tables have keys of several types; it names the function place_bid" } Write pins:Settings
+                [#1] !function place_bid, which is placed by its key argument Write unrepeatable:place_bid()
             SELECT close_all()
                 Unknown { why: "function close_all may reach sharded tables: declare it in [[functions]], with key_argument if it works on one key" } Write unrepeatable:close_all()
             SELECT mystery(1)
@@ -210,7 +210,7 @@ fn scopes_and_functions() {
             CALL close_all()
                 Call Unknown { why: "function close_all may reach sharded tables: declare it in [[functions]], with key_argument if it works on one key" } Write unrepeatable:close_all()
             CALL place_bid(5, 1)
-                Unreadable { complaint: "function place_bid is placed by a key, but the sharded tables have keys of several types" } Unknown { why: "function place_bid is placed by a key, but the sharded tables have keys of several types; it names the function place_bid" } Write pins:Settings
+                Call [#0] !function place_bid, which is placed by its key argument Write unrepeatable:place_bid()
             SELECT pg_advisory_lock(1)
                 Home ReadPrimary("advisory lock pg_advisory_lock") unrepeatable:pg_advisory_lock() pins:AdvisoryLock advisory
             SELECT pg_advisory_xact_lock(1)

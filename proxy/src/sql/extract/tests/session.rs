@@ -205,15 +205,15 @@ fn copy() {
             COPY bids FROM STDIN
                 CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [rows] Write
             COPY bids (auction_id, amount) FROM STDIN WITH (FORMAT csv, HEADER, DELIMITER ';', NULL 'x', FORCE_NULL (auction_id))
-                CopyIn(CopyShape { format: Csv, delimiter: 59, null: "x", quote: 34, escape: 34, header: true, key_field: Some(0), key_type: Some(Int8), columns: 2, force_null_key: true, encoding: None }) [rows] !COPY with a header Write
+                CopyIn(CopyShape { format: Csv, delimiter: 59, null: "x", quote: 34, escape: 34, header: true, key_field: Some(0), key_type: Some(Int8), columns: 2, force_null_key: true, encoding: None }) [rows] Write
             COPY bids (amount) FROM STDIN
                 CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: Some(Int8), columns: 1, force_null_key: false, encoding: None }) [rows] Write
             COPY bids FROM STDIN WITH CSV HEADER DELIMITER ',' QUOTE AS '''' FORCE NOT NULL amount, id
-                CopyIn(CopyShape { format: Csv, delimiter: 44, null: "", quote: 39, escape: 39, header: true, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [rows] !COPY with a header Write
+                CopyIn(CopyShape { format: Csv, delimiter: 44, null: "", quote: 39, escape: 39, header: true, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [rows] Write
             COPY bids FROM STDIN (FORMAT binary)
-                CopyIn(CopyShape { format: Binary, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [rows] !COPY with a header Write
+                CopyIn(CopyShape { format: Binary, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [rows] Write
             COPY bids FROM STDIN WITH (FREEZE, HEADER MATCH) WHERE amount > 5
-                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: true, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [rows] !COPY with a header Write
+                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: true, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [rows] Write
             COPY bids TO STDOUT
                 CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [any]
             COPY bids TO STDOUT CSV HEADER
@@ -336,5 +336,6 @@ fn temporary_tables() {
             [any] home:t, which is not known
         CREATE INDEX ON t (a)
             Ddl(Temporary) Home Write pins:Temporary
-    "#]].assert_eq(&out);
+    "#]]
+    .assert_eq(&out);
 }

@@ -106,20 +106,20 @@ fn fallback() {
             DO 'BEGIN PERFORM close_all(); END'
                 Call Unknown { why: "the body of a DO block; it names the function close_all" } Write pins:Settings
             SELECT a FROM stats WHERE 'x' 'y'
-                Unreadable { complaint: "a literal continued on the next line" } Home Write pins:Settings
+                Unreadable { complaint: "a literal continued on the next line" } Home Write
             SELECT 'a'
             'b' FROM bids
-                Unreadable { complaint: "a literal continued on the next line" } Unknown { why: "a literal continued on the next line; it names public.bids" } Write pins:Settings
+                Unreadable { complaint: "a literal continued on the next line" } Unknown { why: "a literal continued on the next line; it names public.bids" } Write
             SELECT * FROM stats*
-                Unreadable { complaint: "unexpected *" } Home Write pins:Settings
+                Unreadable { complaint: "unexpected *" } Home Write
             SELECT * FROM bids*
-                Unreadable { complaint: "unexpected *" } Unknown { why: "unexpected *; it names public.bids" } Write pins:Settings
+                Unreadable { complaint: "unexpected *" } Unknown { why: "unexpected *; it names public.bids" } Write
             SELEC 1
                 Other Home Write
             SELECT 'open
-                Unreadable { complaint: "unterminated literal or comment" } Home Write pins:Settings
+                Unreadable { complaint: "unterminated literal or comment" } Home Write
             SELECT * FROM bids PIVOT (sum(x) FOR y IN (1))
-                Unreadable { complaint: "an item of FROM that is not known" } Unknown { why: "an item of FROM that is not known; it names public.bids" } Write pins:Settings
+                Unreadable { complaint: "an item of FROM that is not known" } Unknown { why: "an item of FROM that is not known; it names public.bids" } Write
         "#]],
     );
 }
