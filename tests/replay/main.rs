@@ -1,0 +1,134 @@
+//! The oracle at the level of bytes: every transcript of `corpus/` is played against PostgreSQL and against the
+//! proxy, and the replies must be the same, message by message, but for what `differences.txt` lists.
+
+mod differences;
+mod play;
+mod script;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tests::wire::{Login, Wire};
+use tests::wire_server::{Proxy, Server};
+
+use differences::{Differences, Line};
+use script::Transcript;
+
+/// How many transcripts there are at least.
+const TRANSCRIPTS: usize = 400;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("replay")
+}
+
+fn corpus() -> Vec<Transcript> {
+    let mut files: Vec<_> = fs::read_dir(folder().join("corpus"))
+        .expect("the corpus is part of the repository")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .collect();
+    files.sort();
+    let mut transcripts = Vec::new();
+    for file in files {
+        let topic = file.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+        let text = fs::read_to_string(&file).expect("readable");
+        transcripts.extend(script::read(&topic, &text).unwrap_or_else(|error| panic!("{error}")));
+    }
+    if let Ok(wanted) = std::env::var("TRANSCRIPT") {
+        transcripts.retain(|transcript| transcript.name.contains(&wanted));
+    }
+    transcripts
+}
+
+/// A server with the database `auction` and the tables of `setup.sql`.
+fn prepared_server() -> Server {
+    let server = Server::start().expect("PostgreSQL starts");
+    let mut wire = Wire::login(&server.login("postgres").expect("loopback")).expect("login");
+    wire.rows("create database auction").expect("database");
+    let mut wire = Wire::login(&server.login("auction").expect("loopback")).expect("login");
+    let setup = fs::read_to_string(folder().join("setup.sql")).expect("readable");
+    wire.rows(&setup).expect("setup.sql");
+    server
+}
+
+/// Plays everything on both, at the same time, and returns what differs, as text.
+fn compare(left: &Login, right: &Login, mode: &str) -> Vec<String> {
+    let list = fs::read_to_string(folder().join("differences.txt")).expect("readable");
+    let list = Differences::read(&list, mode).unwrap_or_else(|error| panic!("{error}"));
+    let transcripts = corpus();
+    let names: Vec<_> = transcripts.iter().map(|transcript| transcript.name.clone()).collect();
+    let mut failures = Vec::new();
+    if std::env::var("TRANSCRIPT").is_err() {
+        failures.extend(list.unknown(&names).iter().map(|name| format!("differences.txt: no transcript {name}")));
+        assert!(names.len() >= TRANSCRIPTS, "{} transcripts, {TRANSCRIPTS} are promised", names.len());
+    }
+    for transcript in transcripts.iter().filter(|transcript| !list.skips(&transcript.name)) {
+        let name = &transcript.name;
+        let (expected, actual) = std::thread::scope(|scope| {
+            let actual = scope.spawn(|| play::play(transcript, right));
+            (play::play(transcript, left), actual.join().expect("the player does not panic"))
+        });
+        let (expected, actual) = (list.normalise(name, &expected), list.normalise(name, &actual));
+        if let Some(timeout) = expected.iter().find(|line| line.text.contains("timed out")) {
+            failures.push(format!("{name}: PostgreSQL did not answer: {}", timeout.text));
+        }
+        match (first_difference(&expected, &actual), list.must_differ(name)) {
+            (Some(text), false) => failures.push(format!("{name}\n{text}")),
+            (None, true) => failures.push(format!("{name}: no longer differs, take it off differences.txt")),
+            (Some(_), true) | (None, false) => {}
+        }
+    }
+    failures
+}
+
+fn first_difference(expected: &[Line], actual: &[Line]) -> Option<String> {
+    const BEFORE: usize = 3;
+    let same = |at: usize| match (expected.get(at), actual.get(at)) {
+        (Some(left), Some(right)) => left.session == right.session && left.frame == right.frame,
+        (None, None) => true,
+        _ => false,
+    };
+    let at = (0..expected.len().max(actual.len())).find(|at| !same(*at))?;
+    let text = |lines: &[Line]| lines.get(at).map_or("(nothing)".into(), |line| format!("{} {}", line.session, line.text));
+    let before = expected[at.saturating_sub(BEFORE).min(expected.len())..at.min(expected.len())].iter();
+    let before: String = before.map(|line| format!("         {} {}\n", line.session, line.text)).collect();
+    Some(format!("{before}    want {}\n    have {}", text(expected), text(actual)))
+}
+
+fn report(mode: &str, failures: &[String]) {
+    let text = failures.join("\n");
+    assert!(failures.is_empty(), "{} of the transcripts differ ({mode}):\n{text}", failures.len());
+}
+
+/// The oracle must agree with itself, or a difference means nothing.
+#[test]
+fn postgresql_answers_like_postgresql() {
+    let (left, right) = (prepared_server(), prepared_server());
+    let login = |server: &Server| server.login("auction").expect("loopback");
+    report("self", &compare(&login(&left), &login(&right), "self"));
+}
+
+#[test]
+fn one_shard_with_session_pooling_answers_like_postgresql() {
+    proxied("session", "session", 1);
+}
+
+#[test]
+fn one_shard_with_transaction_pooling_answers_like_postgresql() {
+    proxied("transaction", "transaction", 1);
+}
+
+#[test]
+fn four_shards_answer_for_unsharded_tables_like_postgresql() {
+    proxied("shards", "transaction", 4);
+}
+
+fn proxied(mode: &str, pool_mode: &str, shards: usize) {
+    let plain = prepared_server();
+    let servers: Vec<_> = (0..shards).map(|_| prepared_server()).collect();
+    let servers: Vec<_> = servers.iter().collect();
+    let proxy = Proxy::start(&servers, pool_mode, "").expect("the proxy starts");
+    let failures =
+        compare(&plain.login("auction").expect("loopback"), &proxy.login("auction").expect("loopback"), mode);
+    report(mode, &failures);
+}
