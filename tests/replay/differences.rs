@@ -2,6 +2,7 @@
 //!
 //! A line of the list is `modes rule [argument] : reason`; modes are `any` or some of `session,transaction,shards`.
 //! * `ignore-body K`: the contents of messages of this type are not compared; that they come, and where, is.
+//! * `ignore-sender`: the process id in NotificationResponse is not compared.
 //! * `number-oids`: object ids from 16384 on are replaced by the order in which they first occur.
 //! * `mask file/name what`: in this transcript, of errors only severity, SQLSTATE and message are compared.
 //! * `differs file/name`: this transcript must differ: the list is kept honest by failing when it does not.
@@ -18,6 +19,7 @@ use crate::play::Heard;
 #[derive(Debug, Default)]
 pub(crate) struct Differences {
     ignored: Vec<u8>,
+    ignore_sender: bool,
     number_oids: bool,
     masked: Vec<String>,
     differing: Vec<String>,
@@ -43,6 +45,7 @@ impl Differences {
             let (rule, argument) = rule.trim().split_once(' ').unwrap_or((rule.trim(), ""));
             match rule {
                 "ignore-body" => list.ignored.extend(argument.bytes()),
+                "ignore-sender" => list.ignore_sender = true,
                 "number-oids" => list.number_oids = true,
                 "mask" => list.masked.push(argument.trim().into()),
                 "differs" => list.differing.push(argument.trim().into()),
@@ -90,6 +93,9 @@ impl Differences {
         let mut frame = frame.clone();
         if self.ignored.contains(&frame.tag) {
             frame.body.clear();
+        }
+        if self.ignore_sender && frame.tag == b'A' {
+            frame.body.drain(..4.min(frame.body.len()));
         }
         if masked && matches!(frame.tag, b'E' | b'N') {
             let fields = wire_print::error_fields(&frame.body).into_iter();

@@ -6,6 +6,7 @@ mod play;
 mod script;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tests::wire::{Login, Wire};
@@ -72,6 +73,7 @@ fn compare(left: &Login, right: &Login, mode: &str) -> Vec<String> {
         if let Some(timeout) = expected.iter().find(|line| line.text.contains("timed out")) {
             failures.push(format!("{name}: PostgreSQL did not answer: {}", timeout.text));
         }
+        log(name, &expected);
         match (first_difference(&expected, &actual), list.must_differ(name)) {
             (Some(text), false) => failures.push(format!("{name}\n{text}")),
             (None, true) => failures.push(format!("{name}: no longer differs, take it off differences.txt")),
@@ -79,6 +81,14 @@ fn compare(left: &Login, right: &Login, mode: &str) -> Vec<String> {
         }
     }
     failures
+}
+
+/// With `REPLAY_LOG=FILE`, what PostgreSQL said goes there: for whoever writes transcripts.
+fn log(name: &str, lines: &[Line]) {
+    let Ok(path) = std::env::var("REPLAY_LOG") else { return };
+    let mut file = fs::File::options().append(true).create(true).open(path).expect("REPLAY_LOG can be written");
+    let text: String = lines.iter().map(|line| format!("{} {}\n", line.session, line.text)).collect();
+    file.write_all(format!("== {name}\n{text}\n").as_bytes()).expect("REPLAY_LOG can be written");
 }
 
 fn first_difference(expected: &[Line], actual: &[Line]) -> Option<String> {

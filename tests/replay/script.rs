@@ -12,7 +12,7 @@
 //! B> Query notify c                   a second session; it is opened when it is first used
 //! ```
 //! Adjacent `>` lines of one session are written at once. A blank line, a `<` line or a line of another session
-//! ends the batch; then as many ReadyForQuery are awaited as the batch asks for, none after `< -`. In quotes
+//! ends the batch; then as many ReadyForQuery are awaited as the batch asks for, two after `< ZZ`, none after `< -`. In quotes
 //! `\n`, `\t`, `\\`, `\"` and `\xHH` are escapes; `{{params N}}` becomes `$1,$2,…,$N` and `{{repeat N text}}`
 //! that text N times.
 
@@ -109,6 +109,7 @@ fn read_line(line: &str, transcript: &mut Transcript, batch: &mut Batch) -> Resu
         let wait = match wait.trim() {
             "-" => Wait::Ready(0),
             "end" => Wait::End,
+            many if many.len() > 1 && many.bytes().all(|tag| tag == b'Z') => Wait::Ready(many.len()),
             tag if tag.len() == 1 => Wait::Tag(tag.as_bytes()[0]),
             _ => return Err("one type byte, `-` or `end` wanted".into()),
         };
@@ -275,15 +276,14 @@ fn hexadecimal(digits: &str) -> Result<Vec<u8>, String> {
 /// Replaces `{{params N}}` and `{{repeat N text}}`.
 fn expand(text: Vec<u8>) -> Result<Vec<u8>, String> {
     let Ok(mut text) = String::from_utf8(text.clone()) else { return Ok(text) };
-    while let Some(start) = text.find("{{") {
+    while let Some(start) = text.find("{{params ").or_else(|| text.find("{{repeat ")) {
         let end = start + text[start..].find("}}").ok_or("}} missing")?;
         let (command, rest) = text[start + 2..end].split_once(' ').ok_or("argument missing")?;
         let (count, rest) = rest.split_once(' ').unwrap_or((rest, ""));
         let count: usize = count.parse().map_err(|_| "count wanted")?;
         let replacement = match command {
             "params" => (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join(","),
-            "repeat" => rest.repeat(count),
-            _ => return Err("params or repeat wanted".into()),
+            _ => rest.repeat(count),
         };
         text.replace_range(start..end + 2, &replacement);
     }
