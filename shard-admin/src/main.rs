@@ -1,3 +1,3 @@
-//! Skeleton.
+//! `shard-admin`: the DBA's tool.
 
 fn main() {}

@@ -9,8 +9,9 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use tests::wire::{Login, Wire};
-use tests::wire_server::{Proxy, Server};
+use shard_admin::local_cluster::{ClusterBuilder, LocalCluster, ReservedPort};
+use shard_admin::local_proxy::{DATABASE, LocalProxy, ProxyOptions};
+use tests::wire::Login;
 
 use differences::{Differences, Line};
 use script::Transcript;
@@ -41,15 +42,30 @@ fn corpus() -> Vec<Transcript> {
     transcripts
 }
 
-/// A server with the database `auction` and the tables of `setup.sql`.
-fn prepared_server() -> Server {
-    let server = Server::start().expect("PostgreSQL starts");
-    let mut wire = Wire::login(&server.login("postgres").expect("loopback")).expect("login");
-    wire.rows("create database auction").expect("database");
-    let mut wire = Wire::login(&server.login("auction").expect("loopback")).expect("login");
+fn nodes(shards: usize) -> ClusterBuilder {
+    let cache = std::env::current_exe().expect("a test is a program");
+    let cache = cache.ancestors().nth(2).expect("in a target directory").join("postgres-templates");
+    ClusterBuilder::new().shards(shards).fsync(false).setting("autovacuum", "off").template_cache(cache)
+}
+
+/// Shards with the database and the tables of `setup.sql` on each of them.
+async fn prepared(shards: usize) -> LocalCluster {
+    let cluster = nodes(shards).start().await.unwrap_or_else(|error| panic!("{error}"));
     let setup = fs::read_to_string(folder().join("setup.sql")).expect("readable");
-    wire.rows(&setup).expect("setup.sql");
-    server
+    let create = format!("CREATE DATABASE {DATABASE}");
+    cluster.execute_everywhere("postgres", &create).await.unwrap_or_else(|error| panic!("{error}"));
+    cluster.execute_everywhere(DATABASE, &setup).await.unwrap_or_else(|error| panic!("{error}"));
+    cluster
+}
+
+fn login(address: &str, password: &str) -> Login {
+    let login = Login::new(address, DATABASE).expect("loopback");
+    Login { password: password.into(), ..login }
+}
+
+/// A login to the first node itself.
+fn direct(cluster: &LocalCluster) -> Login {
+    login(&cluster.shards[0].primary.address(), cluster.password())
 }
 
 /// Plays everything on both, at the same time, and returns what differs, as text.
@@ -111,34 +127,39 @@ fn report(mode: &str, failures: &[String]) {
 }
 
 /// The oracle must agree with itself, or a difference means nothing.
-#[test]
-fn postgresql_answers_like_postgresql() {
-    let (left, right) = (prepared_server(), prepared_server());
-    let login = |server: &Server| server.login("auction").expect("loopback");
-    report("self", &compare(&login(&left), &login(&right), "self"));
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_answers_like_postgresql() {
+    let (left, right) = (prepared(1).await, prepared(1).await);
+    tokio::task::block_in_place(|| report("self", &compare(&direct(&left), &direct(&right), "self")));
 }
 
-#[test]
-fn one_shard_with_session_pooling_answers_like_postgresql() {
-    proxied("session", "session", 1);
+#[tokio::test(flavor = "multi_thread")]
+async fn one_shard_with_session_pooling_answers_like_postgresql() {
+    proxied("session", "session", 1).await;
 }
 
-#[test]
-fn one_shard_with_transaction_pooling_answers_like_postgresql() {
-    proxied("transaction", "transaction", 1);
+#[tokio::test(flavor = "multi_thread")]
+async fn one_shard_with_transaction_pooling_answers_like_postgresql() {
+    proxied("transaction", "transaction", 1).await;
 }
 
-#[test]
-fn four_shards_answer_for_unsharded_tables_like_postgresql() {
-    proxied("shards", "transaction", 4);
+#[tokio::test(flavor = "multi_thread")]
+async fn four_shards_answer_for_unsharded_tables_like_postgresql() {
+    proxied("shards", "transaction", 4).await;
 }
 
-fn proxied(mode: &str, pool_mode: &str, shards: usize) {
-    let plain = prepared_server();
-    let servers: Vec<_> = (0..shards).map(|_| prepared_server()).collect();
-    let servers: Vec<_> = servers.iter().collect();
-    let proxy = Proxy::start(&servers, pool_mode, "").expect("the proxy starts");
-    let failures =
-        compare(&plain.login("auction").expect("loopback"), &proxy.login("auction").expect("loopback"), mode);
+async fn proxied(mode: &str, pool_mode: &str, shards: usize) {
+    let (plain, shards) = (prepared(1).await, prepared(shards).await);
+    let ports = [ReservedPort::any().expect("a port"), ReservedPort::any().expect("a port")];
+    let options = ProxyOptions {
+        port: ports[0].number(),
+        metrics_port: ports[1].number(),
+        pool_mode: pool_mode.into(),
+        extra: std::env::var("REPLAY_CONFIG").ok(),
+    };
+    let proxy = LocalProxy::start_for(&shards, "gavel", &options).await.unwrap_or_else(|error| panic!("{error}"));
+    let through = login(&format!("{}:{}", proxy.host, proxy.port), &proxy.password);
+    let failures = tokio::task::block_in_place(|| compare(&direct(&plain), &through, mode));
+    assert!(proxy.pid().is_some(), "the proxy ended:\n{}", proxy.log());
     report(mode, &failures);
 }

@@ -76,11 +76,8 @@ impl Player {
     }
 
     fn open(&mut self, name: char) -> io::Result<()> {
-        let mut wire = Wire::connect(self.login.address)?;
-        wire.send(&self.login.startup())?;
-        let greeting = wire.read_until_ready(1)?;
-        self.heard.push(Heard { session: name, frames: greeting.clone(), end: None });
-        wire.greeting = greeting;
+        let wire = Wire::knock(&self.login)?;
+        self.heard.push(Heard { session: name, frames: wire.greeting.clone(), end: None });
         self.sessions.insert(name, wire);
         Ok(())
     }

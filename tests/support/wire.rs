@@ -97,14 +97,26 @@ impl Wire {
     /// # Errors
     /// When the server refuses: its ErrorResponse is the message.
     pub fn login(login: &Login) -> io::Result<Self> {
-        let mut wire = Self::connect(login.address)?;
-        wire.send(&login.startup())?;
-        wire.authenticate(login)?;
-        wire.greeting = wire.read_until_ready(1)?;
+        let wire = Self::knock(login)?;
         match wire.greeting.last() {
             Some(frame) if frame.tag == b'Z' => Ok(wire),
             _ => Err(refused(&wire.greeting)),
         }
+    }
+
+    /// Like [`Self::login`], but a refusal is a greeting too.
+    ///
+    /// # Errors
+    /// When the connection is gone or stuck.
+    pub fn knock(login: &Login) -> io::Result<Self> {
+        let mut wire = Self::connect(login.address)?;
+        wire.send(&login.startup())?;
+        if let Some(refusal) = wire.authenticate(login)? {
+            wire.greeting.push(refusal);
+        }
+        let rest = wire.read_until_ready(1)?;
+        wire.greeting.extend(rest);
+        Ok(wire)
     }
 
     /// Sends bytes as they are.
@@ -200,7 +212,8 @@ impl Wire {
         }
     }
 
-    fn authenticate(&mut self, login: &Login) -> io::Result<()> {
+    /// The login's questions and answers; returns what came instead of the next question.
+    fn authenticate(&mut self, login: &Login) -> io::Result<Option<Frame>> {
         let mut scram: Option<ScramSha256> = None;
         loop {
             let frame = self.frame(PATIENCE)?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -208,10 +221,10 @@ impl Wire {
                 continue;
             }
             let Some((kind, rest)) = frame.body.split_first_chunk::<4>().filter(|_| frame.tag == b'R') else {
-                return Err(refused(&[frame]));
+                return Ok(Some(frame));
             };
             match u32::from_be_bytes(*kind) {
-                0 => return Ok(()),
+                0 => return Ok(None),
                 3 => self.send(&message::password(&login.password))?,
                 5 => {
                     let salt = rest.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
