@@ -76,6 +76,7 @@ impl Login {
 pub struct Wire {
     stream: TcpStream,
     received: Vec<u8>,
+    chunk: usize,
     /// What the server said between the login's success and the first ReadyForQuery, that one included.
     pub greeting: Vec<Frame>,
 }
@@ -89,7 +90,7 @@ impl Wire {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, received: Vec::new(), greeting: Vec::new() })
+        Ok(Self { stream, received: Vec::new(), chunk: usize::MAX, greeting: Vec::new() })
     }
 
     /// Connects, logs in (trust, password, md5 or SCRAM-SHA-256) and waits until the server is ready.
@@ -110,13 +111,27 @@ impl Wire {
     /// When the connection is gone or stuck.
     pub fn knock(login: &Login) -> io::Result<Self> {
         let mut wire = Self::connect(login.address)?;
-        wire.send(&login.startup())?;
-        if let Some(refusal) = wire.authenticate(login)? {
-            wire.greeting.push(refusal);
-        }
-        let rest = wire.read_until_ready(1)?;
-        wire.greeting.extend(rest);
+        wire.greet(login)?;
         Ok(wire)
+    }
+
+    /// The login, on a connection that has said nothing yet; what comes of it is in [`Self::greeting`].
+    ///
+    /// # Errors
+    /// When the connection is gone or stuck.
+    pub fn greet(&mut self, login: &Login) -> io::Result<()> {
+        self.send(&login.startup())?;
+        if let Some(refusal) = self.authenticate(login)? {
+            self.greeting.push(refusal);
+        }
+        let rest = self.read_until_ready(1)?;
+        self.greeting.extend(rest);
+        Ok(())
+    }
+
+    /// From now on each write to the socket has at most that many bytes.
+    pub fn trickle(&mut self, chunk: usize) {
+        self.chunk = chunk.max(1);
     }
 
     /// Sends bytes as they are.
@@ -124,7 +139,7 @@ impl Wire {
     /// # Errors
     /// When the connection is gone or stuck.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        bytes.chunks(self.chunk).try_for_each(|chunk| self.stream.write_all(chunk))
     }
 
     /// The next message; `None` when the server has closed the connection.
@@ -239,7 +254,7 @@ impl Wire {
                 11 => {
                     let machine = scram.as_mut().ok_or(io::ErrorKind::InvalidData)?;
                     machine.update(rest)?;
-                    self.stream.write_all(&message::frame(b'p', machine.message()))?;
+                    self.send(&message::frame(b'p', machine.message()))?;
                 }
                 12 => scram.as_mut().ok_or(io::ErrorKind::InvalidData)?.finish(rest)?,
                 other => return Err(io::Error::other(format!("authentication request {other}"))),

@@ -83,7 +83,7 @@ async fn transaction() -> Result<()> {
     transaction.execute("update tokio_auctions set price = $2 where auction_id = $1", &[&2i64, &5i64]).await?;
     transaction.commit().await?;
     let mut transaction = client.transaction().await?;
-    let savepoint = transaction.savepoint("inner").await?;
+    let savepoint = transaction.savepoint("before_bid").await?;
     let again = savepoint.execute("insert into tokio_bids values ($1, $2, $3)", &[&2i64, &1i32, &6i64]).await;
     ensure!(again.err().and_then(|error| error.code().cloned()) == Some(SqlState::UNIQUE_VIOLATION));
     savepoint.rollback().await?;
