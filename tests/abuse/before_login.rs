@@ -167,7 +167,10 @@ fn random_cancels(login: &Login) {
 
 fn odd_cancels(login: &Login) {
     for length in [0, 1, 3, 5, 32, 256, 257, 4000] {
-        assert!(throw(login, &message::cancel(1, &vec![9; length])).closed_within(PATIENCE), "{length} bytes");
+        assert!(
+            throw(login, &message::cancel(1, &vec![9; length])).closed_within(PATIENCE),
+            "{length} bytes"
+        );
     }
     drop(throw(login, &message::first_packet(message::CANCEL_REQUEST, b"")));
 }

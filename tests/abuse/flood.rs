@@ -91,7 +91,8 @@ fn statements(login: &Login) {
     wire.send(&message::sync()).expect("sent");
     let frames = wire.read_until_ready(1).expect("answers");
     assert_eq!(frames.len(), 5_001);
-    wire.send(&[message::bind("", "s4999", &[], &[]), message::execute("", 0), message::sync()].concat()).expect("sent");
+    wire.send(&[message::bind("", "s4999", &[], &[]), message::execute("", 0), message::sync()].concat())
+        .expect("sent");
     let frames = wire.read_until_ready(1).expect("answers");
     assert_eq!(frames.iter().map(|frame| frame.tag).collect::<Vec<_>>(), b"2DCZ");
 }

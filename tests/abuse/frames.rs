@@ -187,8 +187,11 @@ fn foreign_bytes(login: &Login) {
     let mut wire = log_in(login);
     let values = [Value::Text(b"\xff".to_vec()), Value::Text(b"a\0b".to_vec())];
     for value in values {
-        let messages =
-            [message::parse("", "select $1::text", &[]), message::bind("", "", &[value], &[]), message::sync()];
+        let messages = [
+            message::parse("", "select $1::text", &[]),
+            message::bind("", "", &[value], &[]),
+            message::sync(),
+        ];
         wire.send(&messages.concat()).expect("sent");
         expect_error_then_ready(&mut wire, "values");
     }

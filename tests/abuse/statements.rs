@@ -71,7 +71,8 @@ fn nested_extended(login: &Login) {
 fn never_closed(login: &Login) {
     let mut wire = Wire::login(login).expect("login");
     let long = "x".repeat(1_000_000);
-    let openings = ["'", "\"", "$$", "$a$", "/*", "E'\\", "U&'", "--", "(", "$", "b'", "1e", "::", "@", "/*/*"];
+    let openings =
+        ["'", "\"", "$$", "$a$", "/*", "E'\\", "U&'", "--", "(", "$", "b'", "1e", "::", "@", "/*/*"];
     for opening in openings {
         let frames = wire.query(&format!("select {opening}{long}")).expect("an answer");
         assert_eq!(frames.last().map(|frame| frame.tag), Some(b'Z'), "{opening}");

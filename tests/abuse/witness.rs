@@ -21,7 +21,9 @@ impl Witness {
             let mut asked = 0;
             while !stopped.load(Ordering::Relaxed) || asked == 0 {
                 asked += 1;
-                let answer = wire.rows(&format!("select {asked} * 2, 'witness'")).map_err(|error| error.to_string())?;
+                let answer = wire
+                    .rows(&format!("select {asked} * 2, 'witness'"))
+                    .map_err(|error| error.to_string())?;
                 if answer != [[Some((asked * 2).to_string()), Some("witness".to_owned())]] {
                     return Err(format!("question {asked} was answered {answer:?}"));
                 }

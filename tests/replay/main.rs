@@ -76,7 +76,8 @@ fn compare(left: &Login, right: &Login, mode: &str) -> Vec<String> {
     let names: Vec<_> = transcripts.iter().map(|transcript| transcript.name.clone()).collect();
     let mut failures = Vec::new();
     if std::env::var("TRANSCRIPT").is_err() {
-        failures.extend(list.unknown(&names).iter().map(|name| format!("differences.txt: no transcript {name}")));
+        failures
+            .extend(list.unknown(&names).iter().map(|name| format!("differences.txt: no transcript {name}")));
         assert!(names.len() >= TRANSCRIPTS, "{} transcripts, {TRANSCRIPTS} are promised", names.len());
     }
     for transcript in transcripts.iter().filter(|transcript| !list.skips(&transcript.name)) {
@@ -102,7 +103,8 @@ fn compare(left: &Login, right: &Login, mode: &str) -> Vec<String> {
 /// With `REPLAY_LOG=FILE`, what PostgreSQL said goes there: for whoever writes transcripts.
 fn log(name: &str, lines: &[Line]) {
     let Ok(path) = std::env::var("REPLAY_LOG") else { return };
-    let mut file = fs::File::options().append(true).create(true).open(path).expect("REPLAY_LOG can be written");
+    let mut file =
+        fs::File::options().append(true).create(true).open(path).expect("REPLAY_LOG can be written");
     let text: String = lines.iter().map(|line| format!("{} {}\n", line.session, line.text)).collect();
     file.write_all(format!("== {name}\n{text}\n").as_bytes()).expect("REPLAY_LOG can be written");
 }
@@ -115,7 +117,9 @@ fn first_difference(expected: &[Line], actual: &[Line]) -> Option<String> {
         _ => false,
     };
     let at = (0..expected.len().max(actual.len())).find(|at| !same(*at))?;
-    let text = |lines: &[Line]| lines.get(at).map_or("(nothing)".into(), |line| format!("{} {}", line.session, line.text));
+    let text = |lines: &[Line]| {
+        lines.get(at).map_or("(nothing)".into(), |line| format!("{} {}", line.session, line.text))
+    };
     let before = expected[at.saturating_sub(BEFORE).min(expected.len())..at.min(expected.len())].iter();
     let before: String = before.map(|line| format!("         {} {}\n", line.session, line.text)).collect();
     Some(format!("{before}    want {}\n    have {}", text(expected), text(actual)))
@@ -157,7 +161,8 @@ async fn proxied(mode: &str, pool_mode: &str, shards: usize) {
         pool_mode: pool_mode.into(),
         extra: std::env::var("REPLAY_CONFIG").ok(),
     };
-    let proxy = LocalProxy::start_for(&shards, "gavel", &options).await.unwrap_or_else(|error| panic!("{error}"));
+    let proxy =
+        LocalProxy::start_for(&shards, "gavel", &options).await.unwrap_or_else(|error| panic!("{error}"));
     let through = login(&format!("{}:{}", proxy.host, proxy.port), &proxy.password);
     let failures = tokio::task::block_in_place(|| compare(&direct(&plain), &through, mode));
     assert!(proxy.pid().is_some(), "the proxy ended:\n{}", proxy.log());
