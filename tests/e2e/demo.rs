@@ -1,7 +1,11 @@
 //! `shard-admin demo` as a person runs it: commands against it, its status, and nothing left behind.
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use tests::cluster::eventually;
 
 /// The program beside this test program.
 fn shard_admin() -> PathBuf {
@@ -40,30 +44,39 @@ fn exec(arguments: &[&str], command: &str) -> String {
     out.into_owned()
 }
 
-/// No file, and no process that was started with the directory on its command line.
-fn assert_nothing_left(temporary: &Path) {
-    let files: Vec<_> =
-        std::fs::read_dir(temporary).expect("read").flatten().map(|entry| entry.path()).collect();
-    assert!(files.is_empty(), "left on disk: {files:?}");
+/// Files in the directory, and processes that were started with it on their command line.
+fn leftovers(temporary: &Path) -> Vec<String> {
     let name = temporary.to_str().expect("UTF-8");
-    let left = std::fs::read_dir("/proc").expect("read /proc").flatten().filter(|entry| {
-        std::fs::read(entry.path().join("cmdline"))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(name))
+    let files =
+        std::fs::read_dir(temporary).expect("read").flatten().map(|entry| entry.path().display().to_string());
+    let processes = std::fs::read_dir("/proc").expect("read /proc").flatten().filter_map(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains(name).then_some(line)
     });
-    assert_eq!(left.count(), 0, "left running");
+    files.chain(processes).collect()
+}
+
+fn assert_nothing_left(temporary: &Path) {
+    assert_eq!(leftovers(temporary), Vec::<String>::new());
 }
 
 #[test]
 fn psql_meets_the_auction_house() {
     let script = r#"
-        psql -XAtc 'SELECT count(*) > 1000 FROM auctions' &&
-        psql -Xc '\d bids' &&
-        psql -XAtc 'SELECT price FROM auctions WHERE auction_id = 42 \gdesc' &&
-        psql -XAtc 'SELECT name FROM categories ORDER BY category_id LIMIT 1'"#;
+        set -e
+        psql -XAtc 'SELECT auction_id FROM auctions' | sort -n | uniq | wc -l
+        psql -Xc '\d bids'
+        echo 'SELECT price FROM auctions WHERE auction_id = 42 \gdesc' | psql -XAt
+        psql -Xc '\copy (SELECT name FROM categories ORDER BY category_id LIMIT 1) TO STDOUT'
+        psql -XAtc 'SELECT amount FROM bids WHERE auction_id = 42 ORDER BY bid_id' | wc -l"#;
     let out = exec(&[], script);
-    assert!(out.starts_with("t\n"), "{out}");
-    assert!(out.contains("auction_id"), "{out}");
-    assert!(out.contains("price|numeric"), "{out}");
+    let lines: Vec<_> = out.lines().map(str::trim).collect();
+    assert_eq!(lines.first(), Some(&"2000"), "{out}");
+    assert!(out.contains("bids_pkey"), "{out}");
+    assert!(lines.contains(&"price|numeric(12,2)"), "{out}");
+    assert!(lines.contains(&"clocks"), "{out}");
+    assert_eq!(lines.last(), Some(&"3"), "{out}");
 }
 
 #[test]
@@ -106,4 +119,32 @@ fn a_taken_port_is_told_before_anything_starts() {
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains(&format!("port {port}")), "{err}");
     assert_nothing_left(temporary.path());
+}
+
+/// Sends a signal by its name.
+fn send(signal: &str, process: u32) {
+    let status = Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status();
+    assert!(status.expect("kill").success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_however_the_demo_ends() {
+    for (signal, status) in [("INT", Some(0)), ("TERM", Some(0)), ("KILL", None)] {
+        let temporary = open_directory();
+        let mut child = Command::new(shard_admin())
+            .args(["demo", "--json", "--shards", "2"])
+            .env("TMPDIR", temporary.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("run the demo");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("piped");
+        std::io::BufReader::new(out).read_line(&mut line).expect("one line when ready");
+        assert!(line.starts_with("{\"proxy\""), "{line}");
+        send(signal, child.id());
+        assert_eq!(child.wait().expect("wait").code(), status, "{signal}");
+        // Nobody waits for the watchdog when we are killed; otherwise all is gone before we are.
+        let limit = if status.is_none() { Duration::from_secs(20) } else { Duration::ZERO };
+        eventually(limit, "nothing left", || async { leftovers(temporary.path()).is_empty() }).await;
+    }
 }

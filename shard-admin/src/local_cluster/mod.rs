@@ -29,6 +29,7 @@ pub use self::error::Error;
 pub use self::node::{LocalNode, StopMode};
 use self::node::{Place, Server};
 pub use self::ports::ReservedPort;
+pub(crate) use self::process::send;
 pub use self::process::{Process, tail};
 pub use self::run_dir::RunDirectory;
 
@@ -303,6 +304,7 @@ fn lay_out_shard(
     let name = format!("shard-{}", index + 1);
     let directory = run.path().join(&name);
     std::fs::create_dir_all(&directory).map_err(|source| Error::io("create", &directory, source))?;
+    blueprint.account.allow_passage(&directory)?;
     let primary_dir = directory.join("primary");
     let primary_port = ReservedPort::any()?;
     data_dir::initialise(blueprint, index, &primary_dir)?;

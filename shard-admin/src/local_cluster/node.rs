@@ -150,7 +150,11 @@ impl LocalNode {
         }
         let program = self.server.binaries.program("postgres");
         let mut command = Command::new(&program);
-        command.arg("-D").arg(&self.data_dir).current_dir("/").env_remove("PGDATA");
+        command.arg("-D").arg(&self.data_dir).current_dir("/");
+        // The files alone decide: PGPORT, PGDATA and their like belong to the caller's own databases.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+            command.env_remove(name);
+        }
         self.server.account.apply(&mut command);
         let started = Process::spawn(&mut command, &self.log, StopMode::Immediate.signal())
             .map_err(|source| Error::io("run", &program, source))?;

@@ -12,20 +12,22 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::account::{Account, set_mode};
+use super::account::Account;
 use super::error::Error;
 
 /// Reads until the pipe ends; anything but the word of an orderly end means that the parent died.
-/// A process id is believed only if the process was started with this directory on its command line.
+/// A process id is believed only if the process was started with this directory on its command line. Proxies hold
+/// nothing and are killed; servers are told to end at once, which takes their backends along.
 const WATCHDOG: &str = r#"
 dir=$1; remove=$2
 while read -r word; do [ "$word" = release ] && exit 0; done
 ours() { tr '\0' ' ' 2>/dev/null < "/proc/$1/cmdline" | grep -qF -- "$dir"; }
 pids=
-for file in "$dir"/*.pid "$dir"/*/*/postmaster.pid; do
-    [ -f "$file" ] && read -r pid < "$file" && ours "$pid" && pids="$pids $pid"
-done
-for pid in $pids; do kill -QUIT "$pid"; done
+stop() {
+    [ -f "$2" ] && read -r pid < "$2" && ours "$pid" && kill -"$1" "$pid" && pids="$pids $pid"
+}
+for file in "$dir"/*.pid; do stop KILL "$file"; done
+for file in "$dir"/*/*/postmaster.pid; do stop QUIT "$file"; done
 for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     left=
     for pid in $pids; do ours "$pid" && left="$left $pid"; done
@@ -58,8 +60,7 @@ impl RunDirectory {
                 (directory.path().to_owned(), Some(directory))
             }
         };
-        // The servers' account must pass through; what is inside has permissions of its own.
-        set_mode(&path, 0o711)?;
+        account.allow_passage(&path)?;
         account.check_reach(&path)?;
         let watchdog = start_watchdog(&path, temporary.is_some())?;
         Ok(Self { path, temporary, watchdog })
