@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The ladder of `proxy/src`: a module uses only those of earlier rungs, and its own.
 const LADDER: &[&[&str]] = &[
     &["wire"],
-    &["tls", "metrics", "topology"],
+    &["tls", "metrics", "topology", "scram", "md5_password", "secrets_file"],
     &["sql"],
     &["route"],
     &["gather"],
