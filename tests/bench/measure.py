@@ -94,11 +94,11 @@ def pgbench(world, target, cell, seconds):
     # Pools that this run does not use are quiet; what the last run left (ends of processes) is waited out.
     time.sleep(0.2)
     before_proxy, before_postgres = cpu_microseconds(target.proxy_pids()), cpu_microseconds(target.postgres_pids())
-    command = (
-        ["pgbench", "-n", "-M", protocol, "-c", str(clients), "-j", str(min(clients, 2)), "-T", str(seconds),
-         "-f", script_file, "--log", f"--log-prefix={prefix}", *options,
-         "-h", "127.0.0.1", "-p", str(target.port), "-U", USER, DATABASE]
-    )
+    command = [
+        "pgbench", "-n", "-M", protocol, "-c", str(clients), "-j", str(min(clients, 2)), "-T", str(seconds),
+        "-f", script_file, "--log", f"--log-prefix={prefix}", *options,
+        "-h", "127.0.0.1", "-p", str(target.port), "-U", USER, DATABASE,
+    ]
     try:
         done = world.run(command, timeout=seconds * 3 + 60)
     except subprocess.TimeoutExpired:
