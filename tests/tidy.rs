@@ -135,10 +135,8 @@ fn product_sources(prefix: &str) -> Vec<Source> {
 }
 
 fn is_test(path: &str) -> bool {
-    path.starts_with("tests/")
-        || path.ends_with("/tests.rs")
-        || path.contains("/tests/")
-        || path.ends_with("_tests.rs")
+    let marks = ["/tests.rs", "/tests/", "/testing.rs", "/testing/", "_tests.rs"];
+    path.starts_with("tests/") || marks.iter().any(|mark| path.contains(mark))
 }
 
 fn read(path: &str) -> Option<String> {
