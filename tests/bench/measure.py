@@ -5,6 +5,7 @@ import os
 import re
 import select
 import socket
+import ssl
 import struct
 import subprocess
 import time
@@ -151,6 +152,8 @@ def wait_ready(connections, what, seconds=120):
         for fd, _ in poller.poll(1):
             connection, tail = by_fd[fd]
             data = connection.recv(65536)
+            while isinstance(connection, ssl.SSLSocket) and connection.pending():
+                data += connection.recv(65536)  # what TLS has read ahead wakes no poll
             if not data:
                 raise Problem(f"{what}: connection closed: {bytes(tail)[-200:]!r}")
             tail += data
@@ -159,6 +162,20 @@ def wait_ready(connections, what, seconds=120):
                 poller.unregister(fd)
                 open_fds.discard(fd)
     poller.close()
+
+
+def connect(target, tls):
+    """A connection on which the startup packet has been sent."""
+    connection = socket.create_connection(("127.0.0.1", target.port))
+    if tls:
+        connection.sendall(struct.pack("!II", 8, 80877103))
+        if connection.recv(1) != b"S":
+            raise Problem(f"{target.name} does not speak TLS")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = context.wrap_socket(connection)
+    connection.sendall(struct.pack("!I", len(STARTUP) + 4) + STARTUP)
+    return connection
 
 
 def everybody(connections, frame, what):
@@ -170,11 +187,10 @@ def everybody(connections, frame, what):
         wait_ready(group, what)
 
 
-def idle_memory(target, clients):
+def idle_memory(target, clients, tls=False):
     """KiB of the proxy's own memory per idle client after login, after one query, after a row of 100 kB."""
     # One client first, so that what the proxy allocates once (caches, pools, catalog) is part of the baseline.
-    warm = socket.create_connection(("127.0.0.1", target.port))
-    warm.sendall(struct.pack("!I", len(STARTUP) + 4) + STARTUP)
+    warm = connect(target, tls)
     wait_ready([warm], "login")
     everybody([warm], message(b"Q", b"SELECT 1\0"), "one query")
     time.sleep(1)
@@ -182,10 +198,8 @@ def idle_memory(target, clients):
     connections, figures = [], {}
     try:
         while len(connections) < clients:
-            group = [socket.create_connection(("127.0.0.1", target.port)) for _ in range(min(200, clients - len(connections)))]
+            group = [connect(target, tls) for _ in range(min(200, clients - len(connections)))]
             connections += group
-            for connection in group:
-                connection.sendall(struct.pack("!I", len(STARTUP) + 4) + STARTUP)
             wait_ready(group, "login")
         steps = [
             ("login", None),

@@ -96,9 +96,9 @@ def markdown(about, cells, memory, titles):
             out.append(f"### {title[0].upper()}{title[1:]}: {what}\n\n{table(header, rows)}")
     if memory:
         rows = [
-            [titles[name], f"{clients:,}",
+            [titles[name] + (", TLS" if tls else ""), f"{clients:,}",
              *(f"{figures[step]:.1f}" if "error" not in figures else "fails" for step in ("login", "query", "row_100kb"))]
-            for (name, clients), figures in memory.items()
+            for (name, clients, tls), figures in memory.items()
         ]
         header = ["proxy", "idle clients", "after login", "after one query", "after a row of 100 kB"]
         out.append(f"### Memory per idle client, KiB\n\n{table(header, rows)}")
@@ -124,7 +124,9 @@ def write_json(path, about, raw, memory):
             {"workload": cell[0], "protocol": cell[1], "clients": cell[2], "target": target, "rounds": rounds}
             for (cell, target), rounds in raw.items()
         ],
-        "memory": [{"target": name, "clients": clients, "kib": kib} for (name, clients), kib in memory.items()],
+        "memory": [
+            {"target": name, "clients": clients, "tls": tls, "kib": kib} for (name, clients, tls), kib in memory.items()
+        ],
     }
     with open(path, "w", encoding="utf-8") as file:
         json.dump(record, file, indent=1)

@@ -215,9 +215,23 @@ class World:
         rows = "".join(f"{n}\tAuction number {n}\t{n % 500}.50\t0\n" for n in range(1, AUCTIONS + 1))
         self.sql(port, DATABASE, "COPY auctions (auction_id, title, price, bids) FROM STDIN", stdin=rows)
 
-    def pgbouncer(self, backend_port):
+    def certificate(self):
+        """A self-signed certificate for the measurement of memory under TLS; paths of certificate and key."""
+        paths = [os.path.join(self.directory, name) for name in ("tls.crt", "tls.key")]
+        if not os.path.exists(paths[0]):
+            made = self.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                             "-nodes", "-days", "2", "-subj", "/CN=localhost", "-out", paths[0], "-keyout", paths[1]])
+            if made.returncode != 0:
+                raise Problem(made.stderr)
+        return paths
+
+    def pgbouncer(self, backend_port, tls=False):
         """PgBouncer in transaction pooling mode, pool of 20; returns (process, port)."""
         port = free_port()
+        tls_lines = ""
+        if tls:
+            certificate, key = self.certificate()
+            tls_lines = f"client_tls_sslmode = allow\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n"
         users = self.write("pgbouncer-users", f'"{USER}" ""\n')
         config = self.write(f"pgbouncer-{port}.ini", f"""[databases]
 * = host=127.0.0.1 port={backend_port}
@@ -233,7 +247,7 @@ max_client_conn = 6000
 log_connections = 0
 log_disconnections = 0
 ignore_startup_parameters = extra_float_digits
-""")
+{tls_lines}""")
         process = self.spawn(f"pgbouncer-{port}", [shutil.which("pgbouncer"), "-q", config])
         process.stop_signal = signal.SIGINT
         wait_for(port, process, "PgBouncer")
@@ -257,16 +271,20 @@ listen postgres
         wait_for(port, process, "HAProxy")
         return process, port
 
-    def gavel(self, binary, backend_ports):
+    def gavel(self, binary, backend_ports, tls=False):
         """Gavel over one or several shards; returns (process, port)."""
         port = free_port()
+        tls_lines = ""
+        if tls:
+            certificate, key = self.certificate()
+            tls_lines = f'tls = "allow"\ntls_certificate = "{certificate}"\ntls_key = "{key}"\n'
         shards = "".join(
             f'[[shards]]\nname = "shard-{n}"\nprimary = "127.0.0.1:{backend}"\n'
             for n, backend in enumerate(backend_ports, 1)
         )
         config = self.write(f"gavel-{port}.toml", f"""[listen]
 address = "127.0.0.1:{port}"
-[auth]
+{tls_lines}[auth]
 method = "trust"
 query_user = "{USER}"
 [pool]
