@@ -23,6 +23,17 @@ const LADDER: &[&[&str]] = &[
     &["http", "cli", "listener", "lib", "main"],
 ];
 
+/// Uses that point down the ladder: (module, what it uses, why it is still so). To be emptied.
+const LADDER_EXCEPTIONS: &[(&str, &str, &str)] = &[
+    (
+        "exec",
+        "frontend",
+        "a session's methods are written in both: what exec needs of it is no type of its own yet",
+    ),
+    ("metrics", "control", "labels are made from the outcomes of two-phase commits"),
+    ("metrics", "route", "labels are made from the targets of plans"),
+];
+
 /// Lines that a file may have.
 const FILE_LINES: usize = 500;
 
@@ -187,14 +198,11 @@ fn modules_of_the_proxy_use_only_earlier_rungs() {
         };
         for (number, line) in numbered(&source.text) {
             for used in identifiers_after(code(line), "crate::") {
-                if used != own
-                    && rung(used).is_some_and(|rung| rung >= own_rung)
-                    && own_rung + 1 < LADDER.len()
-                {
-                    breaches.push(format!(
-                        "{}:{number}: `{own}` uses `{used}`, which is not above it",
-                        source.path
-                    ));
+                let excepted = LADDER_EXCEPTIONS.iter().any(|(from, to, _)| *from == own && *to == used);
+                let above = rung(used).is_none_or(|rung| rung < own_rung) || own_rung + 1 == LADDER.len();
+                if used != own && !above && !excepted {
+                    let place = format!("{}:{number}", source.path);
+                    breaches.push(format!("{place}: `{own}` uses `{used}`, which is not above it"));
                 }
             }
         }
