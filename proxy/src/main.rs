@@ -1,3 +1,3 @@
-//! Skeleton.
+//! `gavel`: the proxy's binary.
 
 fn main() {}

@@ -1,1 +1,3 @@
 //! Support for the tests: clusters, wire clients, waiting.
+
+pub mod cluster;

@@ -137,21 +137,21 @@ enum Kind {
 }
 
 fn tables(root: &mut Section<'_, '_>) -> Vec<TableRule> {
-    let mut rules: Vec<TableRule> = Vec::new();
-    for mut section in root.sections("tables") {
-        let rule = table(&mut section);
-        if let Some(rule) = rule {
-            if let Some(at) = rules.iter().position(|earlier| earlier.matches.covers(&rule.matches)) {
-                let message = format!("never applies: tables[{}] matches the same tables before it", at + 1);
-                let key = section.path_of("");
+    // With their numbers in the file, which those that cannot be read have too.
+    let mut rules: Vec<(usize, TableRule)> = Vec::new();
+    for (index, mut section) in root.sections("tables").into_iter().enumerate() {
+        if let Some(rule) = table(&mut section) {
+            if let Some((number, _)) = rules.iter().find(|(_, earlier)| earlier.matches.covers(&rule.matches))
+            {
+                let message = format!("never applies: tables[{number}] matches the same tables before it");
                 let cure = "remove it, or move it up: the first match wins";
-                section.reader.mistake(&section.span(), key.trim_end_matches('.'), message, cure);
+                section.reader.mistake(&section.span(), &format!("tables[{}]", index + 1), message, cure);
             }
-            rules.push(rule);
+            rules.push((index + 1, rule));
         }
         section.finish();
     }
-    rules
+    rules.into_iter().map(|(_, rule)| rule).collect()
 }
 
 fn table(section: &mut Section<'_, '_>) -> Option<TableRule> {

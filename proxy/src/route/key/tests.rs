@@ -1,0 +1,1 @@
+//! Terms and the keys that they stand for.

@@ -1,0 +1,1 @@
+//! Bind messages, true and lying.

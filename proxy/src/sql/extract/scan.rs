@@ -1,0 +1,67 @@
+//! Where a text may go that was not understood: by the names that occur in it, literals and bodies included.
+
+use super::Context;
+use crate::sql::facts::Scope;
+use crate::sql::normalise::identifiers;
+use crate::sql::schema::{Placement, Touches};
+use crate::sql::tokens::Tokens;
+
+/// Home if no sharded or reference table's name and no function that may reach one occurs in the text, be it inside
+/// of a string; else unknown. With it the tables named.
+pub(super) fn scope(tokens: &Tokens<'_>, ctx: &Context<'_>, complaint: &str) -> (Scope, Vec<String>) {
+    let mut tables: Vec<String> = Vec::new();
+    let mut culprit: Option<String> = None;
+    identifiers(tokens.text, ctx.standard_conforming_strings, true, &mut |name| {
+        for relation in relations_named(ctx, name) {
+            let full = relation.full_name();
+            if relation.placement != Placement::Unsharded && culprit.is_none() {
+                culprit = Some(format!("{complaint}; it names {full}"));
+            }
+            if tables.len() < 16 && !tables.contains(&full) {
+                tables.push(full);
+            }
+        }
+        if let Some(function) = ctx.schema.function(name) {
+            if !function.built_in && function.touches_sharded == Touches::Unknown && culprit.is_none() {
+                culprit = Some(format!("{complaint}; it names the function {name}"));
+            }
+        }
+    });
+    if culprit.is_none() {
+        culprit = unknown_call(tokens, ctx).map(|name| format!("{complaint}; it calls {name}, not known"));
+    }
+    match culprit {
+        Some(why) => (Scope::Unknown { why }, tables),
+        None => (Scope::Home, tables),
+    }
+}
+
+/// Relations of this name that are not the catalog's own, in whatever schema.
+pub(super) fn relations_named<'c>(
+    ctx: &Context<'c>,
+    name: &str,
+) -> impl Iterator<Item = std::sync::Arc<crate::sql::schema::Relation>> + use<'c> {
+    let mut found = Vec::new();
+    for schema in ctx.schema.schemas() {
+        if let Some(relation) = ctx.schema.lookup(&[], Some(schema), name) {
+            if relation.placement != Placement::Catalog {
+                found.push(relation);
+            }
+        }
+    }
+    found.into_iter()
+}
+
+/// A name before a parenthesis that is neither a known function or relation nor a word of the grammar.
+fn unknown_call(tokens: &Tokens<'_>, ctx: &Context<'_>) -> Option<String> {
+    (0..tokens.len()).find_map(|at| {
+        if !tokens.is_mark(at + 1, "(") {
+            return None;
+        }
+        let name = tokens.name(at)?;
+        let known = ctx.schema.function(&name).is_some()
+            || relations_named(ctx, &name).next().is_some()
+            || super::super::parse::is_keyword(&name);
+        (!known).then(|| name.into_owned())
+    })
+}
