@@ -13,7 +13,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The addresses that a `host:port` stands for.
 pub fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("listen.address = \"{address}\": {error}"));
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("listen.address = \"{address}\": {error}"));
     let found: Vec<SocketAddr> = address.to_socket_addrs().map_err(named)?.collect();
     if found.is_empty() {
         return Err(named(io::Error::new(io::ErrorKind::NotFound, "no address")));
@@ -29,7 +30,8 @@ pub fn bind(addresses: &[SocketAddr], backlog: u32) -> io::Result<Vec<TcpListene
 fn bind_one(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(named)?;
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(named)?;
     socket.set_reuse_address(true).map_err(named)?;
     socket.set_reuse_port(true).map_err(named)?;
     if address.is_ipv6() {

@@ -243,7 +243,7 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
         Ok(Ok(Arrival::Closed)) => return,
         Ok(Err(error)) => {
             shared.metrics.rejected.inc();
-            shared.metrics.count_error(error.sqlstate());
+            shared.metrics.error(error.sqlstate());
             tracing::debug!(%peer, "login failed: {error}");
             return;
         }
@@ -264,7 +264,8 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
 /// Waits for transactions to end, up to the limit.
 fn drain(shared: &Shared) {
     let limit = shared.settings.load().limits.drain;
-    *shared.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now() + limit);
+    *shared.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+        Some(Instant::now() + limit);
     shared.phase.send_replace(Phase::Draining);
     let clients = shared.clients.load(Ordering::Acquire);
     tracing::info!(clients, limit_s = limit.as_secs(), "draining: running transactions may finish");

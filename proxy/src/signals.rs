@@ -35,7 +35,9 @@ pub fn reload(shared: &Arc<Shared>) -> Result<(), String> {
     let same_shards = topology.shards.len() == old.shards.len()
         && topology.shards.iter().zip(&old.shards).all(|(new, old)| new.name == old.name);
     if !same_shards {
-        return Err("shards cannot be added, removed or renamed by a reload: rows would have to move".to_owned());
+        return Err(
+            "shards cannot be added, removed or renamed by a reload: rows would have to move".to_owned()
+        );
     }
     // The stored slot map is the truth; the file only proposed the first one.
     topology.slot_map.clone_from(&old.slot_map);

@@ -173,7 +173,10 @@ impl Shared {
     pub async fn catalog_changed(&self, catalog: Option<&Arc<Catalog>>) {
         let Some(catalog) = catalog else { return };
         if let Err(error) = catalog.refresh().await {
-            tracing::error!(database = catalog.database(), "the catalog could not be read after DDL: {error}");
+            tracing::error!(
+                database = catalog.database(),
+                "the catalog could not be read after DDL: {error}"
+            );
             return;
         }
         match self.control.align_sequences(catalog).await {
@@ -182,14 +185,20 @@ impl Shared {
         }
         // New columns may have changed their default by that.
         if let Err(error) = catalog.refresh().await {
-            tracing::error!(database = catalog.database(), "the catalog could not be read after DDL: {error}");
+            tracing::error!(
+                database = catalog.database(),
+                "the catalog could not be read after DDL: {error}"
+            );
         }
     }
 
     /// ParameterStatus values that a recent login of the same kind was told.
     pub fn welcome(&self, key: &(String, String, u64)) -> Option<Arc<Vec<(String, String)>>> {
         let welcomes = self.welcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        welcomes.get(key).filter(|(made, _)| made.elapsed() < WELCOME_LIFE).map(|(_, values)| Arc::clone(values))
+        welcomes
+            .get(key)
+            .filter(|(made, _)| made.elapsed() < WELCOME_LIFE)
+            .map(|(_, values)| Arc::clone(values))
     }
 
     /// Keeps ParameterStatus values for later logins.

@@ -12,7 +12,8 @@ use crate::worker::Shared;
 /// Serves a login to the console.
 pub async fn serve(login: Login, _shared: &Arc<Shared>) {
     let mut login = login;
-    Report::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "the admin console is not built yet").write(&mut login.out);
+    Report::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "the admin console is not built yet")
+        .write(&mut login.out);
     let _ = login.stream.write_all(&login.out).await;
     let _ = login.stream.flush().await;
 }

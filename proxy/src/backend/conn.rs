@@ -273,7 +273,11 @@ impl Conn {
                 break;
             }
             let end = (at + header.len).min(self.read.len());
-            let shown = if streamed { self.row(header.tag, at..end, events)? } else { self.reply(header.tag, at..end, events)? };
+            let shown = if streamed {
+                self.row(header.tag, at..end, events)?
+            } else {
+                self.reply(header.tag, at..end, events)?
+            };
             if !whole {
                 self.partial = Some(Partial { left: header.len - (end - at), shown });
             }
@@ -321,7 +325,9 @@ impl Conn {
     /// Any other frame, whole: moves the queue, says whether it is shown.
     fn reply(&mut self, tag: u8, at: std::ops::Range<usize>, events: &mut Events) -> Result<bool, ConnError> {
         match tag {
-            tag::NOTICE | tag::NOTIFICATION | tag::PARAMETER_STATUS | tag::ERROR => self.unasked(tag, at, events),
+            tag::NOTICE | tag::NOTIFICATION | tag::PARAMETER_STATUS | tag::ERROR => {
+                self.unasked(tag, at, events)
+            }
             tag::READY => self.ready(at),
             _ => self.answer(tag, at, events),
         }
@@ -399,12 +405,17 @@ impl Conn {
                 events.parsed += u32::from(show.has(Show::COMPLETE));
                 (Show::COMPLETE, true)
             }
-            (tag::BIND_COMPLETE, Owed::Bind(_)) | (tag::CLOSE_COMPLETE, Owed::Close(_)) => (Show::COMPLETE, true),
+            (tag::BIND_COMPLETE, Owed::Bind(_)) | (tag::CLOSE_COMPLETE, Owed::Close(_)) => {
+                (Show::COMPLETE, true)
+            }
             (tag::ROW_DESCRIPTION | tag::NO_DATA, Owed::Describe(_)) => (Show::DESCRIPTION, true),
             (tag::PARAMETER_DESCRIPTION, Owed::Describe(_)) | (tag::ROW_DESCRIPTION, Owed::Query(_)) => {
                 (Show::DESCRIPTION, false)
             }
-            (tag::COMMAND_COMPLETE | tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED, Owed::Execute(_) | Owed::Query(_)) => {
+            (
+                tag::COMMAND_COMPLETE | tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED,
+                Owed::Execute(_) | Owed::Query(_),
+            ) => {
                 let body = &self.read[at.start + HEADER..at.end];
                 note_completion(tag, body, show, events);
                 (Show::COMPLETE, matches!(head, Owed::Execute(_)))

@@ -106,7 +106,9 @@ impl Gucs {
 fn spelled(name: &str) -> String {
     match name {
         "session_authorization" => "SESSION AUTHORIZATION".to_owned(),
-        plain if plain.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.') => plain.to_owned(),
+        plain if plain.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.') => {
+            plain.to_owned()
+        }
         odd => odd
             .split('.')
             .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))

@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::conn::Conn;
-use crate::wire::startup::CancelKey;
 use super::connect::{self, BackendLogin, ConnectContext, ConnectError};
+use crate::wire::startup::CancelKey;
 
 /// Connections that one pool opens at the same time; more wait, so that a node that comes back is not stormed.
 const CONNECTS_AT_ONCE: usize = 8;

@@ -124,6 +124,22 @@ fn complain(text: &str) {
     eprint!("{text}");
 }
 
+impl ExitReport {
+    /// Prints the text and gives the status.
+    #[must_use]
+    pub fn exit(&self) -> ExitCode {
+        complain(&self.text);
+        ExitCode::from(self.status)
+    }
+}
+
+/// Says what is wrong with the command line.
+#[must_use]
+pub fn fail(message: &str) -> ExitCode {
+    complain(&format!("error: {message}\n"));
+    ExitCode::from(EXIT_UNREADABLE)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -191,7 +207,8 @@ mod tests {
               = did you mean "primary"?
 
             gavel.toml has 3 mistakes.
-        "#]].assert_eq(&shown);
+        "#]]
+        .assert_eq(&shown);
     }
 
     #[test]

@@ -1,5 +1,4 @@
 //! Subcommands of `gavel`. The only place of the crate that prints.
 
 pub mod config;
-//! Subcommands of `gavel`.
 pub mod route;

@@ -74,8 +74,7 @@ mod tests {
         let rest = b"\0\x02\0\x01\0\0\0\x02\0\0\0\x02ab\xff\xff\xff\xff\0\x01\0\x01";
         let types = [0, 0, 0, 20, 0, 0, 0, 25];
         let got = choose(rest, &types, &[2, 1, 1]).expect("well formed");
-        let want: &[u8] =
-            b"\0\x03\0\0\0\x01\0\x01\0\x03\xff\xff\xff\xff\0\0\0\x02ab\0\0\0\x02ab\0\x01\0\x01";
+        let want: &[u8] = b"\0\x03\0\0\0\x01\0\x01\0\x03\xff\xff\xff\xff\0\0\0\x02ab\0\0\0\x02ab\0\x01\0\x01";
         assert_eq!(&got.rest[..], want);
         assert_eq!(&got.types[..], [0, 0, 0, 25, 0, 0, 0, 20, 0, 0, 0, 20]);
         assert_eq!(choose(b"\0\0\0\0", &[], &[1]), None);

@@ -252,7 +252,8 @@ impl Copy<'_> {
     fn kick(&mut self) -> Result<(), Broken> {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         for (turn, conn) in self.conns.iter_mut().enumerate() {
-            if let Poll::Ready(Err(error)) = conn.poll_step(&mut cx, &mut self.io.out, &mut self.events[turn]) {
+            if let Poll::Ready(Err(error)) = conn.poll_step(&mut cx, &mut self.io.out, &mut self.events[turn])
+            {
                 return Err(Broken::Shard(turn, StepError::Backend(error)));
             }
         }

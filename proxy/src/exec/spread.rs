@@ -135,19 +135,30 @@ impl Session {
                     params: Some(part.params.clone()),
                     rows: part.rows.clone(),
                 });
-                let merge = if ask.facts.returns_rows && parts.len() > 1 { Merge::Ordered } else { Merge::Concat };
+                let merge =
+                    if ask.facts.returns_rows && parts.len() > 1 { Merge::Ordered } else { Merge::Concat };
                 (shares.collect(), merge)
             }
             Target::One(shard) | Target::Nowhere(shard) => (vec![same(*shard)], Merge::Concat),
             Target::Any => (vec![same(ShardId(0))], Merge::Concat),
             Target::EachAlone | Target::Draw(_) | Target::CopySplit | Target::CopyEverywhere => {
-                return Err(Failure::unsupported("this statement in this place", "Send it as a statement of its own."));
+                return Err(Failure::unsupported(
+                    "this statement in this place",
+                    "Send it as a statement of its own.",
+                ));
             }
         })
     }
 
     /// Queues a share's frames on its conn.
-    fn queue_share(&mut self, at: usize, share: &Share, ask: &Ask, first: bool, merge: Merge) -> Result<(), Failure> {
+    fn queue_share(
+        &mut self,
+        at: usize,
+        share: &Share,
+        ask: &Ask,
+        first: bool,
+        merge: Merge,
+    ) -> Result<(), Failure> {
         let rows = match merge {
             Merge::Concat => Show::ROWS,
             Merge::Ordered => Show::NOTHING,
@@ -258,7 +269,8 @@ impl Session {
         }
         for turn in 0..count {
             let at = self.acquire(ShardId(turn), false).await?;
-            let share = Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
+            let share =
+                Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
             // The home shard's answer is kept back until all have succeeded.
             self.held[at].wrote = true;
             self.queue_share(at, &share, &ask, true, Merge::First)?;
@@ -341,8 +353,9 @@ fn errors_of(first: bool) -> Show {
 fn rebound(statement: &Prepared, bind: &Bytes, params: Option<&[u16]>) -> Result<Rebound, Failure> {
     match params {
         None => Ok(Rebound { rest: bind.clone(), types: statement.shared.types.clone() }),
-        Some(chosen) => bind::choose(bind, &statement.shared.types, chosen)
-            .ok_or_else(|| Failure::error("08P01", "bind message supplies fewer parameters than the statement uses")),
+        Some(chosen) => bind::choose(bind, &statement.shared.types, chosen).ok_or_else(|| {
+            Failure::error("08P01", "bind message supplies fewer parameters than the statement uses")
+        }),
     }
 }
 

@@ -119,7 +119,11 @@ impl Session {
         Ok(())
     }
 
-    async fn finish_prepared(&mut self, shard: router_config::topology::ShardId, sql: &str) -> Result<(), Failure> {
+    async fn finish_prepared(
+        &mut self,
+        shard: router_config::topology::ShardId,
+        sql: &str,
+    ) -> Result<(), Failure> {
         match self.held.iter().position(|held| held.shard == shard && !held.replica) {
             Some(at) => self.ask(at, sql).await,
             None => Err(Failure::error(sqlstate::CONNECTION_FAILURE, "the shard's connection was lost")),
@@ -137,7 +141,9 @@ impl Session {
         }
         shared.control.can_prepare().map_err(|node| {
             Failure::unsupported(
-                format!("writing to several shards needs prepared transactions, which node {node} has disabled"),
+                format!(
+                    "writing to several shards needs prepared transactions, which node {node} has disabled"
+                ),
                 "Set max_prepared_transactions to at least max_connections on every primary and restart it.",
             )
         })

@@ -88,13 +88,20 @@ impl Session {
         }
     }
 
-    async fn begin(&mut self, facts: &Arc<Facts>, text: &str, read_only: bool, via: Via) -> Result<(), Failure> {
+    async fn begin(
+        &mut self,
+        facts: &Arc<Facts>,
+        text: &str,
+        read_only: bool,
+        via: Via,
+    ) -> Result<(), Failure> {
         let unsynced = self.held.iter().any(|held| held.unsynced);
         if self.block.is_some() || unsynced {
             // PostgreSQL warns, or turns the pipeline's implicit transaction into a block.
             return self.pass_on_home(facts, text, via).await;
         }
-        self.block = Some(Box::new(Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs))));
+        self.block =
+            Some(Box::new(Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs))));
         let start = text.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("start"));
         self.answer(if start { "START TRANSACTION" } else { "BEGIN" });
         Ok(())
@@ -262,7 +269,13 @@ impl Session {
     }
 
     /// Passes a text on over a held conn.
-    pub async fn pass_on(&mut self, at: usize, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+    pub async fn pass_on(
+        &mut self,
+        at: usize,
+        facts: &Arc<Facts>,
+        text: &str,
+        via: Via,
+    ) -> Result<(), Failure> {
         self.expect(facts, text);
         let held = &mut self.held[at];
         let conn = &mut *held.lease;
@@ -346,7 +359,9 @@ impl Session {
                 }
             }
             Command::Reset(name) => self.reset(name.as_deref()),
-            Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => self.note_savepoint(facts),
+            Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
+                self.note_savepoint(facts)
+            }
             Command::Commit { .. } | Command::Rollback { .. } => {
                 let rolled_back = undone || matches!(facts.command, Command::Rollback { .. });
                 if self.held.iter().all(|held| held.lease.status == Status::Idle) {
@@ -368,7 +383,9 @@ impl Session {
         self.gucs = self.gucs.with(name, value);
         self.context = None;
         if name == "default_transaction_read_only" {
-            self.read_only = value.is_some_and(|v| matches!(v.trim_matches('\'').to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1"));
+            self.read_only = value.is_some_and(|v| {
+                matches!(v.trim_matches('\'').to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
+            });
         }
         for held in &mut self.held {
             if held.lease.status == Status::Idle {
@@ -451,7 +468,7 @@ fn isolation_sql(isolation: Isolation) -> &'static str {
 /// The error of PostgreSQL inside of a failed transaction.
 pub fn aborted() -> Failure {
     Failure::error(
-        sqlstate::IN_FAILED_SQL_TRANSACTION,
+        sqlstate::IN_FAILED_TRANSACTION,
         "current transaction is aborted, commands ignored until end of transaction block",
     )
 }

@@ -4,10 +4,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::io::{ClientError, StepError};
 use crate::backend::conn::ConnError;
-use crate::backend::connect::ConnectError;
 use crate::backend::pool::LeaseError;
 use crate::route::refusal::Refusal;
-use crate::wire::error::Report;
+use crate::wire::error::{Report, Severity};
 use crate::wire::frame::FrameError;
 use crate::wire::{backend, sqlstate};
 
@@ -116,7 +115,9 @@ fn lost(out: &mut BytesMut, shard: &str, error: &ConnError, committing: bool) {
         let message = format!("connection to shard \"{shard}\" lost during COMMIT: its outcome is unknown");
         Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, &message)
             .detail(detail.as_str())
-            .hint("Read the rows back to learn whether the transaction was committed before running it again.")
+            .hint(
+                "Read the rows back to learn whether the transaction was committed before running it again.",
+            )
             .write(out);
     } else {
         let message = format!("connection to shard \"{shard}\" lost");
@@ -129,11 +130,7 @@ fn lost(out: &mut BytesMut, shard: &str, error: &ConnError, committing: bool) {
 
 fn no_lease(out: &mut BytesMut, shard: &str, error: LeaseError) {
     match error {
-        LeaseError::Connect(ConnectError::Refused { error, .. }) => error.write(out),
-        LeaseError::Connect(error) => {
-            let message = format!("cannot connect to shard \"{shard}\"");
-            Report::error(error.sqlstate(), &message).detail(error.to_string().as_str()).write(out);
-        }
+        LeaseError::Connect(error) => error.write(Severity::Error, out),
         LeaseError::Timeout { .. } => {
             let message = format!("shard \"{shard}\" has no free connection");
             Report::error(sqlstate::TOO_MANY_CONNECTIONS, &message)

@@ -112,11 +112,17 @@ impl Session {
         self.pipeline.skipping = true;
         self.pipeline.refused = true;
         self.doom();
-        self.worker.shared.metrics.count_error(&failure.sqlstate());
+        self.worker.shared.metrics.error(&failure.sqlstate());
         failure.report(&mut self.io.out)
     }
 
-    async fn op_parse(&mut self, batch: &Bytes, ops: &[Op], index: usize, body: &Bytes) -> Result<(), Failure> {
+    async fn op_parse(
+        &mut self,
+        batch: &Bytes,
+        ops: &[Op],
+        index: usize,
+        body: &Bytes,
+    ) -> Result<(), Failure> {
         let parse = Parse::read(body)?;
         let name = Bytes::copy_from_slice(parse.name);
         if !name.is_empty() && self.names.statements.contains_key(&name) && self.failed_shard().is_none() {
@@ -125,12 +131,14 @@ impl Session {
         }
         let limit = self.worker.shared.settings.load().limits.session_statements;
         if self.names.statements.len() >= limit {
-            let message = format!("more than {limit} prepared statements in one session (limits.session_statements)");
+            let message =
+                format!("more than {limit} prepared statements in one session (limits.session_statements)");
             return Err(Failure::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, message));
         }
         let analysed = self.analyse_extended(parse.text);
         let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
-        let types = parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let types =
+            parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
         let prepared = Arc::new(Prepared { shared, analysed, types, named: !name.is_empty() });
         self.names.statements.insert(name.clone(), Arc::clone(&prepared));
         self.pipeline.parsed.push(name.clone());
@@ -160,7 +168,14 @@ impl Session {
     }
 
     /// Where a Parse is best sent: where its Bind in the same batch will go.
-    fn plan_ahead(&mut self, batch: &Bytes, ops: &[Op], index: usize, name: &[u8], prepared: &Prepared) -> Ahead {
+    fn plan_ahead(
+        &mut self,
+        batch: &Bytes,
+        ops: &[Op],
+        index: usize,
+        name: &[u8],
+        prepared: &Prepared,
+    ) -> Ahead {
         for op in &ops[index + 1..] {
             let body = &batch[op.body.clone()];
             match op.tag {
@@ -183,7 +198,9 @@ impl Session {
                     self.pipeline.planned = Some((op.body.start, plan));
                     return ahead;
                 }
-                tag::PARSE if Parse::read(body).is_ok_and(|parse| parse.name == name) => return Ahead::Nothing,
+                tag::PARSE if Parse::read(body).is_ok_and(|parse| parse.name == name) => {
+                    return Ahead::Nothing;
+                }
                 tag::SYNC | tag::QUERY => return Ahead::Nothing,
                 _ => {}
             }
@@ -249,7 +266,9 @@ impl Session {
         let bind = Bind::read(body)?;
         let name = Bytes::copy_from_slice(bind.portal);
         let Some(prepared) = self.names.statements.get(bind.statement).cloned() else {
-            return self.raw_or(tag::BIND, body, Owed::Bind(Show::ALL), || unknown_statement(bind.statement)).await;
+            return self
+                .raw_or(tag::BIND, body, Owed::Bind(Show::ALL), || unknown_statement(bind.statement))
+                .await;
         };
         let Some(facts) = prepared.facts().cloned() else {
             let at = self.goto(ShardId(0), false).await?;
@@ -288,7 +307,13 @@ impl Session {
         self.put_bind(at, name, &prepared, bind.rest)
     }
 
-    fn put_bind(&mut self, at: usize, portal: Bytes, prepared: &Arc<Prepared>, rest: &[u8]) -> Result<(), Failure> {
+    fn put_bind(
+        &mut self,
+        at: usize,
+        portal: Bytes,
+        prepared: &Arc<Prepared>,
+        rest: &[u8],
+    ) -> Result<(), Failure> {
         let statement = self.ensure_statement(at, prepared)?;
         let held = &mut self.held[at];
         reply::bind(&mut held.lease.write, &portal, &statement, rest);
@@ -570,7 +595,7 @@ impl Session {
             }
         }
         if let Err(failure) = outcome {
-            self.worker.shared.metrics.count_error(&failure.sqlstate());
+            self.worker.shared.metrics.error(&failure.sqlstate());
             failure.report(&mut self.io.out)?;
             self.doom();
         }
@@ -578,7 +603,8 @@ impl Session {
         self.events = crate::backend::conn::Events::default();
         self.settle();
         self.refresh_catalog().await;
-        reply::ready(&mut self.io.out, self.status());
+        let status = self.status();
+        reply::ready(&mut self.io.out, status);
         Ok(())
     }
 

@@ -58,10 +58,9 @@ impl Session {
             None => schema.default_search_path.clone(),
             Some(value) => split_path(value, &self.who.user),
         };
-        let conforming = self
-            .gucs
-            .get("standard_conforming_strings")
-            .is_none_or(|value| !matches!(value.trim_matches('\'').to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0"));
+        let conforming = self.gucs.get("standard_conforming_strings").is_none_or(|value| {
+            !matches!(value.trim_matches('\'').to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0")
+        });
         let id = self.worker.shared.facts.context_id(
             schema.generation,
             &search_path,
@@ -81,9 +80,10 @@ impl Session {
     /// The catalog of this session's database; an empty one where nothing is routed.
     pub fn schema(&self) -> Arc<Schema> {
         match self.who.kind {
-            DatabaseKind::Sharded => {
-                self.catalog.as_ref().map_or_else(|| Arc::clone(&self.worker.shared.no_schema), |c| c.schema())
-            }
+            DatabaseKind::Sharded => self
+                .catalog
+                .as_ref()
+                .map_or_else(|| Arc::clone(&self.worker.shared.no_schema), |c| c.schema()),
             DatabaseKind::FirstShard | DatabaseKind::Node(_) => Arc::clone(&self.worker.shared.no_schema),
         }
     }
@@ -108,7 +108,12 @@ impl Session {
     }
 
     /// Plan of a Bind; `rest` is its body after the names.
-    pub fn plan_bind(&self, statement: &Prepared, rest: &[u8], drawn: Option<&[String]>) -> Result<Plan, Refusal> {
+    pub fn plan_bind(
+        &self,
+        statement: &Prepared,
+        rest: &[u8],
+        drawn: Option<&[String]>,
+    ) -> Result<Plan, Refusal> {
         let params = BindParams::parse(rest, &statement.types).map_err(|error| Refusal {
             sqlstate: sqlstate::PROTOCOL_VIOLATION,
             message: error.to_string(),
@@ -201,7 +206,9 @@ impl Session {
     /// Refuses statements that a failed or lost transaction cannot run, before they are planned; gives the shard that
     /// PostgreSQL's own refusal is to come from, if it has failed there.
     pub fn failed_place(&self, facts: &Facts) -> Result<Option<ShardId>, Failure> {
-        if self.block.is_none() || (is_control(&facts.command) && !matches!(facts.command, Command::Begin { .. })) {
+        if self.block.is_none()
+            || (is_control(&facts.command) && !matches!(facts.command, Command::Begin { .. }))
+        {
             return Ok(None);
         }
         self.check_doomed()?;

@@ -51,12 +51,12 @@ pub async fn serve(login: Login, worker: Arc<Worker>, peer: String) {
         Err(error) => Err(error),
     };
     if let Err(ClientError::Frame(error)) = &ended {
-        session.worker.shared.metrics.count_error(sqlstate::PROTOCOL_VIOLATION);
+        session.worker.shared.metrics.error(sqlstate::PROTOCOL_VIOLATION);
         Report::fatal(sqlstate::PROTOCOL_VIOLATION, &error.to_string()).write(&mut session.io.out);
         let _ = session.io.flush().await;
     }
     drop(registered);
-    Box::pin(session.leave()).await;
+    Box::pin(session.part()).await;
 }
 
 /// The session of a login, with ParameterStatus in its output; `None` when it could not be had (the application was told).
@@ -123,7 +123,11 @@ fn startup_gucs(parameters: &[(String, String)]) -> BTreeMap<String, String> {
             "search_path" => value
                 .split(',')
                 .map(|part| part.trim())
-                .map(|part| if part.starts_with('"') { part.to_owned() } else { literal(&part.to_lowercase()) })
+                .map(
+                    |part| {
+                        if part.starts_with('"') { part.to_owned() } else { literal(&part.to_lowercase()) }
+                    },
+                )
                 .collect::<Vec<_>>()
                 .join(", "),
             _ => literal(value),
@@ -222,7 +226,10 @@ impl Session {
         if matches!(self.who.kind, DatabaseKind::Sharded) {
             let catalog = self.worker.shared.control.catalog(&self.who.backend_database).await;
             self.catalog = Some(catalog.map_err(|error| {
-                Failure::error(sqlstate::CANNOT_CONNECT_NOW, format!("the catalog could not be read: {error}"))
+                Failure::error(
+                    sqlstate::CANNOT_CONNECT_NOW,
+                    format!("the catalog could not be read: {error}"),
+                )
             })?);
         }
         let key = (self.who.user.clone(), self.who.database.clone(), self.gucs.fingerprint());
@@ -297,8 +304,11 @@ impl Session {
         let in_block = self.block.is_some();
         loop {
             if *phase.borrow_and_update() == Phase::Draining && !in_block && self.held.is_empty() {
-                Report::fatal(sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-                    .write(&mut self.io.out);
+                Report::fatal(
+                    sqlstate::ADMIN_SHUTDOWN,
+                    "terminating connection due to administrator command",
+                )
+                .write(&mut self.io.out);
                 self.io.flush().await?;
                 return Ok(false);
             }
@@ -374,7 +384,9 @@ impl Session {
 
     fn ends_with_sync_or_flush(&self, at: usize) -> bool {
         // Both are five bytes long and have no body.
-        at >= 5 && matches!(self.io.read[at - 5], tag::SYNC | tag::FLUSH) && self.io.read[at - 4..at] == [0, 0, 0, 4]
+        at >= 5
+            && matches!(self.io.read[at - 5], tag::SYNC | tag::FLUSH)
+            && self.io.read[at - 4..at] == [0, 0, 0, 4]
     }
 
     /// FunctionCall: to the home shard.
@@ -389,7 +401,8 @@ impl Session {
             failure.report(&mut self.io.out)?;
         }
         self.settle();
-        reply::ready(&mut self.io.out, self.status());
+        let status = self.status();
+        reply::ready(&mut self.io.out, status);
         Ok(())
     }
 
@@ -405,7 +418,7 @@ impl Session {
     }
 
     /// The end of a session: conns that it kept are reset or closed.
-    async fn leave(mut self) {
+    async fn part(mut self) {
         for held in &mut self.held {
             let reusable = held.lease.status == Status::Idle && held.lease.is_quiet() && !held.lease.spoiled;
             if self.who.mode != PoolMode::Session || !reusable {
@@ -416,7 +429,8 @@ impl Session {
             reply::query(&mut conn.write, b"DISCARD ALL");
             conn.owe(crate::backend::owed::Owed::Query(crate::backend::owed::Show::NOTHING));
             let mut events = Events::default();
-            let reset = tokio::time::timeout(RESET_LIMIT, crate::exec::single::run_alone(conn, &mut events)).await;
+            let reset =
+                tokio::time::timeout(RESET_LIMIT, crate::exec::single::run_alone(conn, &mut events)).await;
             conn.spoiled |= !matches!(reset, Ok(Ok(()))) || events.error.is_some();
             conn.prepared.clear();
             conn.applied = Some(Gucs::none());

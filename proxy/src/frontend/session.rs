@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use router_config::settings::{DatabaseKind, PoolMode, Reads};
 use router_config::topology::{NodeAddress, ShardId, Topology};
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use super::failure::Failure;
 use super::io::ClientIo;
@@ -21,6 +21,7 @@ use crate::backend::owed::{Owed, Show};
 use crate::backend::pool::{Lease, Pool, PoolKey, PoolLimits};
 use crate::control::{InFlight, NodeId};
 use crate::exec::single;
+use crate::metrics::ServedBy;
 use crate::sql::facts::PinCause;
 use crate::wire::backend::Status;
 use crate::wire::{reply, sqlstate};
@@ -223,20 +224,20 @@ impl Session {
         let of_shard = |held: &Held| held.shard == shard;
         // Inside of a block a shard is one conn, whatever its role.
         let joined = self.held.iter().position(|held| of_shard(held) && (held.enlisted || held.unsynced));
-        joined.or_else(|| {
-            self.held.iter().position(|held| of_shard(held) && (!held.replica || replica))
-        })
+        joined.or_else(|| self.held.iter().position(|held| of_shard(held) && (!held.replica || replica)))
     }
 
     async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
         let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
         let address = match (&self.who.kind, node) {
             (DatabaseKind::Node(address), _) => address.clone(),
-            (_, Some(node)) => self.worker.shared.nodes().address(node).ok_or_else(|| self.no_primary(shard))?,
+            (_, Some(node)) => {
+                self.worker.shared.nodes().address(node).ok_or_else(|| self.no_primary(shard))?
+            }
             (_, None) => return Err(self.no_primary(shard)),
         };
         let pool = self.pool(address);
-        let waited = self.worker.shared.metrics.pool_wait_timer();
+        let began = Instant::now();
         let lease = match pool.lease().await {
             Ok(lease) => lease,
             Err(error) => {
@@ -249,7 +250,10 @@ impl Session {
                 return Err(Failure::Lease { shard: self.shard_name(shard), error });
             }
         };
-        drop(waited);
+        let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
+        if let Some(metrics) = self.worker.shared.metrics.shard(shard, role) {
+            metrics.pool_wait(began.elapsed());
+        }
         let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
         Ok(Held {
             shard,

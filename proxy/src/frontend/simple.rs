@@ -47,7 +47,13 @@ impl Session {
     }
 
     /// One statement. `frame` is sent as it is where the whole text goes to one shard.
-    async fn statement(&mut self, frame: &Bytes, text: &Bytes, analysed: &Analysed, index: usize) -> Result<(), Failure> {
+    async fn statement(
+        &mut self,
+        frame: &Bytes,
+        text: &Bytes,
+        analysed: &Analysed,
+        index: usize,
+    ) -> Result<(), Failure> {
         let facts = Arc::clone(&analysed.statements()[index].facts);
         let own = text.slice(analysed.range(index));
         if is_control(&facts.command) {
@@ -60,7 +66,9 @@ impl Session {
         }
         let plan = self.plan_simple(text, analysed, index)?;
         match plan.target {
-            Target::One(shard) | Target::Nowhere(shard) => self.one(frame, &facts, &own, shard, plan.replica).await,
+            Target::One(shard) | Target::Nowhere(shard) => {
+                self.one(frame, &facts, &own, shard, plan.replica).await
+            }
             Target::Any => {
                 let shard = self.any_shard();
                 self.one(frame, &facts, &own, shard, plan.replica).await
@@ -91,7 +99,13 @@ impl Session {
     }
 
     /// Sends the frame as it is and passes the answer on, but for ReadyForQuery.
-    async fn forward_query(&mut self, at: usize, frame: &Bytes, facts: &Arc<Facts>, own: &Bytes) -> Result<(), Failure> {
+    async fn forward_query(
+        &mut self,
+        at: usize,
+        frame: &Bytes,
+        facts: &Arc<Facts>,
+        own: &Bytes,
+    ) -> Result<(), Failure> {
         if leaves_a_name(facts) || self.held[at].lease.spoiled {
             self.expect(facts, &String::from_utf8_lossy(own));
         } else {
@@ -129,7 +143,12 @@ impl Session {
         Ok(())
     }
 
-    async fn one_of_several(&mut self, text: &Bytes, analysed: &Analysed, index: usize) -> Result<(), Failure> {
+    async fn one_of_several(
+        &mut self,
+        text: &Bytes,
+        analysed: &Analysed,
+        index: usize,
+    ) -> Result<(), Failure> {
         let facts = &analysed.statements()[index].facts;
         if !is_control(&facts.command) && self.block.is_none() {
             let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
@@ -173,7 +192,10 @@ impl Session {
         for (index, statement) in analysed.statements().iter().enumerate() {
             replica &= statement.facts.access == Access::Read;
             if is_control(&statement.facts.command) || matches!(statement.facts.command, Command::Empty) {
-                if matches!(statement.facts.command, Command::SetHint { .. } | Command::Discard(_) | Command::Deallocate(_)) {
+                if matches!(
+                    statement.facts.command,
+                    Command::SetHint { .. } | Command::Discard(_) | Command::Deallocate(_)
+                ) {
                     return Ok(None);
                 }
                 replica = false;
@@ -219,12 +241,13 @@ impl Session {
             self.doom();
         }
         if let Err(failure) = outcome {
-            self.worker.shared.metrics.count_error(&failure.sqlstate());
+            self.worker.shared.metrics.error(&failure.sqlstate());
             failure.report(&mut self.io.out)?;
         }
         self.settle();
         self.refresh_catalog().await;
-        reply::ready(&mut self.io.out, self.status());
+        let status = self.status();
+        reply::ready(&mut self.io.out, status);
         Ok(())
     }
 
@@ -255,7 +278,11 @@ impl Session {
         plan: Result<Plan, crate::route::refusal::Refusal>,
     ) -> Result<(), Failure> {
         let topology = self.worker.shared.topology.load();
-        let lines = explain::explain(&topology, inner, &plan).lines();
+        let lines = match &plan {
+            Ok(plan) => explain::of_plan(&topology, plan, true),
+            Err(refusal) => explain::of_refusal(refusal),
+        }
+        .lines();
         reply::text_row_description(&mut self.io.out, &["QUERY PLAN"]);
         for line in &lines {
             reply::text_row(&mut self.io.out, std::iter::once(Some(line.as_str())));

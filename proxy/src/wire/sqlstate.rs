@@ -86,3 +86,5 @@ pub const CONFIG_FILE_ERROR: &str = "F0000";
 pub const INTERNAL_ERROR: &str = "XX000";
 /// data_corrupted
 pub const DATA_CORRUPTED: &str = "XX001";
+/// Savepoint exception: invalid savepoint specification.
+pub const INVALID_SAVEPOINT: &str = "3B001";

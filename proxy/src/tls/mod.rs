@@ -165,6 +165,11 @@ impl BackendTlsConnector {
         self.mode
     }
 
+    /// The configuration, for connections made otherwise; `None` when TLS is off.
+    pub fn config(&self) -> Option<Arc<ClientConfig>> {
+        self.config.clone()
+    }
+
     /// The client's side of a handshake with the node named `host`.
     pub async fn connect(&self, host: &str, socket: TcpStream) -> std::io::Result<Stream> {
         let config = self.config.clone().ok_or_else(|| std::io::Error::other("TLS is off"))?;
