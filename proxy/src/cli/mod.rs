@@ -1,3 +1,4 @@
-//! Subcommands of `gavel`.
+//! Subcommands of `gavel`. The only place of the crate that prints.
 
+pub mod config;
 pub mod route;
