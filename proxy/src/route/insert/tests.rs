@@ -4,9 +4,9 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
-use crate::route::plan_drawn;
 use crate::route::testing::{analysed, bind, facts, groups, session, sharded, topology};
 use crate::route::values::{BindParams, Values};
+use crate::route::{plan, plan_drawn};
 use crate::sql::facts::{DrawShape, Facts, InsertRow, KeyTerm, Pin, Scope};
 
 /// How a row gives its key.
@@ -118,8 +118,7 @@ fn planned(insert: &Insert) -> Target {
     let analysed = analysed(&insert.text);
     let params = BindParams::parse(&insert.bind, &[]).expect("well formed");
     let values = Values::of_text(insert.text.as_bytes(), &analysed, 0).with_params(&params);
-    let first =
-        crate::route::plan(&topology(4), &insert.facts, &values, &session()).expect("can be placed").target;
+    let first = plan(&topology(4), &insert.facts, &values, &session()).expect("can be placed").target;
     assert_eq!(
         Ok(&first),
         plan(&topology(4), &insert.facts, &values, &session()).map(|plan| plan.target).as_ref()
