@@ -65,3 +65,28 @@ fn unknown_call(tokens: &Tokens<'_>, ctx: &Context<'_>) -> Option<String> {
         (!known).then(|| name.into_owned())
     })
 }
+
+/// Holds the extractor to the text: a sharded or reference table's name after FROM and the like must have been read as
+/// that table. A difference means that the parser misread the statement.
+pub(super) fn audit(t: &Tokens<'_>, ctx: &Context<'_>, seen: &[String]) -> Result<(), String> {
+    if seen.len() >= 16 {
+        return Ok(());
+    }
+    let words = ["from", "join", "into", "update", "using", "only", "table"];
+    for at in 1..t.len() {
+        if !t.is_any(at - 1, &words) {
+            continue;
+        }
+        let Some((schema, name, next)) = t.qualified(at) else { continue };
+        if t.is_mark(next, "(") && !t.is(at - 1, "into") {
+            continue;
+        }
+        let Some(relation) = ctx.schema.lookup(ctx.search_path, schema.as_deref(), &name) else { continue };
+        let placed = !matches!(relation.placement, Placement::Unsharded | Placement::Catalog);
+        let defined = (0..t.len()).any(|i| i != at && t.name(i).as_deref() == Some(&*name));
+        if placed && !defined && !seen.contains(&relation.full_name()) {
+            return Err(format!("the table {} was not understood", relation.full_name()));
+        }
+    }
+    Ok(())
+}
