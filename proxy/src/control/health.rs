@@ -88,6 +88,39 @@ impl Health {
         tracing::info!(node = %node.name(), "no longer part of the cluster, checks ended");
     }
 
+    /// What is known of each shard: name, system identifier, newest timeline.
+    pub(crate) fn timelines(&self) -> Vec<(String, u64, u32)> {
+        let states = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |(name, state): (&String, &ShardState)| {
+            state.memory.system_id.map(|id| (name.clone(), id, state.memory.timeline))
+        };
+        states.iter().filter_map(known).collect()
+    }
+
+    /// A timeline that this process or another one saw before.
+    pub(crate) fn recall(&self, name: &str, system_id: u64, timeline: u32) {
+        let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = &mut states.entry(name.to_owned()).or_default().memory;
+        if *memory.system_id.get_or_insert(system_id) != system_id || memory.timeline >= timeline {
+            return;
+        }
+        memory.timeline = timeline;
+        drop(states);
+        for index in 0..self.nodes.shard_count() {
+            let id = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
+            let Some(shard) = self.nodes.shard(id).filter(|shard| shard.name == name) else { continue };
+            let behind =
+                |node: &&Arc<Node>| Some(node.id) == self.nodes.primary(id) && node.timeline() < timeline;
+            if shard.members.iter().any(|node| behind(&node)) {
+                let why = format!("timeline {timeline} is stored for it, and no node of it is on that");
+                self.nodes.set_primary(&shard, None, why);
+            }
+            if let Some(member) = shard.members.first() {
+                self.nodes.check_now(member.id);
+            }
+        }
+    }
+
     /// Takes a retired node out of memory and metrics.
     pub(crate) fn forget(&self, node: &Node) {
         let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);

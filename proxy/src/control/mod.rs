@@ -16,6 +16,7 @@ mod roles;
 mod runtime;
 mod sequences;
 mod store;
+mod timelines;
 mod two_phase;
 
 #[cfg(test)]
@@ -118,7 +119,8 @@ impl Control {
                 handle.spawn(Arc::clone(&health).watch(node));
             }
         }
-        let cluster = adopt_stored(&dialer, &nodes, &topology, &database).await?;
+        let cluster = adopt_stored(&health, &topology).await?;
+        handle.spawn(timelines::keep(Arc::clone(&health)));
         metrics.epoch.set(epoch_as_f64(topology.load().epoch));
 
         let (two_phase, decisions) = TwoPhase::new(Owner::new(cluster));
@@ -291,13 +293,10 @@ impl Control {
     }
 }
 
-/// Waits for the home shard and puts the stored slot map into the topology. Returns the cluster's name.
-async fn adopt_stored(
-    dialer: &Dialer,
-    nodes: &Nodes,
-    topology: &ArcSwap<Topology>,
-    database: &str,
-) -> Result<String, ControlError> {
+/// Waits for the home shard and puts the stored slot map into the topology, the stored timelines into the memory of the
+/// health checks. Returns the cluster's name.
+async fn adopt_stored(health: &Health, topology: &ArcSwap<Topology>) -> Result<String, ControlError> {
+    let Health { dialer, nodes, database, .. } = health;
     if nodes.wait_primary(ShardId(0), START_LIMIT).await.is_none() {
         let members = nodes.members(ShardId(0));
         let complaints: Vec<String> =
@@ -315,6 +314,12 @@ async fn adopt_stored(
     }
     let stored =
         store::load_or_init(&mut client, &current.shards, (current.epoch, &current.slot_map)).await?;
+    let seen = store::timelines(&client).await;
+    for (name, system_id, timeline) in
+        seen.map_err(|error| ControlError::query("reading timelines", &home, &error))?
+    {
+        health.recall(&name, system_id, timeline);
+    }
     if stored.slot_map != current.slot_map || stored.epoch != current.epoch {
         let mut adopted = Topology::clone(&current);
         adopted.epoch = stored.epoch;
