@@ -82,7 +82,7 @@ async fn an_old_primary_is_recognised_after_a_restart_of_the_proxy() {
     drop(running);
     new.stop();
     old.restart();
-    let running = start(map).await.expect("control starts");
+    let running = start(map.clone()).await.expect("control starts");
     let nodes = running.control.nodes();
     let first = nodes.by_address(&old.address).expect("known");
     eventually("stale", || async { nodes.get(first).expect("known").role() == NodeRole::Stale }).await;
@@ -90,6 +90,15 @@ async fn an_old_primary_is_recognised_after_a_restart_of_the_proxy() {
     new.restart();
     let promoted = nodes.by_address(&new.address);
     eventually("the new one is back", || async { nodes.primary(second) == promoted }).await;
+    drop(running);
+
+    let other_system = "UPDATE gavel.shard SET system_id = system_id + 1";
+    client.batch_execute(other_system).await.expect("writes");
+    let running = start(map).await.expect("control starts: what is stored came with the home shard's data");
+    let nodes = running.control.nodes();
+    let node = nodes.by_address(&new.address).and_then(|id| nodes.get(id)).expect("known");
+    eventually("refused", || async { node.failure().contains("delete its row of gavel.shard") }).await;
+    assert_eq!((nodes.primary(second), nodes.primary(HOME).is_some()), (None, true));
 }
 
 #[tokio::test]
