@@ -111,7 +111,7 @@ async fn cancel_requests_arrive() {
     write_cancel(&key, &mut bytes);
     for context in [trust(), with_tls(ListenTls::Require).0] {
         let (arrival, answer) = outcome(&context, &bytes).await;
-        assert!(matches!(arrival, Ok(Arrival::Cancel(read)) if read == key));
+        assert!(matches!(arrival, Ok(Arrival::Cancel(read)) if *read == key));
         assert!(answer.is_empty());
     }
 }
