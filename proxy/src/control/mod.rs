@@ -4,6 +4,7 @@
 //! read shared state (atomics, `arc-swap`) and send requests whose answers they await. Nothing here is on the path of a
 //! frame.
 
+mod announce;
 pub mod catalog;
 mod connect;
 mod error;
@@ -45,6 +46,7 @@ pub use self::two_phase::{
     rollback_prepared_sql,
 };
 
+use self::announce::Announcer;
 use self::catalog::Catalogs;
 use self::connect::Dialer;
 use self::health::Health;
@@ -130,16 +132,19 @@ impl Control {
             metrics,
             live: two_phase.live(),
             owner: two_phase.owner().clone(),
-            database,
+            database: database.clone(),
             grace: resolver::GRACE,
             pass: resolver::PASS,
         });
         handle.spawn(Arc::clone(&resolver).hold_lock());
         handle.spawn(Arc::clone(&resolver).decide_all(decisions));
         handle.spawn(resolver.run());
-        let catalogs =
-            Arc::new(Catalogs::new(Arc::clone(&dialer), Arc::clone(&nodes), Arc::clone(&topology)));
+        let proxy = two_phase.owner().proxy.clone();
+        let announcer = Announcer { proxy, database };
+        let (shared_nodes, map) = (Arc::clone(&nodes), Arc::clone(&topology));
+        let catalogs = Arc::new(Catalogs::new(Arc::clone(&dialer), shared_nodes, map, announcer.clone()));
         let listen = ListenHub::new(dialer, Arc::clone(&nodes), handle.clone());
+        handle.spawn(announcer.hear(listen.clone(), Arc::clone(&catalogs)));
         let settings = ArcSwap::new(settings);
         let inner = Inner { handle, topology, nodes, health, catalogs, two_phase, listen, settings };
         Ok(Self { inner: Arc::new(inner) })
