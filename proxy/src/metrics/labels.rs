@@ -81,7 +81,7 @@ impl From<&Target> for PlanKind {
             Target::EachAlone => Self::EachAlone,
             Target::Split(_) => Self::Split,
             Target::Draw(_) => Self::Draw,
-            Target::CopySplit => Self::CopySplit,
+            Target::CopySplit | Target::CopyEverywhere => Self::CopySplit,
         }
     }
 }

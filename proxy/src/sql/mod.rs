@@ -1,7 +1,17 @@
 //! What a statement says. Pure: no I/O, no clock, no globals.
 //!
-//! [`analyse`](cache) turns a text into [`facts::Facts`] once; every session shares them. Only `parse` names the
-//! SQL parser; everything else of the proxy sees facts.
+//! [`extract::analyse`] turns a statement into [`facts::Facts`]; [`cache::Cache`] remembers them for every session.
+//! Only `parse` (and the extractor, through it) names the SQL parser; everything else of the proxy sees facts.
 
+pub mod cache;
+mod command;
+pub mod extract;
 pub mod facts;
+pub mod lexer;
+pub mod normalise;
+mod parse;
+mod prepass;
 pub mod schema;
+mod tokens;
+
+pub use extract::{Context, analyse};

@@ -127,3 +127,72 @@ pub enum Touches {
     /// It does, or it may.
     Unknown,
 }
+
+impl Schema {
+    /// The relation that a name means: with a schema that one, else the first found in `pg_catalog` and then along the
+    /// search path (a `pg_catalog` named in the path keeps its place, as in PostgreSQL).
+    pub fn lookup(&self, search_path: &[String], schema: Option<&str>, name: &str) -> Option<Arc<Relation>> {
+        let find = |schema: &str| self.relations.get(&(schema.to_string(), name.to_string())).cloned();
+        if let Some(schema) = schema {
+            return find(schema);
+        }
+        let implicit = !search_path.iter().any(|s| s == "pg_catalog");
+        implicit
+            .then(|| find("pg_catalog"))
+            .flatten()
+            .or_else(|| search_path.iter().find_map(|schema| find(schema)))
+    }
+
+    /// Names of all schemas, each once.
+    pub fn schemas(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.relations.keys().map(|(schema, _)| schema.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// What is known of a function, by its unqualified name.
+    pub fn function(&self, name: &str) -> Option<&Function> {
+        self.functions.get(name)
+    }
+
+    /// The one key type of all sharded tables, if there is one.
+    pub fn only_key_type(&self) -> Option<KeyType> {
+        let mut found = None;
+        for relation in self.relations.values() {
+            let Some(key_type) = relation.key_type() else { continue };
+            if found.is_some_and(|f| f != key_type) {
+                return None;
+            }
+            found = Some(key_type);
+        }
+        found
+    }
+}
+
+impl Relation {
+    /// Position and type of the key column, for sharded tables and views that carry the key.
+    pub fn key(&self) -> Option<(usize, KeyType)> {
+        match self.placement {
+            Placement::Sharded { key_column, key_type } => Some((key_column, key_type)),
+            Placement::View { key_column: Some(key_column), key_type } => Some((key_column, key_type)),
+            Placement::View { key_column: None, .. }
+            | Placement::Reference
+            | Placement::Unsharded
+            | Placement::Catalog => None,
+        }
+    }
+
+    /// Type of the key that its rows are placed by, if they are.
+    pub fn key_type(&self) -> Option<KeyType> {
+        match self.placement {
+            Placement::Sharded { key_type, .. } | Placement::View { key_type, .. } => Some(key_type),
+            Placement::Reference | Placement::Unsharded | Placement::Catalog => None,
+        }
+    }
+
+    /// `schema.name`, for messages.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+}

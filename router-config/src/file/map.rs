@@ -137,21 +137,21 @@ enum Kind {
 }
 
 fn tables(root: &mut Section<'_, '_>) -> Vec<TableRule> {
-    let mut rules: Vec<TableRule> = Vec::new();
-    for mut section in root.sections("tables") {
-        let rule = table(&mut section);
-        if let Some(rule) = rule {
-            if let Some(at) = rules.iter().position(|earlier| earlier.matches.covers(&rule.matches)) {
-                let message = format!("never applies: tables[{}] matches the same tables before it", at + 1);
-                let key = section.path_of("");
+    // With their numbers in the file, which those that cannot be read have too.
+    let mut rules: Vec<(usize, TableRule)> = Vec::new();
+    for (index, mut section) in root.sections("tables").into_iter().enumerate() {
+        if let Some(rule) = table(&mut section) {
+            if let Some((number, _)) = rules.iter().find(|(_, earlier)| earlier.matches.covers(&rule.matches))
+            {
+                let message = format!("never applies: tables[{number}] matches the same tables before it");
                 let cure = "remove it, or move it up: the first match wins";
-                section.reader.mistake(&section.span(), key.trim_end_matches('.'), message, cure);
+                section.reader.mistake(&section.span(), &format!("tables[{}]", index + 1), message, cure);
             }
-            rules.push(rule);
+            rules.push((index + 1, rule));
         }
         section.finish();
     }
-    rules
+    rules.into_iter().map(|(_, rule)| rule).collect()
 }
 
 fn table(section: &mut Section<'_, '_>) -> Option<TableRule> {
@@ -272,18 +272,29 @@ fn overrides(root: &mut Section<'_, '_>, topology: &mut Topology) {
 
 /// The type named, else the one that the table rules name, else bigint for a key without quotes.
 fn override_type(section: &mut Section<'_, '_>, tables: &[TableRule]) -> Option<KeyType> {
-    if section.has("key_type") {
-        return key_type(section);
-    }
-    section.value("key_type");
-    let mut named = tables.iter().filter_map(|rule| match &rule.kind {
-        TableKind::Sharded { key_type, .. } => *key_type,
+    let sharded = tables.iter().filter_map(|rule| match &rule.kind {
+        TableKind::Sharded { key_type, .. } => Some(*key_type),
         TableKind::Reference | TableKind::Unsharded => None,
     });
-    if let Some(first) = named.next()
-        && named.all(|other| other.hashes_like(first))
+    let sharded: Vec<Option<KeyType>> = sharded.collect();
+    let named: Vec<KeyType> = sharded.iter().copied().flatten().collect();
+    if section.has("key_type") {
+        let own = key_type(section)?;
+        let all_named = !named.is_empty() && named.len() == sharded.len();
+        if all_named && !named.iter().any(|other| other.hashes_like(own)) {
+            section.mistake(
+                "key_type",
+                format!("no sharded table has a {own} key"),
+                "write the type of the keys",
+            );
+        }
+        return Some(own);
+    }
+    section.value("key_type");
+    if let [first, rest @ ..] = &named[..]
+        && rest.iter().all(|other| other.hashes_like(*first))
     {
-        return Some(first);
+        return Some(*first);
     }
     let whole = |key: &'static str, section: &mut Section<'_, '_>| {
         section.value(key).is_none_or(|value| value.get_ref().is_integer())

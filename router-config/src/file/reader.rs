@@ -121,7 +121,9 @@ impl<'s, 'i> Section<'s, 'i> {
 
     /// The value of a key, which thereby is a known one.
     pub(super) fn value(&mut self, key: &'static str) -> Option<&'s Value<'i>> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         self.table.and_then(|table| table.get(key))
     }
 
@@ -406,9 +408,13 @@ fn integer(value: &DeValue<'_>) -> Option<i64> {
     i64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-/// The candidate that a mistyped word most resembles.
+/// The candidate that a mistyped word most resembles; one that contains it comes first.
 pub(super) fn closest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
-    let scored = candidates.iter().map(|candidate| (strsim::jaro_winkler(word, candidate), *candidate));
+    let score = |candidate: &str| {
+        let contained = word.len() > 2 && candidate.contains(word);
+        if contained { 1.0 } else { strsim::jaro_winkler(word, candidate) }
+    };
+    let scored = candidates.iter().map(|candidate| (score(candidate), *candidate));
     scored
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))

@@ -92,12 +92,16 @@ fn exponent_value(exponent: &str, text: &str) -> Result<i32, KeyError> {
     if exponent.starts_with(is_space) || exponent.contains('_') {
         return Err(KeyError::ambiguous("spaces or underscores in an exponent depend on the version"));
     }
-    let digits = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
-    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+    let unsigned = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
+    let digits = unsigned.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, rest) = exponent.split_at(exponent.len() - unsigned.len() + digits);
+    if digits == 0 {
         return Err(KeyType::Numeric.invalid(text));
     }
-    let value = exponent.parse::<i32>().ok().filter(|value| value.unsigned_abs() as usize <= MAX_DIGITS);
-    value.ok_or_else(|| KeyError::ambiguous("a number with a very large exponent"))
+    // Before what follows: PostgreSQL complains of the exponent first.
+    let value = number.parse::<i32>().ok().filter(|value| value.unsigned_abs() as usize <= MAX_DIGITS);
+    let value = value.ok_or_else(|| KeyError::ambiguous("a number with a very large exponent"))?;
+    if rest.is_empty() { Ok(value) } else { Err(KeyType::Numeric.invalid(text)) }
 }
 
 /// `whole.fraction × 10^exponent` without superfluous zeros.

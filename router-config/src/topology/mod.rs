@@ -7,7 +7,13 @@ use std::str::FromStr;
 use crate::key::{KeyType, KeyValue};
 use crate::ring;
 
+mod check;
+mod diff;
 mod rules;
+mod stored;
+
+pub use diff::{Diff, SlotMove};
+pub use stored::{StoredMap, StoredMapError};
 
 /// Number of slots of a cluster, fixed for its life.
 pub const SLOTS: u16 = 16_384;
@@ -291,3 +297,6 @@ impl Topology {
         self.functions.iter().find(|rule| rule.name == name)
     }
 }
+
+#[cfg(test)]
+mod tests;

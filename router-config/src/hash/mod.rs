@@ -171,3 +171,6 @@ impl KeyType {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

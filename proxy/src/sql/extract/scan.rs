@@ -1,0 +1,103 @@
+//! Where a text may go that was not understood: by the names that occur in it, literals and bodies included.
+
+use super::Context;
+use crate::sql::facts::Scope;
+use crate::sql::normalise::identifiers;
+use crate::sql::schema::{Placement, Touches};
+use crate::sql::tokens::Tokens;
+
+/// Home if no sharded or reference table's name and no function that may reach one occurs in the text, be it inside
+/// of a string; else unknown. With it the tables named.
+pub(super) fn scope(tokens: &Tokens<'_>, ctx: &Context<'_>, complaint: &str) -> (Scope, Vec<String>) {
+    let mut tables: Vec<String> = Vec::new();
+    let mut culprit: Option<String> = None;
+    identifiers(tokens.text, ctx.standard_conforming_strings, true, &mut |name| {
+        for relation in relations_named(ctx, name) {
+            let full = relation.full_name();
+            if relation.placement != Placement::Unsharded && culprit.is_none() {
+                culprit = Some(format!("{complaint}; it names {full}"));
+            }
+            if tables.len() < 16 && !tables.contains(&full) {
+                tables.push(full);
+            }
+        }
+        if let Some(function) = ctx.schema.function(name) {
+            if !function.built_in && function.touches_sharded == Touches::Unknown && culprit.is_none() {
+                culprit = Some(format!("{complaint}; it names the function {name}"));
+            }
+        }
+    });
+    if culprit.is_none() {
+        culprit = unknown_call(tokens, ctx).map(|name| format!("{complaint}; it calls {name}, not known"));
+    }
+    match culprit {
+        Some(why) => (Scope::Unknown { why }, tables),
+        None => (Scope::Home, tables),
+    }
+}
+
+/// Whether a text that was not understood may leave something on the connection: judged by the words in it.
+pub(super) fn leaves_state(tokens: &Tokens<'_>, ctx: &Context<'_>) -> bool {
+    let mut found = false;
+    identifiers(tokens.text, ctx.standard_conforming_strings, true, &mut |name| {
+        let words = ["set_config", "temp", "temporary", "pg_temp", "listen", "prepare", "set"];
+        let user = || ctx.schema.function(name).is_some_and(|f| !f.built_in && f.volatile);
+        found |= words.contains(&name) || name.contains("advisory") || user();
+    });
+    found && !tokens.is_any(0, &["update", "insert"])
+}
+
+/// Relations of this name that are not the catalog's own, in whatever schema.
+pub(super) fn relations_named<'c>(
+    ctx: &Context<'c>,
+    name: &str,
+) -> impl Iterator<Item = std::sync::Arc<crate::sql::schema::Relation>> + use<'c> {
+    let mut found = Vec::new();
+    for schema in ctx.schema.schemas() {
+        if let Some(relation) = ctx.schema.lookup(&[], Some(schema), name) {
+            if relation.placement != Placement::Catalog {
+                found.push(relation);
+            }
+        }
+    }
+    found.into_iter()
+}
+
+/// A name before a parenthesis that is neither a known function or relation nor a word of the grammar.
+fn unknown_call(tokens: &Tokens<'_>, ctx: &Context<'_>) -> Option<String> {
+    (0..tokens.len()).find_map(|at| {
+        if !tokens.is_mark(at + 1, "(") {
+            return None;
+        }
+        let name = tokens.name(at)?;
+        let known = ctx.schema.function(&name).is_some()
+            || relations_named(ctx, &name).next().is_some()
+            || super::super::parse::is_keyword(&name);
+        (!known).then(|| name.into_owned())
+    })
+}
+
+/// Holds the extractor to the text: a sharded or reference table's name after FROM and the like must have been read as
+/// that table. A difference means that the parser misread the statement.
+pub(super) fn audit(t: &Tokens<'_>, ctx: &Context<'_>, seen: &[String]) -> Result<(), String> {
+    if seen.len() >= 16 {
+        return Ok(());
+    }
+    let words = ["from", "join", "into", "update", "using", "only", "table"];
+    for at in 1..t.len() {
+        if !t.is_any(at - 1, &words) {
+            continue;
+        }
+        let Some((schema, name, next)) = t.qualified(at) else { continue };
+        if t.is_mark(next, "(") && !t.is(at - 1, "into") {
+            continue;
+        }
+        let Some(relation) = ctx.schema.lookup(ctx.search_path, schema.as_deref(), &name) else { continue };
+        let placed = !matches!(relation.placement, Placement::Unsharded | Placement::Catalog);
+        let defined = (0..t.len()).any(|i| i != at && t.name(i).as_deref() == Some(&*name));
+        if placed && !defined && !seen.contains(&relation.full_name()) {
+            return Err(format!("the table {} was not understood", relation.full_name()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! A statement's tokens, collected, with the small questions that recognisers ask of them.
+
+use std::borrow::Cow;
+
+use super::lexer::{Kind, Lexer, Token};
+use super::normalise::identifier;
+
+/// Tokens of one statement over its text.
+#[derive(Debug, Clone)]
+pub(super) struct Tokens<'a> {
+    pub(super) text: &'a [u8],
+    pub(super) list: Vec<Token>,
+    /// Literals of the statement before the first token.
+    pub(super) literals_before: usize,
+}
+
+impl<'a> Tokens<'a> {
+    /// All tokens of `text`; a trailing semicolon is left out.
+    pub(super) fn new(text: &'a [u8], conforming: bool) -> Self {
+        let mut list: Vec<Token> = Lexer::new(text, conforming).collect();
+        while list.last().is_some_and(|t| t.kind == Kind::Punct && text[t.start] == b';') {
+            list.pop();
+        }
+        Self { text, list, literals_before: 0 }
+    }
+
+    /// The tokens `from..to`, over the same text.
+    pub(super) fn part(&self, from: usize, to: usize) -> Self {
+        let list = self.list.get(from..to).map(<[Token]>::to_vec).unwrap_or_default();
+        let skipped = self.list.iter().take(from).filter(|t| t.kind.is_literal()).count();
+        Self { text: self.text, list, literals_before: self.literals_before + skipped }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Bytes of the token, empty past the end.
+    pub(super) fn raw(&self, at: usize) -> &'a [u8] {
+        self.list.get(at).map_or(&[], |t| &self.text[t.start..t.end])
+    }
+
+    pub(super) fn kind(&self, at: usize) -> Option<Kind> {
+        self.list.get(at).map(|t| t.kind)
+    }
+
+    /// Whether the token is this keyword (unquoted, any case).
+    pub(super) fn is(&self, at: usize, word: &str) -> bool {
+        self.kind(at) == Some(Kind::Word) && self.raw(at).eq_ignore_ascii_case(word.as_bytes())
+    }
+
+    pub(super) fn is_any(&self, at: usize, words: &[&str]) -> bool {
+        words.iter().any(|w| self.is(at, w))
+    }
+
+    /// Whether the token is this punctuation or operator.
+    pub(super) fn is_mark(&self, at: usize, mark: &str) -> bool {
+        matches!(self.kind(at), Some(Kind::Punct | Kind::Operator)) && self.raw(at) == mark.as_bytes()
+    }
+
+    /// The identifier as PostgreSQL stores it.
+    pub(super) fn name(&self, at: usize) -> Option<Cow<'a, str>> {
+        let token = self.list.get(at)?;
+        match token.kind {
+            Kind::Word | Kind::Quoted | Kind::QuotedUnicode => Some(identifier(token.kind, self.raw(at))),
+            _ => None,
+        }
+    }
+
+    /// The keyword at this place in lower case, empty if there is none.
+    pub(super) fn keyword(&self, at: usize) -> String {
+        match self.kind(at) {
+            Some(Kind::Word) => String::from_utf8_lossy(self.raw(at)).to_ascii_lowercase(),
+            _ => String::new(),
+        }
+    }
+
+    /// Source text from one token to another, both included.
+    pub(super) fn source(&self, first: usize, last: usize) -> String {
+        match (self.list.get(first), self.list.get(last)) {
+            (Some(a), Some(b)) if a.start <= b.end => {
+                String::from_utf8_lossy(&self.text[a.start..b.end]).into_owned()
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// A possibly qualified name at `at`: its last two parts and the index after it.
+    pub(super) fn qualified(&self, at: usize) -> Option<(Option<String>, String, usize)> {
+        let mut name = self.name(at)?.into_owned();
+        let mut schema = None;
+        let mut next = at + 1;
+        while self.is_mark(next, ".") {
+            let Some(part) = self.name(next + 1) else { break };
+            schema = Some(std::mem::replace(&mut name, part.into_owned()));
+            next += 2;
+        }
+        Some((schema, name, next))
+    }
+
+    /// Index of the parenthesis that closes the one at `open`.
+    pub(super) fn closing(&self, open: usize) -> Option<usize> {
+        let mut depth = 0usize;
+        for at in open..self.len() {
+            if self.is_mark(at, "(") {
+                depth += 1;
+            } else if self.is_mark(at, ")") {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at);
+                }
+            }
+        }
+        None
+    }
+}
