@@ -207,7 +207,11 @@ fn schema_of(topology: &Topology, args: &RouteArgs) -> Schema {
             built_in: rule.is_none(),
             aggregate: AGGREGATES.contains(&name.as_str()),
             set_returning: matches!(name.as_str(), "generate_series" | "unnest"),
-            touches_sharded: Touches::No,
+            touches_sharded: if rule.is_some_and(|rule| rule.key_argument.is_some()) {
+                Touches::Unknown
+            } else {
+                Touches::No
+            },
             key_argument: rule.and_then(|rule| rule.key_argument),
         };
         schema.functions.insert(name.clone(), function);

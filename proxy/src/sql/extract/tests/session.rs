@@ -336,5 +336,6 @@ fn temporary_tables() {
             [any] home:t, which is not known
         CREATE INDEX ON t (a)
             Ddl(Temporary) Home Write pins:Temporary
-    "#]].assert_eq(&out);
+    "#]]
+    .assert_eq(&out);
 }
