@@ -48,6 +48,7 @@ fn check(sql: &str, params: &[&str], expected: &Expect) {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of statements and their plans")]
 fn reads() {
     check(
         "select * from auctions where auction_id = 1;
@@ -153,6 +154,7 @@ fn reads() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of statements and their plans")]
 fn writes() {
     check(
         "update auctions set title = 'x' where auction_id = 1;
@@ -258,6 +260,7 @@ fn writes() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of statements and their plans")]
 fn inserts() {
     check(
         "insert into auctions (title) values ('x') returning auction_id;
@@ -375,7 +378,8 @@ fn literals_of_other_lengths_share_facts() {
     expect![[r#"
         insert into bids (auction_id, amount) values (1000002, 3)
         insert into bids (auction_id, amount) values (1, 20)
-    "#]].assert_eq(&shown);
+    "#]]
+    .assert_eq(&shown);
 }
 
 #[test]
@@ -383,7 +387,7 @@ fn explaining_is_planning() {
     for sql in
         ["select * from bids where auction_id = 2", "insert into auctions (auction_id) values (1), (2)"]
     {
-        let plan = |sql: &str| plans(sql, &[], &session()).lines().skip(1).next().map(str::to_owned);
+        let plan = |sql: &str| plans(sql, &[], &session()).lines().nth(1).map(str::to_owned);
         assert_eq!(plan(&format!("explain (gavel) {sql}")), plan(sql));
     }
 }
