@@ -209,10 +209,19 @@ impl Case<'_> {
         match hint {
             Some(Hint { shard, explicit: true }) if shard != self.home() => match self.facts.access {
                 Access::Read if !self.facts.effects.advisory_lock => Ok((Target::One(shard), Reason::Hint)),
+                // What could not be read is believed to be what the hint says.
+                _ if matches!(self.facts.command, Command::Unreadable { .. }) || self.is_for_the_server() => {
+                    Ok((Target::One(shard), Reason::Hint))
+                }
                 _ => Err(self.disagrees(shard, "Unsharded tables are written on the home shard only.")),
             },
             _ => Ok((Target::One(self.home()), Reason::HomeShard)),
         }
+    }
+
+    /// CHECKPOINT and the like: about no table.
+    fn is_for_the_server(&self) -> bool {
+        matches!(self.facts.command, Command::Other) && self.facts.tables.is_empty()
     }
 
     fn reference_write(&self, hint: Option<Hint>) -> Result<(Target, Reason), Refusal> {
