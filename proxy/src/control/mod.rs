@@ -4,6 +4,7 @@
 //! read shared state (atomics, `arc-swap`) and send requests whose answers they await. Nothing here is on the path of a
 //! frame.
 
+mod announce;
 pub mod catalog;
 mod connect;
 mod error;
@@ -45,6 +46,7 @@ pub use self::two_phase::{
     rollback_prepared_sql,
 };
 
+use self::announce::Announcer;
 use self::catalog::Catalogs;
 use self::connect::Dialer;
 use self::health::Health;
@@ -130,16 +132,19 @@ impl Control {
             metrics,
             live: two_phase.live(),
             owner: two_phase.owner().clone(),
-            database,
+            database: database.clone(),
             grace: resolver::GRACE,
             pass: resolver::PASS,
         });
         handle.spawn(Arc::clone(&resolver).hold_lock());
         handle.spawn(Arc::clone(&resolver).decide_all(decisions));
         handle.spawn(resolver.run());
-        let catalogs =
-            Arc::new(Catalogs::new(Arc::clone(&dialer), Arc::clone(&nodes), Arc::clone(&topology)));
+        let proxy = two_phase.owner().proxy.clone();
+        let announcer = Announcer { proxy, database };
+        let (shared_nodes, map) = (Arc::clone(&nodes), Arc::clone(&topology));
+        let catalogs = Arc::new(Catalogs::new(Arc::clone(&dialer), shared_nodes, map, announcer.clone()));
         let listen = ListenHub::new(dialer, Arc::clone(&nodes), handle.clone());
+        handle.spawn(announcer.hear(listen.clone(), Arc::clone(&catalogs)));
         let settings = ArcSwap::new(settings);
         let inner = Inner { handle, topology, nodes, health, catalogs, two_phase, listen, settings };
         Ok(Self { inner: Arc::new(inner) })
@@ -240,34 +245,16 @@ impl Control {
         }
     }
 
-    /// RELOAD, with a topology that the caller has published in the shared one (with the slot map and epoch in use):
-    /// follows settings and nodes, and reads the catalogs anew. User, password, database and TLS of the control
-    /// connections stay until a restart.
-    pub fn reload(&self, settings: Arc<Settings>) {
-        let adopted = self.inner.nodes.adopt(&self.inner.topology.load(), &standalone(&settings));
-        for node in adopted.new {
-            if node.shard.is_some() {
-                self.inner.handle.spawn(Arc::clone(&self.inner.health).watch(node));
-            }
-        }
-        for node in adopted.retired {
-            self.inner.health.forget(&node);
-        }
-        self.inner.settings.store(settings);
-        for catalog in self.inner.catalogs.all() {
-            catalog.refresh_soon();
-        }
-    }
-
-    /// The same with a topology fresh from the file: its slot map is replaced by the stored one, then it is published
-    /// here. On an error everything stays as it was.
-    pub async fn adopt(&self, settings: Arc<Settings>, topology: Topology) -> Result<(), ControlError> {
+    /// RELOAD: follows new settings and a topology fresh from the file, whose slot map is replaced by the stored one, and
+    /// reads the catalogs anew; the shared topology is published here. On an error everything stays as it was. User,
+    /// password, database and TLS of the control connections stay until a restart.
+    pub async fn reload(&self, settings: Arc<Settings>, topology: Topology) -> Result<(), ControlError> {
         let this = self.clone();
-        let adopted = self.inner.handle.spawn(async move { this.adopt_here(settings, topology).await });
-        adopted.await.map_err(|_| ControlError::Stopped)?
+        let reloaded = self.inner.handle.spawn(async move { this.reload_here(settings, topology).await });
+        reloaded.await.map_err(|_| ControlError::Stopped)?
     }
 
-    async fn adopt_here(&self, settings: Arc<Settings>, mut topology: Topology) -> Result<(), ControlError> {
+    async fn reload_here(&self, settings: Arc<Settings>, mut topology: Topology) -> Result<(), ControlError> {
         let current = self.inner.topology.load_full();
         let name = |topology: &Topology| topology.shards.first().map(|shard| shard.name.clone());
         if name(&current) != name(&topology) {
@@ -288,8 +275,24 @@ impl Control {
         let names: Vec<String> = topology.shards.iter().map(|shard| shard.name.clone()).collect();
         self.inner.health.metrics.set_shards(&names);
         self.inner.topology.store(Arc::new(topology));
-        self.reload(settings);
+        self.follow(settings);
         Ok(())
+    }
+
+    fn follow(&self, settings: Arc<Settings>) {
+        let adopted = self.inner.nodes.adopt(&self.inner.topology.load(), &standalone(&settings));
+        for node in adopted.new {
+            if node.shard.is_some() {
+                self.inner.handle.spawn(Arc::clone(&self.inner.health).watch(node));
+            }
+        }
+        for node in adopted.retired {
+            self.inner.health.forget(&node);
+        }
+        self.inner.settings.store(settings);
+        for catalog in self.inner.catalogs.all() {
+            catalog.refresh_soon();
+        }
     }
 }
 
