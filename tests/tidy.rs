@@ -534,7 +534,10 @@ fn dependencies_have_one_version_and_a_reason() {
             breaches.push(format!("Cargo.toml: no reason beside: {line}"));
         }
     }
-    for source in sources().iter().filter(|source| source.path.ends_with("/Cargo.toml")) {
+    let members = sources()
+        .into_iter()
+        .filter(|s| s.path.ends_with("/Cargo.toml") && s.text.contains("edition.workspace"));
+    for source in members {
         let mut dependencies = false;
         for (number, line) in numbered(&source.text) {
             if line.starts_with('[') {
