@@ -153,7 +153,7 @@ impl Session {
             let at = self.goto(shard, false).await?;
             return self.put_parse(at, &prepared, Show::ALL);
         }
-        match self.plan_ahead(batch, ops, index, &name, &prepared) {
+        match self.plan_ahead(batch, &ops[index + 1..], &name, &prepared) {
             Ahead::Spread => self.local_bare(backend_tag::PARSE_COMPLETE),
             Ahead::One(shard, replica) => {
                 let at = self.goto(shard, replica).await?;
@@ -168,15 +168,8 @@ impl Session {
     }
 
     /// Where a Parse is best sent: where its Bind in the same batch will go.
-    fn plan_ahead(
-        &mut self,
-        batch: &Bytes,
-        ops: &[Op],
-        index: usize,
-        name: &[u8],
-        prepared: &Prepared,
-    ) -> Ahead {
-        for op in &ops[index + 1..] {
+    fn plan_ahead(&mut self, batch: &Bytes, later: &[Op], name: &[u8], prepared: &Prepared) -> Ahead {
+        for op in later {
             let body = &batch[op.body.clone()];
             match op.tag {
                 tag::BIND => {
