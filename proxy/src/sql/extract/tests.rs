@@ -3,6 +3,7 @@
 
 mod support;
 
+mod fuzz;
 mod inserts;
 mod pins;
 mod reads;
