@@ -95,7 +95,7 @@ impl<'q> Reader<'_, 'q> {
         items.map(|items| self.projection(items)).transpose()
     }
 
-    fn only_table<'t>(tables: &'t [TableWithJoins]) -> Read<&'t TableFactor> {
+    fn only_table(tables: &[TableWithJoins]) -> Read<&TableFactor> {
         match tables {
             [TableWithJoins { relation, joins }] if joins.is_empty() => Ok(relation),
             _ => Err("several targets".to_string()),

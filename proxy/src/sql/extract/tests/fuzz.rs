@@ -168,6 +168,36 @@ fn columns(sql: &str) -> String {
     out
 }
 
+/// UPDATE, DELETE, INSERT … SELECT and MERGE.
+fn writing() -> impl Strategy<Value = String> {
+    let k = pick_on("t0", "t1");
+    let other = pick(&[
+        "auctions",
+        "bids",
+        "users",
+        "(select * from bids order by id limit 3)",
+        "(select auction_id, seller user_id, seller from auctions)",
+    ]);
+    let item = pick(&[
+        "t1.x, t1.y, 1",
+        "5, t1.y, 1",
+        "t1.y, t1.x, 1",
+        "t0.x, t1.y, 1",
+        "t0.x + 0, 1, 1",
+        "max(t0.x), 1, 1",
+        "distinct t0.x, t0.y, 1",
+    ]);
+    let which = 0..6usize;
+    (k, other, item, condition(), condition(), which).prop_map(|(k, other, item, c, d, which)| match which {
+        0 => format!("update bids t0 set amount = amount + 100 where {c} and {d}"),
+        1 => format!("update bids t0 set amount = t0.amount + 100 from {other} t1 where {k} and {c}"),
+        2 => format!("delete from bids t0 using {other} t1 where {k} and {c}"),
+        3 => format!("delete from bids t0 where {c} or {d}"),
+        4 => format!("insert into bids (auction_id, user_id, amount) select {item} from bids t0 join {other} t1 on {k} where {c}"),
+        _ => format!("merge into bids t0 using {other} t1 on {k} when matched and {c} then update set amount = 7 when not matched then insert (auction_id, user_id) values (t1.x, 1)"),
+    })
+}
+
 #[test]
 #[ignore = "prints statements for a comparison with a live server"]
 fn print_statements() {
@@ -176,7 +206,7 @@ fn print_statements() {
         &[std::env::var("SEED").map_or(1, |s| s.parse().unwrap()); 32],
     );
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let strategy = statement();
+    let strategy = if std::env::var("WRITES").is_ok() { writing().boxed() } else { statement().boxed() };
     for _ in 0..std::env::var("COUNT").map_or(1000, |s| s.parse().unwrap()) {
         let sql = columns(&strategy.new_tree(&mut runner).expect("a statement").current());
         let facts = facts(&sql);
