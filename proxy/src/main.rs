@@ -1,3 +1,90 @@
-//! Skeleton.
+//! `gavel`: the proxy's binary.
 
-fn main() {}
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use proxy::cli;
+use proxy::run::{Reread, run};
+use router_config::settings::Log;
+use tracing_subscriber::EnvFilter;
+
+/// The sharding proxy for PostgreSQL: applications connect to it as to one PostgreSQL.
+#[derive(Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  gavel config --example > gavel.toml   a complete commented configuration\n  \
+                  gavel config --check gavel.toml       all mistakes in it, with the cure\n  \
+                  gavel --config gavel.toml             serve; SIGHUP reloads, SIGTERM drains\n  \
+                  gavel route --config gavel.toml \"select * from bids where auction_id = 42\"\n\n\
+                  Exit status: 0 after a drain, 1 if it could not start, 2 if the command line is wrong."
+)]
+struct Args {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE", env = "GAVEL_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print an example configuration file, or check one.
+    Config(cli::config::ConfigArgs),
+    /// Tell where a statement would go, without running it.
+    Route(cli::route::RouteArgs),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.command {
+        Some(Command::Config(args)) => cli::config::run(&args),
+        Some(Command::Route(args)) => route(&args),
+        None => match &args.config {
+            Some(path) => serve(path),
+            None => cli::config::fail("--config FILE is missing; `gavel config --example` prints one"),
+        },
+    }
+}
+
+/// Exit status 1: some statement cannot be placed; 2: the question cannot be answered.
+fn route(args: &cli::route::RouteArgs) -> ExitCode {
+    match cli::route::run(args, &mut std::io::stdout().lock()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => cli::config::fail(&error.to_string()),
+    }
+}
+
+fn serve(path: &Path) -> ExitCode {
+    let config = match cli::config::load(path) {
+        Ok(config) => config,
+        Err(report) => return report.exit(),
+    };
+    start_log(&config.settings.log);
+    let reread: Reread = {
+        let path = path.to_owned();
+        Arc::new(move || cli::config::load(&path).map_err(|report| report.text))
+    };
+    match run(config, reread) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("gavel ends: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error, for people or as JSON.
+fn start_log(log: &Log) {
+    let filter = EnvFilter::try_from_env("GAVEL_LOG").unwrap_or_else(|_| EnvFilter::new(&log.level));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if log.json {
+        lines.json().init();
+    } else {
+        lines.with_ansi(false).init();
+    }
+}

@@ -2,13 +2,14 @@
 //!
 //! A setting, its default and its doc are one item here; `file` parses them, `docs/configuration.md` lists them.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::topology::NodeAddress;
 
 /// All settings, checked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     /// `[listen]`
     pub listen: Listen,
@@ -26,7 +27,7 @@ pub struct Settings {
     pub log: Log,
     /// `[admin]`
     pub admin: Admin,
-    /// `[[databases]]`, in order; the first match wins.
+    /// `[[databases]]`, in order; the first match wins. A file names at least one; the default is none.
     pub databases: Vec<Database>,
 }
 
@@ -51,6 +52,21 @@ pub struct Listen {
     pub tls_client_ca: Option<PathBuf>,
 }
 
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:6432".to_owned(),
+            metrics: None,
+            threads: 0,
+            backlog: 4096,
+            tls: ListenTls::Off,
+            tls_certificate: None,
+            tls_key: None,
+            tls_client_ca: None,
+        }
+    }
+}
+
 /// TLS towards applications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenTls {
@@ -63,7 +79,7 @@ pub enum ListenTls {
 }
 
 /// How applications prove who they are.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Auth {
     /// `method`. Default: scram-sha-256.
     pub method: AuthMethod,
@@ -80,6 +96,39 @@ pub struct Auth {
     pub query_database: String,
     /// `cache`: for how long a looked-up verifier is used without asking again. Default: 10 s.
     pub cache: Duration,
+}
+
+impl fmt::Debug for Auth {
+    /// Everything but the secret, which must not get into logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, users_file, query, query_user, query_password, query_database, cache } = self;
+        f.debug_struct("Auth")
+            .field("method", method)
+            .field("users_file", users_file)
+            .field("query", query)
+            .field("query_user", query_user)
+            .field("query_password", &query_password.as_ref().map(|_| "…"))
+            .field("query_database", query_database)
+            .field("cache", cache)
+            .finish()
+    }
+}
+
+/// The default of [`Auth::query`].
+pub const AUTH_QUERY: &str = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 AND rolcanlogin";
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            method: AuthMethod::ScramSha256,
+            users_file: None,
+            query: AUTH_QUERY.to_owned(),
+            query_user: "postgres".to_owned(),
+            query_password: None,
+            query_database: "postgres".to_owned(),
+            cache: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Authentication methods.
@@ -114,6 +163,20 @@ pub struct Pool {
     pub statements: usize,
 }
 
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            mode: PoolMode::Transaction,
+            size: 20,
+            min_idle: 0,
+            wait: Duration::from_secs(30),
+            max_lifetime: Duration::from_secs(60 * 60),
+            idle: Duration::from_secs(10 * 60),
+            statements: 256,
+        }
+    }
+}
+
 /// Pool modes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolMode {
@@ -136,6 +199,18 @@ pub struct Backend {
     pub passwords_file: Option<PathBuf>,
     /// `health_interval` between checks of role, timeline and lag of each node. Default: 500 ms.
     pub health_interval: Duration,
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            tls: BackendTls::Off,
+            tls_ca: None,
+            passwords_file: None,
+            health_interval: Duration::from_millis(500),
+        }
+    }
 }
 
 /// TLS towards PostgreSQL.
@@ -176,6 +251,22 @@ pub struct Limits {
     pub copy_buffer_bytes: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients: 10_000,
+            login: Duration::from_secs(15),
+            client_idle: Duration::ZERO,
+            message_bytes: 256 << 20,
+            statement_parse_bytes: 1 << 20,
+            facts: 10_000,
+            session_statements: 10_000,
+            drain: Duration::from_secs(30),
+            copy_buffer_bytes: 1 << 20,
+        }
+    }
+}
+
 /// How statements are placed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Routing {
@@ -187,6 +278,17 @@ pub struct Routing {
     pub two_phase: bool,
     /// `unique_without_key`. Default: per_shard.
     pub unique_without_key: UniqueWithoutKey,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self {
+            reads: Reads::Replica,
+            max_replica_lag: Duration::from_secs(5),
+            two_phase: true,
+            unique_without_key: UniqueWithoutKey::PerShard,
+        }
+    }
 }
 
 /// Where reads go.
@@ -220,6 +322,17 @@ pub struct Log {
     pub literals: bool,
 }
 
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            json: false,
+            slow_statement: Duration::from_millis(100),
+            literals: false,
+        }
+    }
+}
+
 /// The admin console.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
@@ -227,6 +340,12 @@ pub struct Admin {
     pub database: String,
     /// `users` that may. Default: ["postgres"].
     pub users: Vec<String>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { database: "gavel_admin".to_owned(), users: vec!["postgres".to_owned()] }
+    }
 }
 
 /// A database that applications name.

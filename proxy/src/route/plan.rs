@@ -1,6 +1,7 @@
 //! The planner's answer.
 
-use router_config::topology::ShardId;
+use router_config::key::KeyValue;
+use router_config::topology::{ShardId, Slot};
 use smallvec::SmallVec;
 
 /// Shards, ascending, without repeats.
@@ -38,6 +39,9 @@ pub enum Target {
     Draw(Draw),
     /// COPY FROM STDIN split by key over all shards, in one transaction.
     CopySplit,
+    /// COPY FROM STDIN of a reference table: all of the data to every shard, in one transaction; the home shard's
+    /// answer is the client's.
+    CopyEverywhere,
 }
 
 /// One shard's share of a split statement.
@@ -56,7 +60,7 @@ pub struct Part {
 /// Keys to draw before routing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draw {
-    /// A SELECT that returns one row with `rows` text columns, one key each.
+    /// A SELECT that returns `rows` rows of one text column, in order: the keys of the rows that leave it to the default.
     pub sql: String,
     /// How many keys.
     pub rows: usize,
@@ -67,16 +71,18 @@ pub struct Draw {
 pub enum Reason {
     /// The key named in the statement.
     Key {
-        /// For humans, the value is redacted unless asked for.
-        key: String,
+        /// Redacted by `Display`; see [`Reason::with_key`].
+        key: KeyValue,
         /// Its slot.
-        slot: u16,
+        slot: Slot,
     },
     /// All keys of a list.
     Keys {
         /// How many.
         count: usize,
     },
+    /// The conditions exclude each other or compare with NULL.
+    NoMatch,
     /// No condition on the key.
     NoKey,
     /// No sharded table.
@@ -96,7 +102,7 @@ pub enum Reason {
     Hint,
     /// The cluster has one shard.
     OneShard,
-    /// A declared key argument of a function.
+    /// A declared key argument of a function that is called.
     FunctionKey,
     /// The database is passed through to one node.
     PassThrough,
@@ -117,4 +123,59 @@ pub struct SessionView<'a> {
     pub enlisted: Option<ShardId>,
     /// Number that spreads [`Target::Any`] statements.
     pub spread: u32,
+    /// The shard of the connection that the session is pinned to: SQL PREPARE, cursors and temporary tables are there.
+    pub pinned: Option<ShardId>,
+    /// `[routing] two_phase`: a statement may write to several shards.
+    pub two_phase: bool,
+    /// `[routing] reads = "replica"`, and nothing about the session forbids it.
+    pub reads_replica: bool,
+}
+
+impl Reason {
+    /// A metric label, of a closed set.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Key { .. } => "key",
+            Self::Keys { .. } => "keys",
+            Self::NoMatch => "no_match",
+            Self::NoKey => "no_key",
+            Self::NoShardedTable => "no_sharded_table",
+            Self::ReferenceTable => "reference_table",
+            Self::HomeShard => "home_shard",
+            Self::Ddl => "ddl",
+            Self::Rows { .. } => "rows",
+            Self::Hint => "hint",
+            Self::OneShard => "one_shard",
+            Self::FunctionKey => "function_key",
+            Self::PassThrough => "pass_through",
+        }
+    }
+
+    /// The text with the key in it, for those who may see values.
+    pub fn with_key(&self) -> String {
+        match self {
+            Self::Key { key, slot } => format!("key {key} in slot {}", slot.0),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Key { slot, .. } => write!(f, "one key, in slot {}", slot.0),
+            Self::Keys { count } => write!(f, "{count} keys"),
+            Self::NoMatch => write!(f, "no row can match"),
+            Self::NoKey => write!(f, "no condition on the shard key"),
+            Self::NoShardedTable => write!(f, "no table"),
+            Self::ReferenceTable => write!(f, "reference tables only"),
+            Self::HomeShard => write!(f, "unsharded table, catalog or state of the home shard"),
+            Self::Ddl => write!(f, "DDL"),
+            Self::Rows { count } => write!(f, "{count} rows of VALUES"),
+            Self::Hint => write!(f, "routing hint"),
+            Self::OneShard => write!(f, "the cluster has one shard"),
+            Self::FunctionKey => write!(f, "declared key argument of the function"),
+            Self::PassThrough => write!(f, "the database is passed through"),
+        }
+    }
 }

@@ -1,4 +1,7 @@
 //! Why a statement is not executed, in the words that the application's developer reads.
+//!
+//! Every refusal that rests on placement is made here, so that this file is the list of them; those that speak in
+//! PostgreSQL's own words (a key that is no integer, say) are made where the value is read.
 
 /// A typed refusal: becomes an ErrorResponse of severity ERROR.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +20,153 @@ impl Refusal {
     /// `0A000`, feature not supported.
     pub fn unsupported(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { sqlstate: "0A000", message: message.into(), detail: None, hint: Some(hint.into()) }
+    }
+
+    /// Any SQLSTATE, without detail or hint.
+    pub fn new(sqlstate: &'static str, message: impl Into<String>) -> Self {
+        Self { sqlstate, message: message.into(), detail: None, hint: None }
+    }
+
+    /// With the reason.
+    #[must_use]
+    pub fn because(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// The statement could not be read or its tables are not understood.
+    pub(super) fn not_placed(why: &str) -> Self {
+        Self::unsupported(
+            "the statement cannot be placed on a shard",
+            "Place it with a comment such as /* gavel: key=42 */ or /* gavel: shard=1 */, or rewrite it.",
+        )
+        .because(why.to_owned())
+    }
+
+    /// A write whose rows are on several shards.
+    pub(super) fn several_shards(what: &str, why: &str) -> Self {
+        Self::unsupported(
+            format!("{what} over several shards is not supported"),
+            "Add a condition of the form shard_key = value to the WHERE clause, or run the statement once for each key.",
+        )
+        .because(why.to_owned())
+    }
+
+    /// A read whose answer is more than the shards' answers one after the other.
+    pub(super) fn needs_merge(why: &str) -> Self {
+        Self::unsupported(
+            format!("this query over several shards is not supported: {why}"),
+            "Add a condition of the form shard_key = value to the WHERE clause; the answers of shards are only concatenated.",
+        )
+    }
+
+    /// Tables of one statement whose rows are on different shards.
+    pub(super) fn not_joined_on_key(why: Option<&str>) -> Self {
+        let refusal = Self::unsupported(
+            "the statement combines sharded tables whose rows may be on different shards",
+            "Join the tables on their shard keys, or give each of them a condition shard_key = value of one and the same key.",
+        );
+        match why {
+            Some(why) => refusal.because(why.to_owned()),
+            None => refusal,
+        }
+    }
+
+    /// Sharded and unsharded tables in one statement, and the rows are not on the home shard.
+    pub(super) fn needs_home(what: &str, home: &str) -> Self {
+        Self::unsupported(
+            format!("the statement uses sharded tables together with {what}"),
+            "Make the unsharded table a reference table, or split the statement in two.",
+        )
+        .because(format!(
+            "Unsharded tables are on shard \"{home}\" only, and the rows of the key are elsewhere."
+        ))
+    }
+
+    /// A statement that writes sharded and reference tables at once.
+    pub(super) fn writes_reference() -> Self {
+        Self::unsupported(
+            "one statement cannot write a reference table and use sharded tables",
+            "Write the reference table in a statement of its own, in the same transaction.",
+        )
+    }
+
+    /// UPDATE of the shard key.
+    pub(super) fn updates_key() -> Self {
+        Self::unsupported(
+            "the shard key of a row cannot be updated",
+            "Delete the row and insert it with its new key, in one transaction.",
+        )
+        .because("The row would have to move to another shard.")
+    }
+
+    /// INSERT … SELECT whose rows may belong elsewhere.
+    pub(super) fn insert_select() -> Self {
+        Self::unsupported(
+            "INSERT ... SELECT into a sharded table is supported only where every row stays on the shard it is read from",
+            "Select the shard key of the source table, unchanged, into the shard key of the target, or use VALUES or COPY.",
+        )
+    }
+
+    /// A key in VALUES that cannot be known.
+    pub(super) fn insert_key(row: usize, why: &str) -> Self {
+        Self::unsupported(
+            format!("the shard key of row {} of the INSERT cannot be determined", row + 1),
+            "Give the shard key as a literal or a parameter of the key column's type.",
+        )
+        .because(why.to_owned())
+    }
+
+    /// NULL as a new row's key.
+    pub(super) fn null_key(table: &str) -> Self {
+        Self::new(
+            "23502",
+            format!(
+                "null value in the shard key column of relation \"{table}\" violates not-null constraint"
+            ),
+        )
+    }
+
+    /// Something evaluated on each shard that must be the same on all.
+    pub(super) fn unrepeatable(what: &str, why: &str) -> Self {
+        Self::unsupported(
+            format!("{what} would be evaluated separately on each shard"),
+            "Compute the value in the application and pass it as a parameter.",
+        )
+        .because(why.to_owned())
+    }
+
+    /// Several writing shards, but two-phase commit is off.
+    pub(super) fn two_phase_off(what: &str) -> Self {
+        Self::unsupported(
+            format!("{what} writes to several shards, which needs two-phase commit"),
+            "Set two_phase = true in [routing], and max_prepared_transactions on the shards.",
+        )
+    }
+
+    /// An encoding in which bytes of other characters look like quotes and backslashes.
+    pub(super) fn encoding() -> Self {
+        Self::unsupported(
+            "statements on sharded tables are not supported in this client_encoding",
+            "Use client_encoding UTF8.",
+        )
+        .because(
+            "In SJIS, BIG5, GBK, GB18030, UHC and JOHAB a byte of a character may be a backslash or a quote.",
+        )
+    }
+
+    /// A hint and the statement speak of different shards.
+    pub(super) fn hint_disagrees(hint: &str, why: &str) -> Self {
+        Self::unsupported(
+            format!("the routing hint names shard \"{hint}\", where the statement does not belong"),
+            "Correct or remove the hint (SET gavel.key, SET gavel.shard, or the comment /* gavel: ... */).",
+        )
+        .because(why.to_owned())
+    }
+
+    /// A hint that names nothing.
+    pub(super) fn bad_hint(message: String, hint: &str) -> Self {
+        Self { sqlstate: "22023", message, detail: None, hint: Some(hint.to_owned()) }
     }
 }
 

@@ -1,0 +1,162 @@
+//! Server settings (GUCs) that a session has set, and how a conn is brought from one set of them to another.
+//!
+//! Values are the SQL that the application wrote after `SET name TO`, replayed as it is: the proxy does not interpret them.
+
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+/// Settings that differ from those a fresh connection has: name (lower case) to the value as SQL.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gucs {
+    values: BTreeMap<String, String>,
+    fingerprint: u64,
+}
+
+impl Gucs {
+    /// None set.
+    pub fn none() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Value of a setting as SQL.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// With `name` set to `value`, or back to its default.
+    pub fn with(self: &Arc<Self>, name: &str, value: Option<&str>) -> Arc<Self> {
+        if self.get(name) == value {
+            return Arc::clone(self);
+        }
+        let mut values = self.values.clone();
+        match value {
+            Some(value) => drop(values.insert(name.to_owned(), value.to_owned())),
+            None => drop(values.remove(name)),
+        }
+        // SET SESSION AUTHORIZATION resets the role.
+        if name == "session_authorization" {
+            values.remove("role");
+        }
+        Arc::new(Self::of(values))
+    }
+
+    /// These settings.
+    pub fn of(values: BTreeMap<String, String>) -> Self {
+        let fingerprint = if values.is_empty() { 0 } else { FixedState::default().hash_one(&values) };
+        Self { values, fingerprint }
+    }
+
+    /// A number that is equal for equal settings (and, but for a hash collision, only for those).
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Same settings.
+    pub fn same(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || (self.fingerprint == other.fingerprint && self.values == other.values)
+    }
+
+    /// SQL that brings a conn from `applied` (`None`: unknown) to these settings; `None` when there is nothing to do.
+    pub fn replay_sql(&self, applied: Option<&Self>) -> Option<String> {
+        let mut sql = String::new();
+        match applied {
+            None => {
+                sql.push_str("RESET SESSION AUTHORIZATION;RESET ALL;");
+            }
+            Some(applied) => {
+                if applied.same(self) {
+                    return None;
+                }
+                for name in applied.values.keys().filter(|name| !self.values.contains_key(*name)) {
+                    sql.push_str(&format!("RESET {};", spelled(name)));
+                }
+            }
+        }
+        let changed = |name: &str, value: &str| applied.and_then(|a| a.get(name)) != Some(value);
+        // A change of session authorization resets the role, so the role comes last and again.
+        let authorization =
+            self.get("session_authorization").filter(|value| changed("session_authorization", value));
+        if let Some(value) = authorization {
+            sql.push_str(&format!("SET SESSION AUTHORIZATION {value};"));
+        }
+        for (name, value) in &self.values {
+            if matches!(name.as_str(), "session_authorization" | "role") || !changed(name, value) {
+                continue;
+            }
+            sql.push_str(&format!("SET {} TO {value};", spelled(name)));
+        }
+        if let Some(value) = self.get("role")
+            && (changed("role", value) || authorization.is_some() || applied.is_none())
+        {
+            sql.push_str(&format!("SET ROLE {value};"));
+        }
+        (!sql.is_empty()).then_some(sql)
+    }
+
+    /// Each as `(name, value)`.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+/// A setting's name as SQL: special syntaxes, and custom names (`a.b`) with each part quoted where needed.
+fn spelled(name: &str) -> String {
+    match name {
+        "session_authorization" => "SESSION AUTHORIZATION".to_owned(),
+        plain if plain.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.') => {
+            plain.to_owned()
+        }
+        odd => odd
+            .split('.')
+            .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
+            .collect::<Vec<_>>()
+            .join("."),
+    }
+}
+
+/// A string as an SQL literal.
+pub fn literal(text: &str) -> String {
+    if text.contains('\\') {
+        format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gucs(pairs: &[(&str, &str)]) -> Gucs {
+        Gucs::of(pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn only_differences_are_replayed() {
+        let have = gucs(&[("timezone", "'UTC'"), ("work_mem", "'1MB'")]);
+        let want = gucs(&[("timezone", "'CET'"), ("search_path", "a, b")]);
+        assert_eq!(
+            want.replay_sql(Some(&have)).as_deref(),
+            Some("RESET work_mem;SET search_path TO a, b;SET timezone TO 'CET';")
+        );
+        assert_eq!(want.replay_sql(Some(&want)), None);
+    }
+
+    #[test]
+    fn the_role_comes_after_the_session_authorization() {
+        let want = gucs(&[("role", "bob"), ("session_authorization", "alice")]);
+        assert_eq!(
+            want.replay_sql(Some(&Gucs::default())).as_deref(),
+            Some("SET SESSION AUTHORIZATION alice;SET ROLE bob;")
+        );
+    }
+
+    #[test]
+    fn unknown_state_is_reset_as_a_whole() {
+        let sql = gucs(&[("work_mem", "'2MB'")]).replay_sql(None);
+        assert_eq!(sql.as_deref(), Some("RESET SESSION AUTHORIZATION;RESET ALL;SET work_mem TO '2MB';"));
+    }
+}

@@ -1,0 +1,324 @@
+//! Pools of conns, one per (user, database, node) and session thread.
+//!
+//! A session thread has pools of its own, so that a reply wakes nobody on another thread; the bound of a pool is the configured one
+//! divided by the number of threads, at least one. Waiting is first come, first served.
+
+use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleError, RecycleResult, Timeouts};
+use rand::RngExt;
+use router_config::topology::NodeAddress;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::conn::Conn;
+use super::connect::{self, BackendLogin, ConnectContext, ConnectError};
+use crate::wire::startup::CancelKey;
+
+/// Connections that one pool opens at the same time; more wait, so that a node that comes back is not stormed.
+const CONNECTS_AT_ONCE: usize = 8;
+
+/// What a pool's conns have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// Role that logs in.
+    pub user: String,
+    /// Database on the node.
+    pub database: String,
+    /// Node.
+    pub node: NodeAddress,
+}
+
+/// Limits of a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// Conns of this pool on this thread.
+    pub size: usize,
+    /// How long a request waits for one.
+    pub wait: Duration,
+    /// After this (± a tenth) a conn is replaced.
+    pub max_lifetime: Duration,
+    /// An unused conn is closed after this.
+    pub idle: Duration,
+    /// Unused conns kept in spite of `idle`.
+    pub min_idle: usize,
+}
+
+/// Opens and checks conns for deadpool.
+pub struct Manager {
+    key: Arc<PoolKey>,
+    login: Mutex<BackendLogin>,
+    context: Arc<ConnectContext>,
+    limits: PoolLimits,
+    gate: Semaphore,
+    /// Requests that wait for a conn.
+    waiting: AtomicUsize,
+    /// Conns lent.
+    active: AtomicUsize,
+}
+
+impl managed::Manager for Manager {
+    type Type = Box<Conn>;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<Box<Conn>, ConnectError> {
+        // The semaphore is never closed.
+        let _permit = self.gate.acquire().await;
+        let login = self.login.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let connected = Box::pin(connect::connect(&self.key.node, &login, &self.context)).await?;
+        let jitter = rand::rng().random_range(0.9..1.1);
+        Ok(Box::new(Conn::new(connected, Instant::now() + self.limits.max_lifetime.mul_f64(jitter))))
+    }
+
+    async fn recycle(&self, conn: &mut Box<Conn>, _: &Metrics) -> RecycleResult<ConnectError> {
+        if conn.is_dead() {
+            return Err(RecycleError::message("closed by the server"));
+        }
+        if Instant::now() >= conn.expires {
+            return Err(RecycleError::message("past its lifetime"));
+        }
+        Ok(())
+    }
+}
+
+/// A pool of one key.
+pub struct Pool {
+    inner: managed::Pool<Manager>,
+}
+
+/// Why no conn could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// All are in use and stayed so for the time allowed.
+    #[error("no connection to {node} became free within {waited:?}")]
+    Timeout {
+        /// Where.
+        node: String,
+        /// The limit.
+        waited: Duration,
+    },
+    /// It could not be opened.
+    #[error(transparent)]
+    Connect(ConnectError),
+    /// The pool was closed by a reload.
+    #[error("the pool was closed")]
+    Closed,
+}
+
+/// Numbers of a pool, for the console and metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PoolStatus {
+    /// Lent.
+    pub active: usize,
+    /// Open and unused.
+    pub idle: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Bound.
+    pub size: usize,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(key: PoolKey, login: BackendLogin, context: Arc<ConnectContext>, limits: PoolLimits) -> Self {
+        let manager = Manager {
+            key: Arc::new(key),
+            login: Mutex::new(login),
+            context,
+            limits,
+            gate: Semaphore::new(CONNECTS_AT_ONCE),
+            waiting: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
+        };
+        let inner = managed::Pool::builder(manager)
+            .max_size(limits.size)
+            .queue_mode(QueueMode::Lifo)
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .expect("a runtime is given, the only thing that build checks");
+        Self { inner }
+    }
+
+    /// Lends a conn: an idle one, a new one, or the next that becomes free.
+    pub async fn lease(&self) -> Result<Lease, LeaseError> {
+        // A wait of zero asks without a timer: the common case.
+        let now = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
+        let got = match self.inner.timeout_get(&now).await {
+            Err(managed::PoolError::Timeout(_)) => {
+                let manager = self.inner.manager();
+                let _waiting = Counted::new(&manager.waiting);
+                let patient = Timeouts { wait: Some(manager.limits.wait), create: None, recycle: None };
+                self.inner.timeout_get(&patient).await
+            }
+            got => got,
+        };
+        match got {
+            Ok(object) => {
+                self.inner.manager().active.fetch_add(1, Ordering::Relaxed);
+                Ok(Lease { object: Some(object), pool: self.inner.clone() })
+            }
+            Err(managed::PoolError::Timeout(_)) => {
+                let manager = self.inner.manager();
+                let node = format!("{}:{}", manager.key.node.host, manager.key.node.port);
+                Err(LeaseError::Timeout { node, waited: manager.limits.wait })
+            }
+            Err(managed::PoolError::Backend(error)) => Err(LeaseError::Connect(error)),
+            Err(managed::PoolError::Closed) => Err(LeaseError::Closed),
+            Err(managed::PoolError::NoRuntimeSpecified | managed::PoolError::PostCreateHook(_)) => {
+                unreachable!("a runtime is given and there are no hooks")
+            }
+        }
+    }
+
+    /// Closes conns that have been unused for too long.
+    pub fn reap(&self) {
+        let limits = self.inner.manager().limits;
+        let mut spare = self.status().idle.saturating_sub(limits.min_idle);
+        let now = Instant::now();
+        self.inner.retain(|conn, _| {
+            let stale = now.duration_since(conn.last_used) > limits.idle || now >= conn.expires;
+            let close = stale && spare > 0;
+            spare -= usize::from(close);
+            !close
+        });
+    }
+
+    /// Uses these credentials from now on (a user's latest login).
+    pub fn set_login(&self, login: BackendLogin) {
+        *self.inner.manager().login.lock().unwrap_or_else(PoisonError::into_inner) = login;
+    }
+
+    /// Closes idle conns at once, lent ones when they come back; new requests fail.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
+    /// Numbers.
+    pub fn status(&self) -> PoolStatus {
+        let manager = self.inner.manager();
+        let status = self.inner.status();
+        let active = manager.active.load(Ordering::Relaxed);
+        PoolStatus {
+            active,
+            idle: status.size.saturating_sub(active),
+            waiting: manager.waiting.load(Ordering::Relaxed),
+            size: status.max_size,
+        }
+    }
+
+    /// What its conns have in common.
+    pub fn key(&self) -> &PoolKey {
+        &self.inner.manager().key
+    }
+}
+
+/// Adds one for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(counter: &'a AtomicUsize) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The right to use a conn until drop. A conn that is not clean by then is closed, and what runs on it is cancelled.
+pub struct Lease {
+    object: Option<Object<Manager>>,
+    pool: managed::Pool<Manager>,
+}
+
+impl Deref for Lease {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        self.object.as_ref().expect("only drop takes it")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Conn {
+        self.object.as_mut().expect("only drop takes it")
+    }
+}
+
+impl Lease {
+    /// The node that it leads to.
+    pub fn node(&self) -> &NodeAddress {
+        &self.pool.manager().key.node
+    }
+
+    /// What the conns of its pool have in common.
+    pub fn key(&self) -> &Arc<PoolKey> {
+        &self.pool.manager().key
+    }
+
+    /// How connections of its pool are made (for cancel requests).
+    pub fn context(&self) -> &Arc<ConnectContext> {
+        &self.pool.manager().context
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.manager().active.fetch_sub(1, Ordering::Relaxed);
+        let Some(mut object) = self.object.take() else { return };
+        if object.is_clean() {
+            object.shrink();
+            object.last_used = Instant::now();
+            return;
+        }
+        let conn = Object::take(object);
+        if conn.owed_len() > 0 && tokio::runtime::Handle::try_current().is_ok() {
+            let (node, context) = (self.node().clone(), Arc::clone(self.context()));
+            let key = CancelKey { process_id: conn.process_id, secret: conn.secret.clone() };
+            tokio::spawn(async move {
+                // The session is gone: nobody is left to be told of a failure, and the server ends the statement by itself
+                // when it next writes.
+                let _ = connect::cancel(&node, &key, &context).await;
+                drop(conn);
+            });
+        }
+    }
+}
+
+/// The pools of one session thread.
+#[derive(Default)]
+pub struct Pools {
+    pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+}
+
+impl Pools {
+    /// The pool of this key, made by `make` if there is none.
+    pub fn get(&self, key: &PoolKey, make: impl FnOnce() -> Pool) -> Arc<Pool> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(key) {
+            return Arc::clone(pool);
+        }
+        let pool = Arc::new(make());
+        pools.insert(key.clone(), Arc::clone(&pool));
+        pool
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Forgets and closes all pools: the next request of each session opens new ones.
+    pub fn clear(&self) {
+        for (_, pool) in self.pools.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            pool.close();
+        }
+    }
+}

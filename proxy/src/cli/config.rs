@@ -1,0 +1,220 @@
+//! `gavel config`: prints an example configuration file, or checks one and shows all of its mistakes.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use router_config::file::{self, Config, Mistake};
+
+/// The file has mistakes.
+const EXIT_MISTAKES: u8 = 1;
+/// The file cannot be read, or the command line is wrong (as clap has it).
+const EXIT_UNREADABLE: u8 = 2;
+
+/// Prints an example configuration file, or checks one.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[command(
+    group = clap::ArgGroup::new("task").required(true),
+    after_help = "Exit status: 0 if the file is right (or the example was printed), 1 if it has mistakes, 2 if it cannot be \
+                  read or the command line is wrong."
+)]
+pub struct ConfigArgs {
+    /// Print a complete commented example: every setting with its default.
+    #[arg(long, group = "task")]
+    pub example: bool,
+    /// Check a configuration file and print all mistakes in it: the line, what is wrong and what to write instead.
+    #[arg(long, group = "task", value_name = "FILE")]
+    pub check: Option<PathBuf>,
+}
+
+/// Runs the subcommand.
+#[must_use]
+pub fn run(args: &ConfigArgs) -> ExitCode {
+    match &args.check {
+        None => {
+            print(&file::example());
+            ExitCode::SUCCESS
+        }
+        Some(path) => check(path),
+    }
+}
+
+/// Reads and checks a configuration file; mistakes come as a report for people.
+pub fn load(path: &Path) -> Result<Config, ExitReport> {
+    let text = std::fs::read_to_string(path).map_err(|error| ExitReport {
+        status: EXIT_UNREADABLE,
+        text: format!("cannot read {}: {error}\n", path.display()),
+    })?;
+    let env = |name: &str| std::env::var(name).ok();
+    let read = |path: &Path| std::fs::read_to_string(path);
+    file::load(&text, path, &env, &read)
+        .map_err(|mistakes| ExitReport { status: EXIT_MISTAKES, text: report(path, &text, &mistakes) })
+}
+
+/// What to print and the status to exit with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExitReport {
+    /// Exit status.
+    pub status: u8,
+    /// Lines for the person who runs the command.
+    pub text: String,
+}
+
+impl std::fmt::Display for ExitReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text.trim_end())
+    }
+}
+
+impl std::error::Error for ExitReport {}
+
+fn check(path: &Path) -> ExitCode {
+    match load(path) {
+        Ok(config) => {
+            print(&summary(path, &config));
+            ExitCode::SUCCESS
+        }
+        Err(report) => {
+            complain(&report.text);
+            ExitCode::from(report.status)
+        }
+    }
+}
+
+fn summary(path: &Path, config: &Config) -> String {
+    let count = |number: usize, noun: &str| format!("{number} {noun}{}", if number == 1 { "" } else { "s" });
+    format!(
+        "{} is right: {}, {}, {}.\n",
+        path.display(),
+        count(config.topology.shards.len(), "shard"),
+        count(config.settings.databases.len(), "database"),
+        count(config.topology.tables.len(), "table rule"),
+    )
+}
+
+/// All mistakes, each with its line of the file, a caret below the place and the cure.
+fn report(path: &Path, text: &str, mistakes: &[Mistake]) -> String {
+    let mut report = String::new();
+    for mistake in mistakes {
+        let Mistake { line, column, key, message, cure } = mistake;
+        let colon = if key.is_empty() { "" } else { ": " };
+        let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().replace('\t', " ");
+        let gutter = " ".repeat(line.to_string().len());
+        let caret = " ".repeat(column.saturating_sub(1));
+        // Writing to a String cannot fail.
+        let _ = writeln!(report, "error: {key}{colon}{message}");
+        let _ = writeln!(report, "{gutter}--> {}:{line}:{column}", path.display());
+        if !source.is_empty() {
+            let _ = writeln!(report, "{gutter} |\n{line} | {source}\n{gutter} | {caret}^");
+        }
+        let _ = writeln!(report, "{gutter} = {cure}\n");
+    }
+    let plural = if mistakes.len() == 1 { "" } else { "s" };
+    let _ = writeln!(report, "{} has {} mistake{plural}.", path.display(), mistakes.len());
+    report
+}
+
+#[allow(clippy::print_stdout, reason = "the output of a command is its purpose")]
+fn print(text: &str) {
+    print!("{text}");
+}
+
+#[allow(clippy::print_stderr, reason = "mistakes are for the person who runs the command")]
+fn complain(text: &str) {
+    eprint!("{text}");
+}
+
+impl ExitReport {
+    /// Prints the text and gives the status.
+    #[must_use]
+    pub fn exit(&self) -> ExitCode {
+        complain(&self.text);
+        ExitCode::from(self.status)
+    }
+}
+
+/// Says what is wrong with the command line.
+#[must_use]
+pub fn fail(message: &str) -> ExitCode {
+    complain(&format!("error: {message}\n"));
+    ExitCode::from(EXIT_UNREADABLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use expect_test::expect;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: ConfigArgs,
+    }
+
+    fn temp_file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let path = directory.path().join("gavel.toml");
+        std::fs::write(&path, text).expect("it can be written to");
+        (directory, path)
+    }
+
+    #[test]
+    fn exactly_one_task() {
+        let parse =
+            |args: &[&str]| Command::try_parse_from([&["config"], args].concat()).map(|command| command.args);
+        assert!(parse(&["--example"]).is_ok_and(|args| args.example));
+        assert!(parse(&["--check", "f"]).is_ok_and(|args| args.check == Some(PathBuf::from("f"))));
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--example", "--check", "f"]).is_err());
+    }
+
+    #[test]
+    fn the_example_is_right() {
+        let (_directory, path) = temp_file(&file::example());
+        let config = load(&path).expect("the example has no mistakes");
+        assert!(summary(&path, &config).ends_with("is right: 2 shards, 2 databases, 2 table rules.\n"));
+    }
+
+    #[test]
+    fn mistakes_are_shown_where_they_are() {
+        let text = "[pool]\nsize = 'é' # many\n\n[[databases]]\nname = '*'\n\n[[shards]]\nname = 's'\n\tprimry = 'h:1'\n";
+        let (_directory, path) = temp_file(text);
+        let error = load(&path).expect_err("it has mistakes");
+        assert_eq!(error.status, 1);
+        let shown = error.text.replace(&path.display().to_string(), "gavel.toml");
+        expect![[r#"
+            error: pool.size: must be a whole number, not a string
+             --> gavel.toml:2:8
+              |
+            2 | size = 'é' # many
+              |        ^
+              = write a number from 1 to 10000
+
+            error: shards[1].primary: is missing
+             --> gavel.toml:7:1
+              |
+            7 | [[shards]]
+              | ^
+              = add primary = "host:5432"
+
+            error: shards[1].primry: is not a setting
+             --> gavel.toml:9:2
+              |
+            9 |  primry = 'h:1'
+              |  ^
+              = did you mean "primary"?
+
+            gavel.toml has 3 mistakes.
+        "#]]
+        .assert_eq(&shown);
+    }
+
+    #[test]
+    fn a_missing_file() {
+        let error = load(Path::new("/nonexistent/gavel.toml")).expect_err("it is not there");
+        assert_eq!(error.status, 2);
+        assert!(error.text.starts_with("cannot read /nonexistent/gavel.toml: "));
+    }
+}

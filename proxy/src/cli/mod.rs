@@ -1,0 +1,4 @@
+//! Subcommands of `gavel`. The only place of the crate that prints.
+
+pub mod config;
+pub mod route;

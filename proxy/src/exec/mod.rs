@@ -1,0 +1,8 @@
+//! Runs plans: on one shard, on several, in one transaction over them.
+
+pub mod bind;
+pub mod copy_in;
+pub mod copy_split;
+pub mod single;
+pub mod spread;
+pub mod two_phase;

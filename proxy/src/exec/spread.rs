@@ -1,0 +1,424 @@
+//! One statement on several shards, or with a text of the proxy's own.
+//!
+//! Every share is sent at once; answers are taken in the order of the shares, so that the application reads one answer. A share whose
+//! turn has not come is read ahead up to a bound and then made to wait. The first error is the one reported.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use router_config::topology::ShardId;
+
+use super::bind::{self, Rebound};
+use crate::backend::conn::{Conn, Events};
+use crate::backend::owed::{Owed, Show};
+use crate::frontend::failure::Failure;
+use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
+use crate::frontend::names::Prepared;
+use crate::frontend::session::Session;
+use crate::frontend::transaction::Block;
+use crate::route::plan::{Draw, Plan, Target};
+use crate::sql::facts::{Access, Facts};
+use crate::wire::backend::tag;
+use crate::wire::{frontend, reply};
+
+/// Bytes of a share's answer that are read before its turn.
+const AHEAD_BYTES: usize = 256 << 10;
+
+/// A statement to spread.
+pub struct Ask {
+    /// Where to.
+    pub plan: Plan,
+    /// What it says.
+    pub facts: Arc<Facts>,
+    /// The application's text, used where a share has none of its own.
+    pub text: Bytes,
+    /// How the application sent it.
+    pub form: Form,
+}
+
+/// How the application sent the statement.
+pub enum Form {
+    /// Query.
+    Query,
+    /// Execute of a portal.
+    Execute {
+        /// Its statement.
+        statement: Arc<Prepared>,
+        /// Bind's body after the names.
+        bind: Bytes,
+        /// A description was asked for and has not been given.
+        describe: bool,
+        /// Row limit.
+        max_rows: i32,
+    },
+}
+
+/// What one shard is sent.
+struct Share {
+    shard: ShardId,
+    text: Bytes,
+    params: Option<Vec<u16>>,
+    rows: Vec<u32>,
+}
+
+/// How the answers become one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Merge {
+    /// Rows one after the other, tags added up.
+    Concat,
+    /// As `Concat`, but rows in the order of the application's VALUES.
+    Ordered,
+    /// The first share's answer stands for all.
+    First,
+}
+
+impl Session {
+    /// Executes a statement on the shards of its plan; the answer, without ReadyForQuery, goes to the application.
+    pub async fn spread(&mut self, ask: Ask) -> Result<(), Failure> {
+        if matches!(ask.plan.target, Target::EachAlone) {
+            return self.each_alone(ask).await;
+        }
+        if matches!(ask.plan.target, Target::CopySplit | Target::CopyEverywhere) {
+            return self.spread_copy(ask).await;
+        }
+        let (shares, merge) = self.shares(&ask)?;
+        let writes = ask.facts.access != Access::Read;
+        if let Form::Execute { max_rows, .. } = ask.form
+            && max_rows > 0
+            && shares.len() > 1
+            && ask.facts.returns_rows
+        {
+            return Err(Failure::unsupported(
+                "a row limit on a portal over several shards is not supported yet",
+                "Fetch all rows at once, or name the shard key.",
+            ));
+        }
+        if writes && shares.len() > 1 {
+            self.may_prepare()?;
+            self.open_implicit();
+        }
+        let mut order = Vec::with_capacity(shares.len());
+        for (turn, share) in shares.iter().enumerate() {
+            let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
+            self.held[at].wrote |= writes;
+            self.queue_share(at, share, &ask, turn == 0, merge)?;
+            order.push(at);
+        }
+        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
+        let outcome = self.drive(&order).await?;
+        self.conclude(outcome, &shares, merge)
+    }
+
+    /// Opens a block around a statement that writes to several shards, unless one is open.
+    pub fn open_implicit(&mut self) {
+        if self.block.is_none() {
+            let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
+            block.implicit = true;
+            self.block = Some(Box::new(block));
+        }
+    }
+
+    fn shares(&self, ask: &Ask) -> Result<(Vec<Share>, Merge), Failure> {
+        let same = |shard| Share { shard, text: ask.text.clone(), params: None, rows: Vec::new() };
+        Ok(match &ask.plan.target {
+            Target::Concat(shards) => (shards.iter().map(|shard| same(*shard)).collect(), Merge::Concat),
+            Target::Everywhere => {
+                let count = self.worker.shared.topology.load().shards.len() as u16;
+                ((0..count).map(|n| same(ShardId(n))).collect(), Merge::First)
+            }
+            Target::Split(parts) => {
+                let shares = parts.iter().map(|part| Share {
+                    shard: part.shard,
+                    text: Bytes::copy_from_slice(part.text.as_bytes()),
+                    params: Some(part.params.clone()),
+                    rows: part.rows.clone(),
+                });
+                let merge =
+                    if ask.facts.returns_rows && parts.len() > 1 { Merge::Ordered } else { Merge::Concat };
+                (shares.collect(), merge)
+            }
+            Target::One(shard) | Target::Nowhere(shard) => (vec![same(*shard)], Merge::Concat),
+            Target::Any => (vec![same(ShardId(0))], Merge::Concat),
+            Target::EachAlone | Target::Draw(_) | Target::CopySplit | Target::CopyEverywhere => {
+                return Err(Failure::unsupported(
+                    "this statement in this place",
+                    "Send it as a statement of its own.",
+                ));
+            }
+        })
+    }
+
+    /// Queues a share's frames on its conn.
+    fn queue_share(
+        &mut self,
+        at: usize,
+        share: &Share,
+        ask: &Ask,
+        first: bool,
+        merge: Merge,
+    ) -> Result<(), Failure> {
+        let rows = match merge {
+            Merge::Concat => Show::ROWS,
+            Merge::Ordered => Show::NOTHING,
+            Merge::First if first => Show::ROWS,
+            Merge::First => Show::NOTHING,
+        };
+        let show = if first { rows.and(Show::DESCRIPTION).and(Show::ERRORS) } else { rows };
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        let conn = &mut *held.lease;
+        conn.capture = merge == Merge::Ordered;
+        match &ask.form {
+            Form::Query => {
+                reply::query(&mut conn.write, &share.text);
+                conn.owe(Owed::Query(show));
+            }
+            Form::Execute { statement, bind, describe, max_rows } => {
+                let bound = rebound(statement, bind, share.params.as_deref())?;
+                reply::parse(&mut conn.write, b"", &share.text, &bound.types);
+                conn.owe(Owed::Parse { show: errors_of(first), statement: None });
+                reply::bind(&mut conn.write, b"", b"", &bound.rest);
+                conn.owe(Owed::Bind(errors_of(first)));
+                if *describe && first {
+                    reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, b"");
+                    conn.owe(Owed::Describe(show));
+                }
+                reply::execute(&mut conn.write, b"", *max_rows);
+                conn.owe(Owed::Execute(show));
+                reply::bare(&mut conn.write, frontend::tag::SYNC);
+                conn.owe(Owed::Sync(Show::NOTHING));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs all shares to their end.
+    async fn drive(&mut self, order: &[usize]) -> Result<Vec<Events>, Failure> {
+        let mut conns: Vec<Option<&mut Conn>> = Vec::new();
+        conns.resize_with(order.len(), || None);
+        for (at, held) in self.held.iter_mut().enumerate() {
+            if let Some(turn) = order.iter().position(|wanted| *wanted == at) {
+                conns[turn] = Some(&mut held.lease);
+            }
+        }
+        let mut conns: Vec<&mut Conn> = conns.into_iter().flatten().collect();
+        let mut events: Vec<Events> = Vec::new();
+        events.resize_with(conns.len(), Events::default);
+        match run_all(&mut self.io, &mut conns, &mut events).await {
+            Ok(()) => {
+                for at in order {
+                    self.held[*at].lease.capture = false;
+                    self.held[*at].asks_lsn = false;
+                }
+                Ok(events)
+            }
+            Err((turn, error)) => Err(self.lose(order[turn], error, false)),
+        }
+    }
+
+    /// The one answer out of the shares' answers: errors, rows in order, the tag.
+    fn conclude(&mut self, outcome: Vec<Events>, shares: &[Share], merge: Merge) -> Result<(), Failure> {
+        let mut outcome = outcome;
+        for (turn, events) in outcome.iter_mut().enumerate() {
+            if let Some(frame) = events.error.take() {
+                // The first share's error has been shown by its conn.
+                if turn > 0 && self.events.error.is_none() {
+                    self.io.out.extend_from_slice(&frame);
+                }
+                self.events.error.get_or_insert(frame);
+            }
+        }
+        if self.events.error.is_some() {
+            return Ok(());
+        }
+        if merge == Merge::Ordered {
+            order_rows(&outcome, shares, &mut self.io.out);
+        }
+        let tags: Vec<&[u8]> = outcome.iter().filter_map(|events| events.last_tag.as_deref()).collect();
+        let tag = match merge {
+            Merge::First => tags.first().map(|tag| String::from_utf8_lossy(tag).into_owned()),
+            Merge::Concat | Merge::Ordered => sum_tags(&tags),
+        };
+        match tag {
+            Some(tag) => self.complete(&tag),
+            None => self.complete(""),
+        }
+        Ok(())
+    }
+
+    /// The tag of a statement over several shards. It is taken back if the transaction around it cannot be committed.
+    pub fn complete(&mut self, tag: &str) {
+        self.tag_at = Some(self.io.out.len());
+        if tag.is_empty() {
+            reply::bare(&mut self.io.out, tag::EMPTY_QUERY);
+        } else {
+            reply::command_complete(&mut self.io.out, tag);
+        }
+        self.events.completed += 1;
+    }
+
+    /// A statement that cannot run in a transaction: one shard after the other. It can be run again where it stopped.
+    async fn each_alone(&mut self, ask: Ask) -> Result<(), Failure> {
+        let count = self.worker.shared.topology.load().shards.len() as u16;
+        if self.block.is_some() {
+            // PostgreSQL's own refusal: it cannot run inside a transaction block.
+            let plan = Plan { target: Target::One(ShardId(0)), ..ask.plan };
+            return Box::pin(self.spread(Ask { plan, ..ask })).await;
+        }
+        for turn in 0..count {
+            let at = self.acquire(ShardId(turn), false).await?;
+            let share =
+                Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
+            // The home shard's answer is kept back until all have succeeded.
+            self.held[at].wrote = true;
+            self.queue_share(at, &share, &ask, true, Merge::First)?;
+            let outcome = self.drive(&[at]).await?;
+            if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
+                continue;
+            }
+            self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
+            return self.conclude(outcome, &[share], Merge::First);
+        }
+        Ok(())
+    }
+
+    /// Values drawn on the home shard, outside of the application's transaction (as sequences are).
+    pub async fn draw(&mut self, draw: &Draw) -> Result<Vec<String>, Failure> {
+        let mut held = self.lease_alone(ShardId(0)).await?;
+        let conn = &mut *held.lease;
+        conn.capture = true;
+        reply::query(&mut conn.write, draw.sql.as_bytes());
+        conn.owe(Owed::Query(Show::NOTHING));
+        let mut events = Events::default();
+        let ran = super::single::run_alone(conn, &mut events).await;
+        conn.capture = false;
+        if let Err(error) = ran {
+            return Err(Failure::Lost { shard: self.shard_name(ShardId(0)), error, committing: false });
+        }
+        if let Some(frame) = events.error {
+            return Err(Failure::Server(frame));
+        }
+        let values: Option<Vec<String>> = events.rows.iter().map(|row| first_column(row)).collect();
+        values.filter(|values| values.len() == draw.rows).ok_or_else(|| {
+            Failure::error("23502", "the default of the shard key gave NULL, or not one value for each row")
+        })
+    }
+}
+
+/// Runs the conns to their end, answers in order. On failure: whose.
+async fn run_all(
+    io: &mut ClientIo,
+    conns: &mut [&mut Conn],
+    events: &mut [Events],
+) -> Result<(), (usize, StepError)> {
+    let mut ahead: Vec<BytesMut> = vec![BytesMut::new(); conns.len()];
+    let mut turn = 0;
+    while turn < conns.len() {
+        if conns[turn].is_quiet() {
+            turn += 1;
+            if let Some(next) = ahead.get_mut(turn) {
+                io.out.extend_from_slice(&next.split());
+            }
+            continue;
+        }
+        poll_fn(|cx| {
+            let mut progress = false;
+            for at in turn..conns.len() {
+                if conns[at].is_quiet() || (at > turn && ahead[at].len() >= AHEAD_BYTES) {
+                    continue;
+                }
+                let out = if at == turn { &mut io.out } else { &mut ahead[at] };
+                match conns[at].poll_step(cx, out, &mut events[at]) {
+                    Poll::Ready(Ok(())) => progress = true,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err((at, StepError::Backend(error)))),
+                    Poll::Pending => {}
+                }
+            }
+            if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await?;
+        if io.out.len() >= OUT_HIGH_BYTES {
+            io.flush().await.map_err(|error| (turn, StepError::Client(error)))?;
+        }
+    }
+    Ok(())
+}
+
+fn errors_of(first: bool) -> Show {
+    if first { Show::ERRORS } else { Show::NOTHING }
+}
+
+fn rebound(statement: &Prepared, bind: &Bytes, params: Option<&[u16]>) -> Result<Rebound, Failure> {
+    match params {
+        None => Ok(Rebound { rest: bind.clone(), types: statement.shared.types.clone() }),
+        Some(chosen) => bind::choose(bind, &statement.shared.types, chosen).ok_or_else(|| {
+            Failure::error("08P01", "bind message supplies fewer parameters than the statement uses")
+        }),
+    }
+}
+
+/// Text and Bind of the first share of a plan, for its description.
+pub fn first_share(plan: &Plan, statement: &Prepared, bind: &Bytes) -> (ShardId, String, Rebound) {
+    let own = |shard| (shard, String::from_utf8_lossy(&statement.shared.text).into_owned(), None);
+    let (shard, text, params) = match &plan.target {
+        Target::Split(parts) => match parts.first() {
+            Some(part) => (part.shard, part.text.clone(), Some(part.params.as_slice())),
+            None => own(ShardId(0)),
+        },
+        Target::Concat(shards) => own(shards.first().copied().unwrap_or(ShardId(0))),
+        Target::One(shard) | Target::Nowhere(shard) => own(*shard),
+        _ => own(ShardId(0)),
+    };
+    let bound = rebound(statement, bind, params)
+        .unwrap_or_else(|_| Rebound { rest: bind.clone(), types: statement.shared.types.clone() });
+    (shard, text, bound)
+}
+
+/// Captured rows in the order of the application's VALUES; one share after the other where the numbers do not match (ON CONFLICT).
+fn order_rows(outcome: &[Events], shares: &[Share], out: &mut BytesMut) {
+    let complete = outcome.iter().zip(shares).all(|(events, share)| events.rows.len() == share.rows.len());
+    let mut rows: Vec<(u32, &Bytes)> = Vec::new();
+    for (events, share) in outcome.iter().zip(shares) {
+        for (n, row) in events.rows.iter().enumerate() {
+            let position = if complete { share.rows[n] } else { rows.len() as u32 };
+            rows.push((position, row));
+        }
+    }
+    rows.sort_by_key(|(position, _)| *position);
+    for (_, row) in rows {
+        reply::frame(out, tag::DATA_ROW, |b| b.extend_from_slice(row));
+    }
+}
+
+/// `INSERT 0 2` and `INSERT 0 3` make `INSERT 0 5`; tags without a count stay as they are.
+fn sum_tags(tags: &[&[u8]]) -> Option<String> {
+    let first = std::str::from_utf8(tags.first()?).ok()?;
+    let Some((words, _)) = first.rsplit_once(' ').filter(|(_, n)| n.parse::<u64>().is_ok()) else {
+        return Some(first.to_owned());
+    };
+    let count = |tag: &&[u8]| std::str::from_utf8(tag).ok()?.rsplit(' ').next()?.parse::<u64>().ok();
+    let sum: u64 = tags.iter().filter_map(count).sum();
+    Some(format!("{words} {sum}"))
+}
+
+/// The first column of a DataRow in text format.
+fn first_column(row: &[u8]) -> Option<String> {
+    let mut body = row.get(2..)?;
+    let len = usize::try_from(crate::wire::frame::i32(&mut body)?).ok()?;
+    Some(std::str::from_utf8(body.get(..len)?).ok()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_with_counts_are_added_up() {
+        assert_eq!(sum_tags(&[b"INSERT 0 2", b"INSERT 0 3"]).as_deref(), Some("INSERT 0 5"));
+        assert_eq!(sum_tags(&[b"SELECT 0", b"SELECT 7"]).as_deref(), Some("SELECT 7"));
+        assert_eq!(sum_tags(&[b"CREATE TABLE", b"CREATE TABLE"]).as_deref(), Some("CREATE TABLE"));
+        assert_eq!(sum_tags(&[]), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! The end of a transaction over several shards: never a half commit.
+//!
+//! One writing shard: a plain COMMIT. More: every writer prepares, the decision is recorded durably, every writer commits what it has
+//! prepared. What cannot be finished here is finished by the resolver, by the same decision.
+
+use crate::control::{Outcome, commit_prepared_sql, prepare_sql, rollback_prepared_sql};
+use crate::frontend::failure::Failure;
+use crate::frontend::session::Session;
+use crate::wire::backend::Status;
+use crate::wire::sqlstate;
+
+impl Session {
+    fn enlisted(&self) -> Vec<usize> {
+        (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect()
+    }
+
+    /// Commits on every enlisted shard, or on none.
+    pub async fn commit_all(&mut self) -> Result<(), Failure> {
+        let writers = self.enlisted().into_iter().filter(|at| self.held[*at].wrote).count();
+        if writers > 1 {
+            self.commit_two_phase().await?;
+        } else {
+            // The writer first: what the readers answer changes nothing.
+            let mut order = self.enlisted();
+            order.sort_by_key(|at| !self.held[*at].wrote);
+            let shards: Vec<_> = order.iter().map(|at| self.held[*at].shard).collect();
+            for (turn, shard) in shards.into_iter().enumerate() {
+                let Some(at) = self.held.iter().position(|held| held.shard == shard && held.enlisted) else {
+                    continue;
+                };
+                let done = self.end_on(at, "COMMIT").await;
+                if turn == 0 {
+                    done?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rolls back everywhere. A shard that cannot be reached rolls back by itself.
+    pub async fn rollback_all(&mut self) -> Result<(), Failure> {
+        while let Some(at) = self.held.iter().position(|held| held.enlisted) {
+            match self.end_on(at, "ROLLBACK").await {
+                Ok(()) | Err(Failure::Lost { .. } | Failure::Server(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// COMMIT or ROLLBACK on one conn, which then is no longer part of the block.
+    async fn end_on(&mut self, at: usize, command: &str) -> Result<(), Failure> {
+        let shard = self.held[at].shard;
+        let done = self.ask(at, command).await;
+        if let Some(held) = self.held.iter_mut().find(|held| held.shard == shard && held.enlisted) {
+            held.enlisted = false;
+            held.lease.spoiled |= held.lease.status != Status::Idle;
+        }
+        match done {
+            Err(Failure::Lost { shard, error, .. }) => {
+                Err(Failure::Lost { shard, error, committing: command == "COMMIT" })
+            }
+            other => other,
+        }
+    }
+
+    async fn commit_two_phase(&mut self) -> Result<(), Failure> {
+        self.may_prepare()?;
+        while let Some(at) = self.held.iter().position(|held| held.enlisted && !held.wrote) {
+            self.end_on(at, "COMMIT").await?;
+        }
+        let shared = std::sync::Arc::clone(&self.worker.shared);
+        let transaction = shared.control.two_phase().begin();
+        let gid = transaction.gid().clone();
+        let shards: Vec<_> = self.held.iter().filter(|held| held.enlisted).map(|held| held.shard).collect();
+        let mut prepared = Vec::new();
+        for shard in &shards {
+            let Some(at) = self.held.iter().position(|held| held.shard == *shard && held.enlisted) else {
+                continue;
+            };
+            match self.end_on(at, &prepare_sql(&gid, *shard)).await {
+                Ok(()) => prepared.push(*shard),
+                Err(failure) => {
+                    // A shard that was lost while preparing may have prepared: the resolver looks.
+                    for done in &prepared {
+                        let _ = self.finish_prepared(*done, &rollback_prepared_sql(&gid, *done)).await;
+                    }
+                    transaction.hand_over();
+                    let _ = self.rollback_all().await;
+                    return Err(failure);
+                }
+            }
+        }
+        let names = shards.iter().map(|shard| self.shard_name(*shard)).collect();
+        match shared.control.two_phase().decide(&gid, names).await {
+            Outcome::Committed => {}
+            Outcome::Aborted => {
+                transaction.hand_over();
+                return Err(Failure::error(
+                    sqlstate::SERIALIZATION_FAILURE,
+                    "the transaction was rolled back on all shards: a resolver took its coordinator for dead",
+                ));
+            }
+            Outcome::Unknown => {
+                transaction.hand_over();
+                return Err(Failure::error(
+                    sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
+                    "the outcome of the two-phase commit is unknown: the decision store did not answer; it will be the same on all shards",
+                ));
+            }
+        }
+        let mut finished = true;
+        for shard in shards {
+            finished &= self.finish_prepared(shard, &commit_prepared_sql(&gid, shard)).await.is_ok();
+        }
+        if !finished {
+            transaction.hand_over();
+        }
+        Ok(())
+    }
+
+    async fn finish_prepared(
+        &mut self,
+        shard: router_config::topology::ShardId,
+        sql: &str,
+    ) -> Result<(), Failure> {
+        match self.held.iter().position(|held| held.shard == shard && !held.replica) {
+            Some(at) => self.ask(at, sql).await,
+            None => Err(Failure::error(sqlstate::CONNECTION_FAILURE, "the shard's connection was lost")),
+        }
+    }
+
+    /// Whether a second shard may write at all.
+    pub fn may_prepare(&self) -> Result<(), Failure> {
+        let shared = &self.worker.shared;
+        if !shared.settings.load().routing.two_phase {
+            return Err(Failure::unsupported(
+                "writing to several shards in one transaction is switched off (routing.two_phase = false)",
+                "Write to one shard in a transaction, or switch it on.",
+            ));
+        }
+        shared.control.can_prepare().map_err(|node| {
+            Failure::unsupported(
+                format!(
+                    "writing to several shards needs prepared transactions, which node {node} has disabled"
+                ),
+                "Set max_prepared_transactions to at least max_connections on every primary and restart it.",
+            )
+        })
+    }
+}

@@ -1,0 +1,523 @@
+//! Statements that are the session's business: transaction control, settings, names, hints; and what statements that have
+//! completed leave behind in the session.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::BytesMut;
+use router_config::topology::ShardId;
+
+use super::failure::Failure;
+use super::session::Session;
+use super::transaction::{Block, quote};
+use crate::backend::gucs::Gucs;
+use crate::backend::owed::{Owed, Show};
+use crate::sql::facts::{Command, Facts, Isolation, PinCause};
+use crate::wire::backend::{Status, tag};
+use crate::wire::error::Report;
+use crate::wire::{frontend, reply, sqlstate};
+
+/// How the application sent the statement: decides the frames that pass it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// Query.
+    Simple,
+    /// Execute.
+    Extended,
+}
+
+/// Whether the proxy answers Parse, Bind and Describe of this command itself and acts at Execute.
+pub fn is_control(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Begin { .. }
+            | Command::Commit { .. }
+            | Command::Rollback { .. }
+            | Command::Savepoint(_)
+            | Command::RollbackTo(_)
+            | Command::Release(_)
+            | Command::SetHint { .. }
+            | Command::Deallocate(_)
+            | Command::Discard(_)
+            | Command::Reset(_)
+    )
+}
+
+impl Session {
+    /// Executes a control statement; its CommandComplete is appended or passed on, in order.
+    pub async fn control(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        match &facts.command {
+            Command::Begin { read_only, .. } => self.begin(facts, text, *read_only, via).await,
+            Command::Commit { chain } => self.end(facts, text, via, true, *chain).await,
+            Command::Rollback { chain } => self.end(facts, text, via, false, *chain).await,
+            Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
+                self.savepoint(facts, text, via).await
+            }
+            Command::SetHint { name, value, .. } => {
+                let value = value.clone();
+                match name.as_str() {
+                    "key" => self.hint_key = value,
+                    _ => self.hint_shard = value,
+                }
+                self.answer("SET");
+                Ok(())
+            }
+            Command::Deallocate(name) => self.deallocate(facts, name.as_deref(), text, via).await,
+            Command::Reset(name) => self.reset_to_login(facts, name.as_deref(), text, via).await,
+            Command::Discard(what) => self.discard(facts, what, text, via).await,
+            _ => self.pass_on_home(facts, text, via).await,
+        }
+    }
+
+    /// A CommandComplete of the proxy's own, in its place.
+    pub fn answer(&mut self, command: &str) {
+        let mut frame = BytesMut::new();
+        reply::command_complete(&mut frame, command);
+        self.local(frame);
+    }
+
+    /// Frames of the proxy's own: behind everything that is still owed.
+    pub fn local(&mut self, frame: BytesMut) {
+        let busy = self.held.iter_mut().find(|held| held.lease.owed_len() > 0);
+        match busy {
+            Some(held) => held.lease.owe(Owed::Local(frame.freeze())),
+            None => {
+                if frame.first() == Some(&tag::PARSE_COMPLETE) {
+                    self.events.parsed += 1;
+                }
+                self.io.out.extend_from_slice(&frame);
+            }
+        }
+    }
+
+    async fn begin(
+        &mut self,
+        facts: &Arc<Facts>,
+        text: &str,
+        read_only: bool,
+        via: Via,
+    ) -> Result<(), Failure> {
+        let unsynced = self.held.iter().any(|held| held.unsynced);
+        if self.block.is_some() || unsynced {
+            // PostgreSQL warns, or turns the pipeline's implicit transaction into a block.
+            return self.pass_on_home(facts, text, via).await;
+        }
+        self.block =
+            Some(Box::new(Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs))));
+        let start = text.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("start"));
+        self.answer(if start { "START TRANSACTION" } else { "BEGIN" });
+        Ok(())
+    }
+
+    /// COMMIT or ROLLBACK.
+    async fn end(
+        &mut self,
+        facts: &Arc<Facts>,
+        text: &str,
+        via: Via,
+        commit: bool,
+        chain: bool,
+    ) -> Result<(), Failure> {
+        if self.block.is_none() {
+            return self.pass_on_home(facts, text, via).await;
+        }
+        let enlisted: Vec<usize> = (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect();
+        let doomed = self.block.as_ref().is_some_and(|block| block.doomed);
+        if enlisted.len() == 1 && !doomed {
+            return self.pass_on(enlisted[0], facts, text, via).await;
+        }
+        if chain && !enlisted.is_empty() {
+            return Err(Failure::unsupported(
+                "AND CHAIN over several shards is not supported",
+                "Send COMMIT and BEGIN as two statements.",
+            ));
+        }
+        self.finish_pipelines().await?;
+        let commit = commit && !doomed && self.failed_shard().is_none();
+        let begun = self.block.as_ref().map(|block| block.begin.clone());
+        let done = if commit { self.commit_all().await } else { self.rollback_all().await };
+        self.end_block(!commit || done.is_err());
+        done?;
+        self.answer(if commit { "COMMIT" } else { "ROLLBACK" });
+        if let Some(begin) = begun.filter(|_| chain) {
+            self.block = Some(Box::new(Block::new(begin, false, Arc::clone(&self.gucs))));
+        }
+        Ok(())
+    }
+
+    async fn savepoint(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        let enlisted: Vec<usize> = (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect();
+        let Some(block) = &mut self.block else { return self.pass_on_home(facts, text, via).await };
+        if block.doomed && !matches!(facts.command, Command::RollbackTo(_)) {
+            return Err(aborted());
+        }
+        if block.doomed {
+            return Err(Failure::unsupported(
+                "ROLLBACK TO SAVEPOINT after a statement that the proxy refused is not supported",
+                "Send ROLLBACK and start again.",
+            ));
+        }
+        match enlisted.len() {
+            0 => self.savepoint_alone(facts, text, via).await,
+            1 => self.pass_on(enlisted[0], facts, text, via).await,
+            _ => {
+                self.finish_pipelines().await?;
+                for at in enlisted {
+                    self.ask(at, text).await?;
+                }
+                self.note_savepoint(facts);
+                self.answer(savepoint_tag(&facts.command));
+                Ok(())
+            }
+        }
+    }
+
+    /// No shard has begun yet: the block alone knows of the savepoint.
+    async fn savepoint_alone(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        let known = |name: &String| self.block.as_ref().is_some_and(|block| block.has_savepoint(name));
+        if let Command::RollbackTo(name) | Command::Release(name) = &facts.command
+            && !known(name)
+        {
+            return self.pass_on_home(facts, text, via).await;
+        }
+        self.note_savepoint(facts);
+        self.answer(savepoint_tag(&facts.command));
+        Ok(())
+    }
+
+    fn note_savepoint(&mut self, facts: &Facts) {
+        let gucs = Arc::clone(&self.gucs);
+        let Some(block) = &mut self.block else { return };
+        match &facts.command {
+            Command::Savepoint(name) => block.savepoint(name, gucs),
+            Command::Release(name) => drop(block.release(name)),
+            Command::RollbackTo(name) => {
+                if let Some(before) = block.rollback_to(name) {
+                    self.gucs = before;
+                    self.context = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn deallocate(
+        &mut self,
+        facts: &Arc<Facts>,
+        name: Option<&str>,
+        text: &str,
+        via: Via,
+    ) -> Result<(), Failure> {
+        let failed = self.failed_shard().is_some();
+        match name {
+            _ if failed => self.pass_on_home(facts, text, via).await,
+            Some(name) if self.names.statements.remove(name.as_bytes()).is_some() => {
+                self.answer("DEALLOCATE");
+                Ok(())
+            }
+            Some(_) => self.pass_on_home(facts, text, via).await,
+            None => {
+                self.names.statements.clear();
+                if let Some((_, shard)) = self.pinned
+                    && let Some(at) = self.held.iter().position(|held| held.shard == shard)
+                {
+                    self.finish_pipelines().await?;
+                    self.ask(at, "DEALLOCATE ALL").await?;
+                    self.held[at].lease.prepared.clear();
+                }
+                self.answer("DEALLOCATE ALL");
+                Ok(())
+            }
+        }
+    }
+
+    /// RESET returns to what the login asked for, which the server does not know as a default.
+    async fn reset_to_login(
+        &mut self,
+        facts: &Arc<Facts>,
+        name: Option<&str>,
+        text: &str,
+        via: Via,
+    ) -> Result<(), Failure> {
+        let startup = Arc::clone(&self.startup_gucs);
+        let again: Vec<String> = startup
+            .iter()
+            .filter(|(known, _)| name.is_none_or(|name| name == *known))
+            .map(|(known, value)| format!("SET {known} TO {value}"))
+            .collect();
+        if again.is_empty() || self.failed_shard().is_some() {
+            return self.pass_on_home(facts, text, via).await;
+        }
+        self.finish_pipelines().await?;
+        let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
+        let at = match self.held.iter().position(|held| held.enlisted) {
+            Some(at) => at,
+            None => self.acquire(shard, false).await?,
+        };
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        reply::query(&mut held.lease.write, format!("{text};{}", again.join(";")).as_bytes());
+        held.lease.owe(Owed::Query(Show::ERRORS));
+        self.run_to_end(at, false).await?;
+        if self.events.error.is_none() {
+            self.reset(name);
+            self.answer("RESET");
+        }
+        Ok(())
+    }
+
+    async fn discard(&mut self, facts: &Arc<Facts>, what: &str, text: &str, via: Via) -> Result<(), Failure> {
+        if what != "all" || self.block.is_some() || self.held.iter().any(|held| held.unsynced) {
+            return self.pass_on_home(facts, text, via).await;
+        }
+        let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
+        let at = self.acquire(shard, false).await?;
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        held.lease.prepared.clear();
+        held.lease.applied = Some(Gucs::none());
+        held.lease.spoiled = false;
+        reply::query(&mut held.lease.write, b"DISCARD ALL");
+        held.lease.owe(Owed::Query(Show::ERRORS));
+        self.run_to_end(at, false).await?;
+        self.names.statements.clear();
+        self.names.portals.clear();
+        self.gucs = Arc::clone(&self.startup_gucs);
+        self.context = None;
+        self.pinned = None;
+        self.temp_tables = false;
+        self.hint_key = None;
+        self.hint_shard = None;
+        self.answer("DISCARD ALL");
+        Ok(())
+    }
+
+    /// Passes a statement on to the shard where the transaction is, else to the pinned one, else to the home shard.
+    pub async fn pass_on_home(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        let enlisted = self.held.iter().position(|held| held.enlisted || held.unsynced);
+        let at = match enlisted {
+            Some(at) => at,
+            None => {
+                let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
+                self.acquire(shard, false).await?
+            }
+        };
+        self.pass_on(at, facts, text, via).await
+    }
+
+    /// Passes a text on over a held conn.
+    pub async fn pass_on(
+        &mut self,
+        at: usize,
+        facts: &Arc<Facts>,
+        text: &str,
+        via: Via,
+    ) -> Result<(), Failure> {
+        self.expect(facts, text);
+        let held = &mut self.held[at];
+        let conn = &mut *held.lease;
+        held.unnamed = None;
+        match via {
+            Via::Simple => {
+                reply::query(&mut conn.write, text.as_bytes());
+                conn.owe(Owed::Query(Show::ALL.without(Show::READY)));
+                let committing = matches!(facts.command, Command::Commit { .. });
+                self.run_to_end(at, committing).await
+            }
+            Via::Extended => {
+                reply::parse(&mut conn.write, b"", text.as_bytes(), &[]);
+                conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
+                reply::bind(&mut conn.write, b"", b"", &[0, 0, 0, 0, 0, 0]);
+                conn.owe(Owed::Bind(Show::ERRORS));
+                reply::execute(&mut conn.write, b"", 0);
+                conn.owe(Owed::Execute(Show::ALL));
+                held.unsynced = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs a text of the proxy's own on a held conn, hidden; a rejection is a failure.
+    pub async fn ask(&mut self, at: usize, text: &str) -> Result<(), Failure> {
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        reply::query(&mut held.lease.write, text.as_bytes());
+        held.lease.owe(Owed::Query(Show::NOTHING));
+        let kept = self.events.error.take();
+        let ran = self.run(at).await;
+        let error = std::mem::replace(&mut self.events.error, kept);
+        ran?;
+        error.map_or(Ok(()), |frame| Err(Failure::Server(frame)))
+    }
+
+    /// Notes a statement whose completion is shown, and what it will do to the session then.
+    pub fn expect(&mut self, facts: &Arc<Facts>, text: &str) {
+        if leaves_trace(facts) {
+            self.pending.push((self.sent, Arc::clone(facts), Arc::from(text)));
+        }
+        self.sent += 1;
+    }
+
+    /// Applies what the completed statements of the request do to the session.
+    pub fn apply_completed(&mut self) {
+        let completed = std::mem::take(&mut self.events.completed);
+        let undone = self.events.rolled_back;
+        self.sent = 0;
+        for (ordinal, facts, text) in std::mem::take(&mut self.pending) {
+            if ordinal < completed {
+                self.apply(&facts, &text, undone);
+            }
+        }
+    }
+
+    fn apply(&mut self, facts: &Facts, text: &str, undone: bool) {
+        if let Some(cause) = facts.effects.pins {
+            let shard = self.held.first().map_or(ShardId(0), |held| held.shard);
+            self.pinned = Some((cause, shard));
+            if cause == PinCause::Temporary {
+                self.temp_tables = true;
+                self.context = None;
+            }
+            for held in &mut self.held {
+                held.lease.spoiled = true;
+            }
+        }
+        self.catalog_changed |= facts.effects.changes_catalog;
+        match &facts.command {
+            Command::Set { local: true, .. } => self.note_local(text),
+            Command::Set { name, value, .. } => self.set(name, value.as_deref()),
+            Command::SetTransaction { session: false, .. } => self.note_local(text),
+            Command::SetTransaction { read_only, isolation, session: true } => {
+                if let Some(read_only) = read_only {
+                    self.set("default_transaction_read_only", Some(if *read_only { "on" } else { "off" }));
+                }
+                if let Some(isolation) = isolation {
+                    self.set("default_transaction_isolation", Some(isolation_sql(*isolation)));
+                }
+            }
+            Command::Reset(name) => self.reset(name.as_deref()),
+            Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
+                self.note_savepoint(facts)
+            }
+            Command::Commit { .. } | Command::Rollback { .. } => {
+                let rolled_back = undone || matches!(facts.command, Command::Rollback { .. });
+                if self.held.iter().all(|held| held.lease.status == Status::Idle) {
+                    self.end_block(rolled_back);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn note_local(&mut self, text: &str) {
+        if let Some(block) = &mut self.block {
+            block.note_local(text.trim_end_matches(';'));
+        }
+    }
+
+    /// A setting of the session has changed on the conns that are held.
+    fn set(&mut self, name: &str, value: Option<&str>) {
+        self.gucs = self.gucs.with(name, value);
+        self.context = None;
+        if name == "default_transaction_read_only" {
+            self.read_only = value.is_some_and(|v| {
+                matches!(v.trim_matches('\'').to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
+            });
+        }
+        for held in &mut self.held {
+            if held.lease.status == Status::Idle {
+                held.lease.applied = Some(Arc::clone(&self.gucs));
+            } else {
+                held.gucs_moved = true;
+            }
+        }
+    }
+
+    fn reset(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => {
+                let value = self.startup_gucs.get(name).map(str::to_owned);
+                self.set(name, value.as_deref());
+            }
+            None => {
+                let keep = |name: &str| self.gucs.get(name).map(str::to_owned);
+                let (role, authorization) = (keep("role"), keep("session_authorization"));
+                self.gucs = self.startup_gucs.with("session_authorization", authorization.as_deref());
+                self.set("role", role.as_deref());
+            }
+        }
+        // The server went back to its own default, which the session's login may have overridden.
+        for held in &mut self.held {
+            held.lease.applied = None;
+        }
+    }
+
+    /// 25P02 or the like where the open transaction is lost.
+    pub fn check_doomed(&self) -> Result<(), Failure> {
+        if self.block.as_ref().is_some_and(|block| block.doomed) { Err(aborted()) } else { Ok(()) }
+    }
+
+    /// A refused statement in a block: as after any error, only ROLLBACK is left.
+    pub fn doom(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.doomed = true;
+        }
+    }
+
+    /// Counts a request for the console.
+    pub fn count_request(&self) {
+        self.visible.requests.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn leaves_trace(facts: &Facts) -> bool {
+    facts.effects.pins.is_some()
+        || facts.effects.changes_catalog
+        || matches!(
+            facts.command,
+            Command::Set { .. }
+                | Command::SetTransaction { .. }
+                | Command::Reset(_)
+                | Command::Savepoint(_)
+                | Command::RollbackTo(_)
+                | Command::Release(_)
+                | Command::Commit { .. }
+                | Command::Rollback { .. }
+        )
+}
+
+fn savepoint_tag(command: &Command) -> &'static str {
+    match command {
+        Command::RollbackTo(_) => "ROLLBACK",
+        Command::Release(_) => "RELEASE",
+        _ => "SAVEPOINT",
+    }
+}
+
+fn isolation_sql(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::ReadCommitted => "'read committed'",
+        Isolation::RepeatableRead => "'repeatable read'",
+        Isolation::Serializable => "'serializable'",
+    }
+}
+
+/// The error of PostgreSQL inside of a failed transaction.
+pub fn aborted() -> Failure {
+    Failure::error(
+        sqlstate::IN_FAILED_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+}
+
+/// A warning of the proxy's own.
+pub fn warning(out: &mut BytesMut, sqlstate: &str, message: &str) {
+    Report::warning(sqlstate, message).write(out);
+}
+
+/// Sync, hidden.
+pub fn queue_sync(conn: &mut crate::backend::conn::Conn) {
+    reply::bare(&mut conn.write, frontend::tag::SYNC);
+    // What the server reports of its own accord in front of ReadyForQuery (changed settings) is the application's.
+    conn.owe(Owed::Sync(Show::ERRORS));
+}

@@ -1,0 +1,152 @@
+//! Why a statement did not get its answer, and what its application is told.
+
+use bytes::{Bytes, BytesMut};
+
+use super::io::{ClientError, StepError};
+use crate::backend::conn::ConnError;
+use crate::backend::pool::LeaseError;
+use crate::route::refusal::Refusal;
+use crate::wire::error::{Report, Severity};
+use crate::wire::frame::FrameError;
+use crate::wire::{backend, sqlstate};
+
+/// What ended a statement early.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The proxy does not execute it; the session goes on.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
+    /// A server rejected something that the proxy sent on its own behalf: its words, a whole ErrorResponse frame.
+    #[error("rejected by the shard")]
+    Server(Bytes),
+    /// The connection to a shard was lost.
+    #[error("connection to shard {shard} lost: {error}")]
+    Lost {
+        /// Name of the shard.
+        shard: String,
+        /// How.
+        error: ConnError,
+        /// A COMMIT was on its way: nobody knows whether it took place.
+        committing: bool,
+    },
+    /// No connection could be had.
+    #[error("no connection to shard {shard}: {error}")]
+    Lease {
+        /// Name of the shard.
+        shard: String,
+        /// Why.
+        error: LeaseError,
+    },
+    /// The session is over.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
+}
+
+impl From<FrameError> for Failure {
+    fn from(error: FrameError) -> Self {
+        match error {
+            // The frame's end is known: only its statement is lost, as in PostgreSQL.
+            FrameError::Body { .. } => Self::error(sqlstate::PROTOCOL_VIOLATION, "invalid message format"),
+            FrameError::Length { .. } | FrameError::TooLong { .. } | FrameError::Type { .. } => {
+                Self::Client(error.into())
+            }
+        }
+    }
+}
+
+impl Failure {
+    /// `0A000` with a hint.
+    pub fn unsupported(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Refusal::unsupported(message, hint).into()
+    }
+
+    /// An error of the proxy's own with a SQLSTATE.
+    pub fn error(sqlstate: &'static str, message: impl Into<String>) -> Self {
+        Refusal { sqlstate, message: message.into(), detail: None, hint: None }.into()
+    }
+
+    /// Of a step that failed on `shard`.
+    pub fn of_step(error: StepError, shard: &str, committing: bool) -> Self {
+        match error {
+            StepError::Client(error) => Self::Client(error),
+            StepError::Backend(error) => Self::Lost { shard: shard.to_owned(), error, committing },
+        }
+    }
+
+    /// Appends the ErrorResponse. `Err` when the session is over instead.
+    pub fn report(self, out: &mut BytesMut) -> Result<(), ClientError> {
+        match self {
+            Self::Refused(refusal) => {
+                Report::error(refusal.sqlstate, &refusal.message)
+                    .detail(refusal.detail.as_deref())
+                    .hint(refusal.hint.as_deref())
+                    .write(out);
+            }
+            Self::Server(frame) => out.extend_from_slice(&frame),
+            Self::Lost { shard, error, committing } => lost(out, &shard, &error, committing),
+            Self::Lease { shard, error } => no_lease(out, &shard, error),
+            Self::Client(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// SQLSTATE that the application reads, for metrics.
+    pub fn sqlstate(&self) -> String {
+        match self {
+            Self::Refused(refusal) => refusal.sqlstate.to_owned(),
+            Self::Server(frame) => backend::error_field(frame.get(5..).unwrap_or_default(), b'C')
+                .map_or_else(String::new, |code| String::from_utf8_lossy(code).into_owned()),
+            Self::Lost { committing: true, .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN.to_owned(),
+            Self::Lost { .. } => sqlstate::CONNECTION_FAILURE.to_owned(),
+            Self::Lease { .. } => sqlstate::TOO_MANY_CONNECTIONS.to_owned(),
+            Self::Client(_) => sqlstate::PROTOCOL_VIOLATION.to_owned(),
+        }
+    }
+}
+
+fn lost(out: &mut BytesMut, shard: &str, error: &ConnError, committing: bool) {
+    let said = match error {
+        ConnError::Fatal(frame) => backend::error_field(frame.get(5..).unwrap_or_default(), b'M')
+            .map(|message| format!("the shard said: {}", String::from_utf8_lossy(message))),
+        ConnError::Io(_) | ConnError::Protocol(_) => None,
+    };
+    let detail = said.unwrap_or_else(|| error.to_string());
+    if committing {
+        let message = format!("connection to shard \"{shard}\" lost during COMMIT: its outcome is unknown");
+        Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, &message)
+            .detail(detail.as_str())
+            .hint(
+                "Read the rows back to learn whether the transaction was committed before running it again.",
+            )
+            .write(out);
+    } else {
+        let message = format!("connection to shard \"{shard}\" lost");
+        Report::error(sqlstate::CONNECTION_FAILURE, &message)
+            .detail(detail.as_str())
+            .hint("The transaction was not committed and may be run again.")
+            .write(out);
+    }
+}
+
+fn no_lease(out: &mut BytesMut, shard: &str, error: LeaseError) {
+    match error {
+        LeaseError::Connect(error) => error.write(Severity::Error, out),
+        LeaseError::Timeout { .. } => {
+            let message = format!("shard \"{shard}\" has no free connection");
+            Report::error(sqlstate::TOO_MANY_CONNECTIONS, &message)
+                .detail(error.to_string().as_str())
+                .hint("Raise pool.size, or shorten the transactions that hold the connections.")
+                .write(out);
+        }
+        LeaseError::Closed => {
+            let message = format!("the pool of shard \"{shard}\" was closed by a reload");
+            Report::error(sqlstate::CONNECTION_FAILURE, &message).hint("Run the statement again.").write(out);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The application's side of a session: bytes in, bytes out, nothing held while idle.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use crate::backend::conn::{Conn, ConnError, Events};
+use crate::wire::frame::{self, FrameError, Header};
+use crate::wire::stream::Stream;
+
+/// Bytes read at a time while a session is quiet.
+const READ_BYTES: usize = 4 << 10;
+/// Bytes read ahead of the request being worked on; beyond them the application waits.
+const READ_AHEAD_BYTES: usize = 64 << 10;
+/// Output that waits before the shard is made to wait for the application.
+pub const OUT_HIGH_BYTES: usize = 64 << 10;
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// It hung up, or the network failed.
+    #[error("the application is gone: {0}")]
+    Gone(#[from] io::Error),
+    /// It does not speak the protocol.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// An application's stream with its buffers.
+pub struct ClientIo {
+    /// The stream.
+    pub stream: Stream,
+    /// Bytes read and not yet worked off.
+    pub read: BytesMut,
+    /// Bytes to be written.
+    pub out: BytesMut,
+    /// The application has closed its side.
+    pub eof: bool,
+    /// Longest frame accepted, bytes.
+    pub max_frame: usize,
+}
+
+impl ClientIo {
+    /// Over a stream that has logged in; `leftover` was read behind the login.
+    pub fn new(stream: Stream, leftover: BytesMut, max_frame: usize) -> Self {
+        Self { stream, read: leftover, out: BytesMut::new(), eof: false, max_frame }
+    }
+
+    /// Header of the frame at `at` bytes into what has been read.
+    pub fn header(&self, at: usize) -> Result<Option<Header>, FrameError> {
+        frame::header(self.read.get(at..).unwrap_or_default(), self.max_frame)
+    }
+
+    /// Reads more. Cancel-safe. An application that closes its side ends the session.
+    pub async fn fill(&mut self, room: usize) -> Result<(), ClientError> {
+        self.read.reserve(room.max(READ_BYTES));
+        if self.eof || self.stream.read_buf(&mut self.read).await? == 0 {
+            self.eof = true;
+            return Err(gone());
+        }
+        Ok(())
+    }
+
+    /// Waits for the next request without holding a buffer. Cancel-safe.
+    pub async fn wait(&mut self) -> Result<(), ClientError> {
+        if self.read.is_empty() {
+            self.read = BytesMut::new();
+            self.out = BytesMut::new();
+            self.stream.readable().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes everything that waits.
+    pub async fn flush(&mut self) -> Result<(), ClientError> {
+        if self.out.is_empty() && !self.stream.needs_flush() {
+            return Ok(());
+        }
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        while !self.out.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(gone())),
+                Poll::Ready(Ok(n)) => self.out.advance(n),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.stream.needs_flush() {
+            return Pin::new(&mut self.stream).poll_flush(cx).map_err(ClientError::Gone);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One step of `conn`, watching at the same time whether the application hangs up. Cancel-safe.
+    pub async fn step(&mut self, conn: &mut Conn, events: &mut Events) -> Result<(), StepError> {
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = conn.poll_step(cx, &mut self.out, events) {
+                return Poll::Ready(done.map_err(StepError::Backend));
+            }
+            self.poll_hangup(cx)
+        })
+        .await
+    }
+
+    /// Reads ahead while a shard works; ready only when the application is gone.
+    fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StepError>> {
+        while !self.eof && self.read.len() < READ_AHEAD_BYTES {
+            if let Stream::Plain(socket) = &self.stream
+                && socket.poll_read_ready(cx).is_pending()
+            {
+                return Poll::Pending;
+            }
+            self.read.reserve(READ_BYTES);
+            match pin!(self.stream.read_buf(&mut self.read)).poll(cx) {
+                Poll::Ready(Ok(0)) => self.eof = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(StepError::Client(error.into()))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        // An application may send its last request and close its side: only a hang-up with nothing left to do ends it.
+        if self.eof && self.read.is_empty() {
+            return Poll::Ready(Err(StepError::Client(gone())));
+        }
+        Poll::Pending
+    }
+}
+
+/// Whose fault it is that a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The application's.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The shard's.
+    #[error(transparent)]
+    Backend(#[from] ConnError),
+}
+
+fn gone() -> ClientError {
+    ClientError::Gone(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the application"))
+}

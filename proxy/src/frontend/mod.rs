@@ -1,0 +1,16 @@
+//! Sessions: one per application connection, from login to Terminate.
+
+pub mod auth;
+pub mod cancel;
+pub mod control;
+pub mod failure;
+pub mod handshake;
+pub mod io;
+pub mod names;
+pub mod pipeline;
+pub mod planning;
+pub mod secrets;
+pub mod serve;
+pub mod session;
+pub mod simple;
+pub mod transaction;

@@ -1,0 +1,272 @@
+//! From a text or a Bind to a plan: the facts' context, the hints, the session's view.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use router_config::settings::DatabaseKind;
+use router_config::topology::ShardId;
+
+use super::control::is_control;
+use super::failure::Failure;
+use super::names::Prepared;
+use super::session::{Session, SessionContext};
+use crate::route::plan::{Plan, Reason, SessionView, Target};
+use crate::route::values::{BindParams, TextRules, Values};
+use crate::route::{self, refusal::Refusal};
+use crate::sql::cache::Analysed;
+use crate::sql::extract::Context;
+use crate::sql::facts::{Command, Facts};
+use crate::sql::schema::Schema;
+use crate::wire::sqlstate;
+
+impl Session {
+    /// Facts of a text of the simple protocol.
+    pub fn analyse_simple(&mut self, text: &[u8]) -> Analysed {
+        self.with_context(|cache, context| cache.simple(text, context))
+    }
+
+    /// Facts of a text of Parse.
+    pub fn analyse_extended(&mut self, text: &[u8]) -> Analysed {
+        self.with_context(|cache, context| cache.extended(text, context))
+    }
+
+    fn with_context<R>(&mut self, use_it: impl FnOnce(&crate::sql::cache::Cache, &Context<'_>) -> R) -> R {
+        let shared = Arc::clone(&self.worker.shared);
+        let schema = self.schema();
+        let fresh = self.context.as_ref().is_some_and(|context| {
+            context.generation == schema.generation
+                && context.gucs == self.gucs.fingerprint()
+                && context.temp_tables == self.temp_tables
+        });
+        if !fresh {
+            self.context = Some(self.make_context(&schema));
+        }
+        let made = self.context.as_ref().expect("made just now if it was missing");
+        let context = Context {
+            schema: &schema,
+            search_path: &made.search_path,
+            temp_tables: made.temp_tables,
+            standard_conforming_strings: made.conforming,
+            statement_parse_bytes: shared.settings.load().limits.statement_parse_bytes,
+            id: made.id,
+        };
+        use_it(&shared.facts, &context)
+    }
+
+    fn make_context(&self, schema: &Schema) -> SessionContext {
+        let search_path = match self.gucs.get("search_path") {
+            None => schema.default_search_path.clone(),
+            Some(value) => split_path(value, &self.who.user),
+        };
+        let conforming = self.gucs.get("standard_conforming_strings").is_none_or(|value| {
+            !matches!(value.trim_matches('\'').to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0")
+        });
+        let id = self.worker.shared.facts.context_id(
+            schema.generation,
+            &search_path,
+            self.temp_tables,
+            conforming,
+        );
+        SessionContext {
+            generation: schema.generation,
+            gucs: self.gucs.fingerprint(),
+            temp_tables: self.temp_tables,
+            id,
+            search_path,
+            conforming,
+        }
+    }
+
+    /// The catalog of this session's database; an empty one where nothing is routed.
+    pub fn schema(&self) -> Arc<Schema> {
+        match self.who.kind {
+            DatabaseKind::Sharded => self
+                .catalog
+                .as_ref()
+                .map_or_else(|| Arc::clone(&self.worker.shared.no_schema), |c| c.schema()),
+            DatabaseKind::FirstShard | DatabaseKind::Node(_) => Arc::clone(&self.worker.shared.no_schema),
+        }
+    }
+
+    /// Identity of what a Parse of this session reads besides its text.
+    pub fn parse_context(&self) -> u64 {
+        use std::hash::BuildHasher;
+        let schema = self.schema().generation;
+        let private = if self.temp_tables { Arc::as_ptr(&self.visible) as u64 } else { 0 };
+        foldhash::fast::FixedState::default().hash_one((
+            self.who.user.as_str(),
+            self.who.backend_database.as_str(),
+            self.gucs.fingerprint(),
+            schema,
+            private,
+        ))
+    }
+
+    /// Plan of statement `index` of a text of the simple protocol.
+    pub fn plan_simple(&self, text: &[u8], analysed: &Analysed, index: usize) -> Result<Plan, Refusal> {
+        self.plan(Request { text, analysed, index, params: None }, None)
+    }
+
+    /// Plan of a Bind; `rest` is its body after the names.
+    pub fn plan_bind(
+        &self,
+        statement: &Prepared,
+        rest: &[u8],
+        drawn: Option<&[String]>,
+    ) -> Result<Plan, Refusal> {
+        let params = BindParams::parse(rest, &statement.types).map_err(|error| Refusal {
+            sqlstate: sqlstate::PROTOCOL_VIOLATION,
+            message: error.to_string(),
+            detail: None,
+            hint: None,
+        })?;
+        let request = Request {
+            text: &statement.shared.text,
+            analysed: &statement.analysed,
+            index: 0,
+            params: Some(&params),
+        };
+        self.plan(request, drawn)
+    }
+
+    /// Plan of a statement with drawn keys, simple protocol.
+    pub fn plan_drawn(
+        &self,
+        text: &[u8],
+        analysed: &Analysed,
+        index: usize,
+        drawn: &[String],
+    ) -> Result<Plan, Refusal> {
+        self.plan(Request { text, analysed, index, params: None }, Some(drawn))
+    }
+
+    fn plan(&self, request: Request<'_>, drawn: Option<&[String]>) -> Result<Plan, Refusal> {
+        if !matches!(self.who.kind, DatabaseKind::Sharded) {
+            return Ok(Plan { target: Target::One(ShardId(0)), replica: false, reason: Reason::PassThrough });
+        }
+        let Some(statement) = request.analysed.statements().get(request.index) else {
+            return Ok(Plan { target: Target::Any, replica: false, reason: Reason::NoShardedTable });
+        };
+        let shared = &self.worker.shared;
+        let topology = shared.topology.load();
+        let hints = request.analysed.hints();
+        let text_of = |range: &Option<Range<usize>>| {
+            range.as_ref().and_then(|range| std::str::from_utf8(request.text.get(range.clone())?).ok())
+        };
+        let view = SessionView {
+            hint_key: text_of(&hints.key).or(self.hint_key.as_deref()),
+            hint_shard: text_of(&hints.shard).or(self.hint_shard.as_deref()),
+            in_transaction: self.block.is_some(),
+            read_only: self.block.as_ref().map_or(self.read_only, |block| block.read_only),
+            enlisted: self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard),
+            spread: self.spread,
+            pinned: self.pinned.map(|(_, shard)| shard),
+            two_phase: shared.settings.load().routing.two_phase,
+            reads_replica: self.reads_replica(),
+        };
+        let values = Values {
+            text: request.text,
+            analysed: request.analysed,
+            index: request.index,
+            params: request.params,
+            rules: self.text_rules(),
+        };
+        match drawn {
+            None => route::plan(&topology, &statement.facts, &values, &view),
+            Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
+        }
+    }
+
+    pub(crate) fn text_rules(&self) -> TextRules {
+        TextRules {
+            standard_strings: self.context.as_ref().is_none_or(|context| context.conforming),
+            ..TextRules::default()
+        }
+    }
+
+    /// The one shard of a plan for a statement that may run anywhere: where the transaction is, else the next in turn.
+    pub fn any_shard(&mut self) -> ShardId {
+        if let Some(held) = self.held.iter().find(|held| held.enlisted || held.unsynced) {
+            return held.shard;
+        }
+        if let Some((_, shard)) = self.pinned {
+            return shard;
+        }
+        if let Some(held) = self.held.first() {
+            return held.shard;
+        }
+        if !matches!(self.who.kind, DatabaseKind::Sharded) {
+            return ShardId(0);
+        }
+        self.spread = self.spread.wrapping_add(1);
+        let shards = self.worker.shared.topology.load().shards.len().max(1);
+        ShardId((self.spread as usize % shards) as u16)
+    }
+
+    /// Refuses statements that a failed or lost transaction cannot run, before they are planned; gives the shard that
+    /// PostgreSQL's own refusal is to come from, if it has failed there.
+    pub fn failed_place(&self, facts: &Facts) -> Result<Option<ShardId>, Failure> {
+        if self.block.is_none()
+            || (is_control(&facts.command) && !matches!(facts.command, Command::Begin { .. }))
+        {
+            return Ok(None);
+        }
+        self.check_doomed()?;
+        Ok(self.failed_shard())
+    }
+}
+
+/// One statement with its values.
+struct Request<'a> {
+    text: &'a [u8],
+    analysed: &'a Analysed,
+    index: usize,
+    params: Option<&'a BindParams<'a>>,
+}
+
+/// Schemas of a `search_path` as SET spells it.
+fn split_path(value: &str, user: &str) -> Vec<String> {
+    let mut schemas = Vec::new();
+    let mut rest = value.trim();
+    while let Some(first) = rest.chars().next() {
+        let (name, after) = if matches!(first, '"' | '\'') {
+            let mut name = String::new();
+            let mut chars = rest.char_indices().skip(1).peekable();
+            let mut end = rest.len();
+            while let Some((at, c)) = chars.next() {
+                if c == first {
+                    if chars.peek().is_some_and(|(_, next)| *next == first) {
+                        chars.next();
+                    } else {
+                        end = at + 1;
+                        break;
+                    }
+                }
+                name.push(c);
+            }
+            (name, &rest[end..])
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            (rest[..end].trim().to_lowercase(), &rest[end..])
+        };
+        match name.as_str() {
+            "$user" => schemas.push(user.to_owned()),
+            "" => {}
+            _ => schemas.push(name),
+        }
+        rest = after.trim_start().trim_start_matches(',').trim_start();
+    }
+    schemas
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_path;
+
+    #[test]
+    fn search_path_is_read_as_set_spells_it() {
+        assert_eq!(split_path("\"$user\", public", "bob"), ["bob", "public"]);
+        assert_eq!(split_path("Foo, \"Bar\"\"x\", 'baz'", "bob"), ["foo", "Bar\"x", "baz"]);
+        assert_eq!(split_path("''", "bob"), Vec::<String>::new());
+    }
+}

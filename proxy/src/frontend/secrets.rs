@@ -1,0 +1,279 @@
+//! Where the stored secrets of users come from: the users file first, else `auth.query` on the home shard, so that the
+//! roles and passwords of the database work as they are.
+//!
+//! Invariants: a user that is not found is not remembered (it may be created the next moment); what is remembered is
+//! forgotten after `auth.cache`, or when a login with it failed. Session threads each have their own runtime; the
+//! look-up's connection lives on the control runtime.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use router_config::settings::{Auth, Settings};
+use router_config::topology::NodeAddress;
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_postgres::{Client, NoTls};
+
+use crate::backend::connect::{ConnectContext, ConnectError, dial};
+use crate::md5_password;
+use crate::scram::{DEFAULT_ITERATIONS, Key, Verifier};
+use crate::secrets_file::{SecretsFileError, read_secrets};
+
+/// Users remembered; above it the memory is emptied.
+const CACHED_USERS_MAX: usize = 10_000;
+
+/// A stored secret.
+#[derive(Clone)]
+pub enum Secret {
+    /// The password (users file only).
+    Plain(Arc<Plain>),
+    /// `md5…`
+    Md5(Arc<str>),
+    /// `SCRAM-SHA-256$…`
+    Scram(Arc<Verifier>),
+}
+
+impl Secret {
+    /// Tells the kinds apart as PostgreSQL does.
+    pub fn parse(text: &str) -> Self {
+        if let Some(verifier) = Verifier::parse(text) {
+            return Self::Scram(Arc::new(verifier));
+        }
+        if md5_password::is_stored(text) {
+            return Self::Md5(text.into());
+        }
+        Self::Plain(Arc::new(Plain { password: text.into(), verifier: OnceLock::new() }))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain(..)",
+            Self::Md5(_) => "Md5(..)",
+            Self::Scram(_) => "Scram(..)",
+        })
+    }
+}
+
+/// A password, and the verifier made of it once.
+pub struct Plain {
+    /// The password.
+    pub password: Arc<str>,
+    verifier: OnceLock<Verifier>,
+}
+
+impl Plain {
+    /// A verifier for a SCRAM exchange.
+    pub fn verifier(&self) -> &Verifier {
+        let make = || {
+            let salt: [u8; 16] = rand::random();
+            Verifier::of_password(&self.password, salt.to_vec(), DEFAULT_ITERATIONS)
+        };
+        self.verifier.get_or_init(make)
+    }
+}
+
+/// Why a secret could not be looked up.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The home shard cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// `auth.query` failed.
+    #[error("auth.query failed: {0}")]
+    Query(#[from] tokio_postgres::Error),
+    /// No answer in time.
+    #[error("auth.query was not answered within {0:?}")]
+    Timeout(Duration),
+    /// The control runtime is gone: the proxy is ending.
+    #[error("the proxy is shutting down")]
+    Ended,
+}
+
+/// The primary of the home shard at this moment.
+pub type HomePrimary = Arc<dyn Fn() -> NodeAddress + Send + Sync>;
+
+/// Users file and `auth.query`.
+pub struct SecretSource {
+    users: HashMap<String, Secret>,
+    query: Option<Arc<AuthQuery>>,
+    control: Option<Handle>,
+    cached_for: Duration,
+    cache: Mutex<HashMap<String, (Secret, Instant)>>,
+    /// Over the secrets of the configuration.
+    fingerprint: Sha256,
+    has_secrets: bool,
+}
+
+impl fmt::Debug for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretSource").field("users", &self.users.len()).finish_non_exhaustive()
+    }
+}
+
+struct AuthQuery {
+    settings: Auth,
+    connect: Arc<ConnectContext>,
+    timeout: Duration,
+    home: HomePrimary,
+    client: tokio::sync::Mutex<Option<(NodeAddress, Arc<Client>)>>,
+}
+
+impl SecretSource {
+    /// Reads the users file; `auth.query` will run on `control` against `home`.
+    pub fn from_settings(
+        settings: &Settings,
+        connect: Arc<ConnectContext>,
+        control: Handle,
+        home: HomePrimary,
+    ) -> Result<Self, SecretsFileError> {
+        let auth = &settings.auth;
+        let users = auth.users_file.as_deref().map(read_secrets).transpose()?.unwrap_or_default();
+        let timeout = settings.backend.connect_timeout;
+        let client = tokio::sync::Mutex::new(None);
+        let query = AuthQuery { settings: auth.clone(), connect, timeout, home, client };
+        let mut source = Self::of_users(users);
+        if let Some(password) = &auth.query_password {
+            source.fingerprint.update(password.as_bytes());
+            source.has_secrets = true;
+        }
+        source.query = (!auth.query.is_empty()).then(|| Arc::new(query));
+        source.control = Some(control);
+        source.cached_for = auth.cache;
+        Ok(source)
+    }
+
+    /// Only these users and their secrets, as in a users file.
+    pub fn of_users(users: HashMap<String, Arc<str>>) -> Self {
+        let (mut fingerprint, has_secrets) = (Sha256::new(), !users.is_empty());
+        for (user, secret) in BTreeMap::from_iter(&users) {
+            for text in [user.as_str(), secret] {
+                fingerprint.update(text.len().to_be_bytes());
+                fingerprint.update(text.as_bytes());
+            }
+        }
+        let users = users.into_iter().map(|(user, secret)| (user, Secret::parse(&secret))).collect();
+        let cache = Mutex::default();
+        Self {
+            users,
+            query: None,
+            control: None,
+            cached_for: Duration::ZERO,
+            cache,
+            fingerprint,
+            has_secrets,
+        }
+    }
+
+    /// What the answers to unknown users are derived from: where the configuration holds a secret, the same in every
+    /// process that has it, so that neither a restart nor a second proxy shows who is unknown; else random.
+    pub(super) fn mock_seed(&self) -> Key {
+        if self.has_secrets { self.fingerprint.clone().finalize().into() } else { rand::random() }
+    }
+
+    /// Whether an md5 exchange is what most users get with `auth.method = "md5"`; those that do not exist get the same.
+    pub(super) fn md5_is_usual(&self) -> bool {
+        let scram = self.users.values().filter(|secret| matches!(secret, Secret::Scram(_))).count();
+        self.users.len() > 2 * scram
+    }
+
+    /// The secret of `user`; `None`: no such user, or it has none.
+    pub async fn lookup(&self, user: &str) -> Result<Option<Secret>, SecretError> {
+        if let Some(secret) = self.users.get(user) {
+            return Ok(Some(secret.clone()));
+        }
+        let (Some(query), Some(control)) = (&self.query, &self.control) else {
+            return Ok(None);
+        };
+        if let Some(secret) = self.cached(user) {
+            return Ok(Some(secret));
+        }
+        let (query, name) = (Arc::clone(query), user.to_owned());
+        let task = control.spawn(async move {
+            match tokio::time::timeout(query.timeout, query.ask(&name)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(SecretError::Timeout(query.timeout)),
+            }
+        });
+        let secret = task.await.map_err(|_| SecretError::Ended)??.map(|text| Secret::parse(&text));
+        if let Some(secret) = &secret {
+            self.remember(user, secret.clone());
+        }
+        Ok(secret)
+    }
+
+    /// The next look-up of `user` asks again.
+    pub fn forget(&self, user: &str) {
+        self.locked().remove(user);
+    }
+
+    fn cached(&self, user: &str) -> Option<Secret> {
+        self.locked().get(user).filter(|(_, until)| *until > Instant::now()).map(|(secret, _)| secret.clone())
+    }
+
+    fn remember(&self, user: &str, secret: Secret) {
+        let mut cache = self.locked();
+        if cache.len() >= CACHED_USERS_MAX {
+            cache.clear();
+        }
+        cache.insert(user.to_owned(), (secret, Instant::now() + self.cached_for));
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Secret, Instant)>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AuthQuery {
+    /// Runs the query, once more on a new connection if the kept one turns out to be broken.
+    async fn ask(&self, user: &str) -> Result<Option<String>, SecretError> {
+        let client = self.client().await?;
+        let rows = match client.query(&self.settings.query, &[&user]).await {
+            Err(error) if error.is_closed() || error.as_db_error().is_none() => {
+                self.client.lock().await.take();
+                self.client().await?.query(&self.settings.query, &[&user]).await?
+            }
+            result => result?,
+        };
+        match rows.first() {
+            Some(row) => Ok(row.try_get::<_, Option<String>>(1)?),
+            None => Ok(None),
+        }
+    }
+
+    /// The kept connection, or a new one; a promotion moves it.
+    async fn client(&self) -> Result<Arc<Client>, SecretError> {
+        let node = (self.home)();
+        let mut kept = self.client.lock().await;
+        if let Some((at, client)) = &*kept
+            && *at == node
+            && !client.is_closed()
+        {
+            return Ok(Arc::clone(client));
+        }
+        let stream = dial(&node, &self.connect).await?;
+        let mut config = tokio_postgres::Config::new();
+        config
+            .user(&self.settings.query_user)
+            .dbname(&self.settings.query_database)
+            .application_name("gavel auth");
+        if let Some(password) = self
+            .settings
+            .query_password
+            .as_deref()
+            .or_else(|| self.connect.password(&self.settings.query_user).map(|p| &**p))
+        {
+            config.password(password);
+        }
+        let (client, connection) = config.connect_raw(stream, NoTls).await?;
+        // Ends with the client; its errors reach the queries.
+        Handle::current().spawn(connection);
+        let client = Arc::new(client);
+        *kept = Some((node, Arc::clone(&client)));
+        Ok(client)
+    }
+}

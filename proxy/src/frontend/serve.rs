@@ -1,0 +1,450 @@
+//! The loop of a session, from login to Terminate: the one place that sees the whole line of a request.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use router_config::settings::{Database, DatabaseKind, PoolMode};
+use router_config::topology::ShardId;
+use tokio::time::Duration;
+
+use super::failure::Failure;
+use super::handshake::Login;
+use super::io::{ClientError, ClientIo};
+use super::session::{Session, Visible, Who};
+use crate::backend::conn::Events;
+use crate::backend::connect::BackendLogin;
+use crate::backend::gucs::{Gucs, literal};
+use crate::wire::backend::Status;
+use crate::wire::error::Report;
+use crate::wire::frontend::tag;
+use crate::wire::startup::Protocol;
+use crate::wire::{reply, sqlstate};
+use crate::worker::{Entry, Phase, Worker};
+
+/// Frames of the extended protocol that are collected before they are worked off without waiting for Sync, bytes.
+const BATCH_BYTES: usize = 256 << 10;
+/// How long the reset of a conn at the end of a session may take.
+const RESET_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the application wants next.
+enum Request {
+    Query(Bytes),
+    Batch(Bytes),
+    FunctionCall(Bytes),
+    Terminate,
+}
+
+/// Serves one logged-in application until it goes or is told to.
+pub async fn serve(login: Login, worker: Arc<Worker>, peer: String) {
+    let protocol = login.protocol;
+    let mut session = match open(login, worker).await {
+        Some(session) => session,
+        None => return,
+    };
+    let registered = Registered::new(&session, protocol, peer);
+    reply::backend_key(&mut session.io.out, registered.process, &registered.secret);
+    reply::ready(&mut session.io.out, Status::Idle);
+    let ended = match session.io.flush().await {
+        Ok(()) => session.requests().await,
+        Err(error) => Err(error),
+    };
+    if let Err(ClientError::Frame(error)) = &ended {
+        session.worker.shared.metrics.error(sqlstate::PROTOCOL_VIOLATION);
+        Report::fatal(sqlstate::PROTOCOL_VIOLATION, &error.to_string()).write(&mut session.io.out);
+        let _ = session.io.flush().await;
+    }
+    drop(registered);
+    Box::pin(session.part()).await;
+}
+
+/// The session of a login, with ParameterStatus in its output; `None` when it could not be had (the application was told).
+async fn open(login: Login, worker: Arc<Worker>) -> Option<Session> {
+    let settings = worker.shared.settings.load_full();
+    let entry = settings.databases.iter().find(|d| d.name == login.database || d.name == "*").cloned();
+    let max_frame = settings.limits.message_bytes;
+    let mut io = ClientIo::new(login.stream, login.leftover, max_frame);
+    io.out = login.out;
+    let Some(entry) = entry else {
+        let message = format!("database \"{}\" is not configured", login.database);
+        Report::fatal(sqlstate::INVALID_CATALOG_NAME, &message)
+            .hint("Add it to [[databases]], or an entry with name = \"*\".")
+            .write(&mut io.out);
+        let _ = io.flush().await;
+        return None;
+    };
+    let who = who(&login.user, &login.database, login.credentials, &entry, &settings.pool);
+    let gucs = Arc::new(Gucs::of(startup_gucs(&login.parameters)));
+    let mut session = Session::new(io, worker, who, gucs);
+    match session.welcome().await {
+        Ok(()) => Some(session),
+        Err(failure) => {
+            let mut told = BytesMut::new();
+            if failure.report(&mut told).is_ok() {
+                session.io.out.extend_from_slice(&as_fatal(&told));
+                let _ = session.io.flush().await;
+            }
+            None
+        }
+    }
+}
+
+fn who(
+    user: &str,
+    database: &str,
+    credentials: crate::backend::connect::Credentials,
+    entry: &Database,
+    pool: &router_config::settings::Pool,
+) -> Who {
+    let backend_database = entry.backend_name.clone().unwrap_or_else(|| database.to_owned());
+    Who {
+        user: user.to_owned(),
+        database: database.to_owned(),
+        kind: entry.kind.clone(),
+        mode: entry.pool_mode.unwrap_or(pool.mode),
+        pool_size: entry.pool_size.unwrap_or(pool.size),
+        login: BackendLogin {
+            user: user.into(),
+            database: backend_database.as_str().into(),
+            credentials,
+            parameters: Vec::new(),
+        },
+        backend_database,
+    }
+}
+
+/// Startup parameters as settings to replay: values are strings, lists of names are spelled as lists.
+fn startup_gucs(parameters: &[(String, String)]) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for (name, value) in parameters {
+        let name = name.to_lowercase();
+        let sql = match name.as_str() {
+            "search_path" => value
+                .split(',')
+                .map(|part| part.trim())
+                .map(
+                    |part| {
+                        if part.starts_with('"') { part.to_owned() } else { literal(&part.to_lowercase()) }
+                    },
+                )
+                .collect::<Vec<_>>()
+                .join(", "),
+            _ => literal(value),
+        };
+        values.insert(name, sql);
+    }
+    values
+}
+
+/// An ErrorResponse with severity FATAL in place of ERROR: at login there is no session to go on with.
+fn as_fatal(frame: &[u8]) -> BytesMut {
+    let mut out = BytesMut::new();
+    reply::frame(&mut out, crate::wire::backend::tag::ERROR, |b| {
+        for (kind, value) in crate::wire::error::fields(frame.get(5..).unwrap_or_default()) {
+            b.put_u8(kind);
+            b.put_slice(if matches!(kind, b'S' | b'V') { b"FATAL" } else { value });
+            b.put_u8(0);
+        }
+        b.put_u8(0);
+    });
+    out
+}
+
+/// A session's entry in the table, for as long as it lives.
+struct Registered {
+    process: i32,
+    secret: Bytes,
+    worker: Arc<Worker>,
+}
+
+impl Registered {
+    fn new(session: &Session, protocol: Protocol, peer: String) -> Self {
+        let long: [u8; 32] = rand::random();
+        let secret = match protocol {
+            Protocol::V3_0 => Bytes::copy_from_slice(&long[..4]),
+            Protocol::V3_2 => Bytes::copy_from_slice(&long),
+        };
+        let entry = Entry {
+            secret: secret.clone(),
+            who: Arc::clone(&session.who),
+            peer,
+            since: tokio::time::Instant::now(),
+            visible: Arc::clone(&session.visible),
+        };
+        let worker = Arc::clone(&session.worker);
+        let mut sessions = worker.shared.sessions();
+        let process = loop {
+            let process = rand::random::<i32>() & i32::MAX;
+            if process != 0 && !sessions.contains_key(&process) {
+                break process;
+            }
+        };
+        sessions.insert(process, entry);
+        drop(sessions);
+        Self { process, secret, worker }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.shared.sessions().remove(&self.process);
+    }
+}
+
+impl Session {
+    fn new(io: ClientIo, worker: Arc<Worker>, who: Who, gucs: Arc<Gucs>) -> Self {
+        Self {
+            io,
+            worker,
+            who: Arc::new(who),
+            visible: Arc::new(Visible::default()),
+            startup_gucs: Arc::clone(&gucs),
+            read_only: false,
+            gucs,
+            names: super::names::Names::default(),
+            block: None,
+            held: Vec::new(),
+            pinned: None,
+            temp_tables: false,
+            hint_key: None,
+            hint_shard: None,
+            context: None,
+            catalog_changed: false,
+            pending: Vec::new(),
+            sent: 0,
+            spread: rand::random(),
+            events: Events::default(),
+            tag_at: None,
+            catalog: None,
+            pipeline: super::pipeline::PipelineState::default(),
+        }
+    }
+
+    /// What the application is told at login: the settings as its own would be reported by a server.
+    async fn welcome(&mut self) -> Result<(), Failure> {
+        if matches!(self.who.kind, DatabaseKind::Sharded) {
+            let catalog = self.worker.shared.control.catalog(&self.who.backend_database).await;
+            self.catalog = Some(catalog.map_err(|error| {
+                Failure::error(
+                    sqlstate::CANNOT_CONNECT_NOW,
+                    format!("the catalog could not be read: {error}"),
+                )
+            })?);
+        }
+        let key = (self.who.user.clone(), self.who.database.clone(), self.gucs.fingerprint());
+        let values = match self.worker.shared.welcome(&key) {
+            Some(values) => values,
+            None => {
+                let at = self.acquire(ShardId(0), false).await?;
+                let mut values = self.held[at].lease.parameters.clone();
+                for (name, value) in std::mem::take(&mut self.events.parameters) {
+                    match values.iter_mut().find(|(known, _)| *known == name) {
+                        Some((_, old)) => *old = value,
+                        None => values.push((name, value)),
+                    }
+                }
+                self.settle();
+                let values = Arc::new(values);
+                self.worker.shared.set_welcome(key, Arc::clone(&values));
+                values
+            }
+        };
+        for (name, value) in values.iter() {
+            reply::parameter_status(&mut self.io.out, name, value);
+        }
+        Ok(())
+    }
+
+    /// Works off requests until the application goes.
+    async fn requests(&mut self) -> Result<(), ClientError> {
+        loop {
+            let request = match self.next_request().await? {
+                Some(request) => request,
+                None => return Ok(()),
+            };
+            self.pass_pause().await;
+            self.visible.state.store(1, Ordering::Relaxed);
+            match request {
+                Request::Query(frame) => Box::pin(self.simple_query(frame)).await?,
+                Request::Batch(batch) => Box::pin(self.extended(batch)).await?,
+                Request::FunctionCall(frame) => Box::pin(self.function_call(frame)).await?,
+                Request::Terminate => return Ok(()),
+            }
+            self.count_request();
+            self.visible.state.store(if self.block.is_some() { 2 } else { 0 }, Ordering::Relaxed);
+            self.io.flush().await?;
+        }
+    }
+
+    /// The next request, whole; `None` when the session is told to end.
+    async fn next_request(&mut self) -> Result<Option<Request>, ClientError> {
+        loop {
+            if let Some(request) = self.take_request()? {
+                return Ok(Some(request));
+            }
+            if self.io.read.is_empty() {
+                if !self.idle().await? {
+                    return Ok(None);
+                }
+            }
+            let room = match self.io.header(0)? {
+                Some(header) => header.len.saturating_sub(self.io.read.len()).min(1 << 20),
+                None => 0,
+            };
+            self.io.fill(room).await?;
+        }
+    }
+
+    /// Waits for bytes; `false` when the session is to end.
+    async fn idle(&mut self) -> Result<bool, ClientError> {
+        let mut phase = self.worker.shared.phase.subscribe();
+        let idle_limit = self.worker.shared.settings.load().limits.client_idle;
+        let idle_limit = if idle_limit.is_zero() || self.block.is_some() { None } else { Some(idle_limit) };
+        let in_block = self.block.is_some();
+        loop {
+            if *phase.borrow_and_update() == Phase::Draining && !in_block && self.held.is_empty() {
+                Report::fatal(
+                    sqlstate::ADMIN_SHUTDOWN,
+                    "terminating connection due to administrator command",
+                )
+                .write(&mut self.io.out);
+                self.io.flush().await?;
+                return Ok(false);
+            }
+            tokio::select! {
+                biased;
+                waited = self.io.wait() => { waited?; return Ok(true); }
+                _ = phase.changed() => {}
+                () = sleep_or_never(idle_limit) => {
+                    Report::fatal(sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
+                        .hint("limits.client_idle of the proxy sets this time.")
+                        .write(&mut self.io.out);
+                    self.io.flush().await?;
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// While the proxy is paused, requests outside of a transaction wait.
+    async fn pass_pause(&self) {
+        if self.block.is_none() && *self.worker.shared.phase.borrow() == Phase::Paused {
+            let mut phase = self.worker.shared.phase.subscribe();
+            // The sender lives as long as the process.
+            let _ = phase.wait_for(|phase| *phase != Phase::Paused).await;
+        }
+    }
+
+    /// Cuts the next request off what has been read, if it is whole.
+    fn take_request(&mut self) -> Result<Option<Request>, ClientError> {
+        let mut at = 0;
+        while let Some(header) = self.io.header(at)? {
+            if !crate::wire::frontend::known(header.tag) {
+                return Err(unknown_frame(header.tag));
+            }
+            let whole = self.io.read.len() >= at + header.len;
+            let alone = matches!(header.tag, tag::QUERY | tag::FUNCTION_CALL | tag::TERMINATE);
+            let copy = matches!(header.tag, tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL);
+            if (alone || copy) && at > 0 {
+                break;
+            }
+            if !whole {
+                // A long pipeline is worked off piece by piece.
+                if at >= BATCH_BYTES {
+                    break;
+                }
+                return Ok(None);
+            }
+            if copy {
+                // What comes after a COPY has failed is dropped, as PostgreSQL does.
+                self.io.read.advance(header.len);
+                continue;
+            }
+            if alone {
+                let frame = self.io.read.split_to(header.len).freeze();
+                return Ok(Some(match header.tag {
+                    tag::QUERY => Request::Query(frame),
+                    tag::FUNCTION_CALL => Request::FunctionCall(frame),
+                    _ => Request::Terminate,
+                }));
+            }
+            at += header.len;
+            if matches!(header.tag, tag::SYNC | tag::FLUSH) || at >= BATCH_BYTES {
+                break;
+            }
+        }
+        if at == 0 {
+            return Ok(None);
+        }
+        let ends = self.io.read.get(at..).is_some_and(|rest| !rest.is_empty()) || at >= BATCH_BYTES;
+        let complete = ends || self.ends_with_sync_or_flush(at);
+        Ok(complete.then(|| Request::Batch(self.io.read.split_to(at).freeze())))
+    }
+
+    fn ends_with_sync_or_flush(&self, at: usize) -> bool {
+        // Both are five bytes long and have no body.
+        at >= 5
+            && matches!(self.io.read[at - 5], tag::SYNC | tag::FLUSH)
+            && self.io.read[at - 4..at] == [0, 0, 0, 4]
+    }
+
+    /// FunctionCall: to the home shard.
+    async fn function_call(&mut self, frame: Bytes) -> Result<(), ClientError> {
+        self.events = Events::default();
+        if self.pipeline.skipping {
+            return Ok(());
+        }
+        let outcome = self.call(&frame).await;
+        if let Err(failure) = outcome {
+            self.doom();
+            failure.report(&mut self.io.out)?;
+        }
+        self.settle();
+        let status = self.status();
+        reply::ready(&mut self.io.out, status);
+        Ok(())
+    }
+
+    async fn call(&mut self, frame: &Bytes) -> Result<(), Failure> {
+        self.finish_pipelines().await?;
+        self.check_doomed()?;
+        let at = self.acquire(ShardId(0), false).await?;
+        let held = &mut self.held[at];
+        held.wrote = true;
+        held.lease.write.extend_from_slice(frame);
+        held.lease.owe(crate::backend::owed::Owed::Function);
+        self.run_to_end(at, false).await
+    }
+
+    /// The end of a session: conns that it kept are reset or closed.
+    async fn part(mut self) {
+        for held in &mut self.held {
+            let reusable = held.lease.status == Status::Idle && held.lease.is_quiet() && !held.lease.spoiled;
+            if self.who.mode != PoolMode::Session || !reusable {
+                held.lease.spoiled = true;
+                continue;
+            }
+            let conn = &mut *held.lease;
+            reply::query(&mut conn.write, b"DISCARD ALL");
+            conn.owe(crate::backend::owed::Owed::Query(crate::backend::owed::Show::NOTHING));
+            let mut events = Events::default();
+            let reset =
+                tokio::time::timeout(RESET_LIMIT, crate::exec::single::run_alone(conn, &mut events)).await;
+            conn.spoiled |= !matches!(reset, Ok(Ok(()))) || events.error.is_some();
+            conn.prepared.clear();
+            conn.applied = Some(Gucs::none());
+        }
+    }
+}
+
+fn unknown_frame(tag: u8) -> ClientError {
+    ClientError::Frame(crate::wire::frame::FrameError::Type { tag })
+}
+
+async fn sleep_or_never(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,337 @@
+//! The simple protocol: one Query, any number of statements, one ReadyForQuery.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::control::{Via, is_control};
+use super::failure::Failure;
+use super::io::ClientError;
+use super::session::Session;
+use super::transaction::Block;
+use crate::backend::owed::{Owed, Show};
+use crate::exec::spread::{Ask, Form};
+use crate::route::explain;
+use crate::route::plan::{Plan, Target};
+use crate::sql::cache::Analysed;
+use crate::sql::facts::{Access, Command, Facts};
+use crate::wire::backend::tag;
+use crate::wire::frame::HEADER;
+use crate::wire::{frontend, reply};
+
+impl Session {
+    /// Works off one Query frame, ReadyForQuery included.
+    pub async fn simple_query(&mut self, frame: Bytes) -> Result<(), ClientError> {
+        self.events = crate::backend::conn::Events::default();
+        self.tag_at = None;
+        let outcome = match frontend::query(&frame[HEADER..]) {
+            Ok(text) => {
+                let text = frame.slice(HEADER..HEADER + text.len());
+                self.simple(&frame, &text).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        self.finish_simple(outcome).await
+    }
+
+    async fn simple(&mut self, frame: &Bytes, text: &Bytes) -> Result<(), Failure> {
+        self.finish_pipelines().await?;
+        let analysed = self.analyse_simple(text);
+        match analysed.statements() {
+            [only] => {
+                let facts = Arc::clone(&only.facts);
+                if let Some(shard) = self.failed_place(&facts)? {
+                    let at = self.acquire(shard, false).await?;
+                    return self.forward_query(at, frame, &facts, text).await;
+                }
+                self.statement(frame, text, &analysed, 0).await
+            }
+            _ => self.several(frame, text, &analysed).await,
+        }
+    }
+
+    /// One statement. `frame` is sent as it is where the whole text goes to one shard.
+    async fn statement(
+        &mut self,
+        frame: &Bytes,
+        text: &Bytes,
+        analysed: &Analysed,
+        index: usize,
+    ) -> Result<(), Failure> {
+        let facts = Arc::clone(&analysed.statements()[index].facts);
+        let own = text.slice(analysed.range(index));
+        if is_control(&facts.command) {
+            let own = String::from_utf8_lossy(&own);
+            return self.control(&facts, own.trim(), Via::Simple).await;
+        }
+        if let Command::ExplainGavel(inner) = &facts.command {
+            let plan = self.plan_simple(text, analysed, index);
+            return self.explain(inner, plan);
+        }
+        let plan = self.plan_simple(text, analysed, index)?;
+        match plan.target {
+            Target::One(shard) | Target::Nowhere(shard) => {
+                self.one(frame, &facts, &own, shard, plan.replica).await
+            }
+            Target::Any => {
+                let shard = self.any_shard();
+                self.one(frame, &facts, &own, shard, plan.replica).await
+            }
+            Target::Draw(draw) => {
+                let drawn = self.draw(&draw).await?;
+                let plan = self.plan_drawn(text, analysed, index, &drawn)?;
+                self.spread_query(plan, &facts, &own).await
+            }
+            _ => self.spread_query(plan, &facts, &own).await,
+        }
+    }
+
+    async fn spread_query(&mut self, plan: Plan, facts: &Arc<Facts>, own: &Bytes) -> Result<(), Failure> {
+        self.spread(Ask { plan, facts: Arc::clone(facts), text: own.clone(), form: Form::Query }).await
+    }
+
+    async fn one(
+        &mut self,
+        frame: &Bytes,
+        facts: &Arc<Facts>,
+        own: &Bytes,
+        shard: router_config::topology::ShardId,
+        replica: bool,
+    ) -> Result<(), Failure> {
+        let at = self.acquire(shard, replica).await?;
+        self.forward_query(at, frame, facts, own).await
+    }
+
+    /// Sends the frame as it is and passes the answer on, but for ReadyForQuery.
+    async fn forward_query(
+        &mut self,
+        at: usize,
+        frame: &Bytes,
+        facts: &Arc<Facts>,
+        own: &Bytes,
+    ) -> Result<(), Failure> {
+        if leaves_a_name(facts) || self.held[at].lease.spoiled {
+            self.expect(facts, &String::from_utf8_lossy(own));
+        } else {
+            self.sent += 1;
+        }
+        let held = &mut self.held[at];
+        held.wrote |= facts.access != Access::Read;
+        held.unnamed = None;
+        held.lease.write.extend_from_slice(frame);
+        held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
+        self.run_to_end(at, false).await
+    }
+
+    /// Several statements in one text: one implicit transaction. Passed on whole when all of it goes to one shard.
+    async fn several(&mut self, frame: &Bytes, text: &Bytes, analysed: &Analysed) -> Result<(), Failure> {
+        if let Some((shard, replica)) = self.common_shard(text, analysed)? {
+            for (index, statement) in analysed.statements().iter().enumerate() {
+                let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
+                self.expect(&statement.facts, &own);
+            }
+            let at = self.acquire(shard, replica).await?;
+            let held = &mut self.held[at];
+            held.wrote |= analysed.statements().iter().any(|s| s.facts.access != Access::Read);
+            held.unnamed = None;
+            held.lease.write.extend_from_slice(frame);
+            held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
+            return self.run_to_end(at, false).await;
+        }
+        for index in 0..analysed.statements().len() {
+            self.one_of_several(text, analysed, index).await?;
+            if self.events.error.is_some() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn one_of_several(
+        &mut self,
+        text: &Bytes,
+        analysed: &Analysed,
+        index: usize,
+    ) -> Result<(), Failure> {
+        let facts = &analysed.statements()[index].facts;
+        if !is_control(&facts.command) && self.block.is_none() {
+            let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
+            block.implicit = true;
+            self.block = Some(Box::new(block));
+        }
+        if is_control(&facts.command) && self.block.as_ref().is_some_and(|block| block.implicit) {
+            return Err(Failure::unsupported(
+                "transaction control in the middle of a text whose statements go to several shards",
+                "Send the statements one by one.",
+            ));
+        }
+        let own = text.slice(analysed.range(index));
+        let mut frame = BytesMut::new();
+        reply::query(&mut frame, &own);
+        // The frame of this statement alone, planned within the whole text.
+        let frame = frame.freeze();
+        if let Some(shard) = self.failed_place(facts)? {
+            let at = self.acquire(shard, false).await?;
+            return self.forward_query(at, &frame, facts, &own).await;
+        }
+        Box::pin(self.statement(&frame, text, analysed, index)).await?;
+        self.finish_statement_effects();
+        Ok(())
+    }
+
+    /// The one shard that all statements of a text go to, if they do.
+    fn common_shard(
+        &mut self,
+        text: &[u8],
+        analysed: &Analysed,
+    ) -> Result<Option<(router_config::topology::ShardId, bool)>, Failure> {
+        if let Some(first) = analysed.statements().first()
+            && let Some(shard) = self.failed_place(&first.facts)?
+        {
+            return Ok(Some((shard, false)));
+        }
+        let mut common = None;
+        let mut replica = true;
+        let mut anywhere = false;
+        for (index, statement) in analysed.statements().iter().enumerate() {
+            replica &= statement.facts.access == Access::Read;
+            if is_control(&statement.facts.command) || matches!(statement.facts.command, Command::Empty) {
+                if matches!(
+                    statement.facts.command,
+                    Command::SetHint { .. } | Command::Discard(_) | Command::Deallocate(_)
+                ) {
+                    return Ok(None);
+                }
+                replica = false;
+                continue;
+            }
+            let Ok(plan) = self.plan_simple(text, analysed, index) else { return Ok(None) };
+            replica &= plan.replica;
+            match plan.target {
+                Target::Any => anywhere = true,
+                Target::One(shard) | Target::Nowhere(shard) if common.is_none_or(|other| other == shard) => {
+                    common = Some(shard);
+                }
+                _ => return Ok(None),
+            }
+        }
+        let enlisted: Vec<_> = self.held.iter().filter(|held| held.enlisted).map(|held| held.shard).collect();
+        let shard = match common {
+            Some(shard) => shard,
+            None if anywhere || enlisted.is_empty() => self.any_shard(),
+            None => enlisted[0],
+        };
+        let alone = enlisted.is_empty() || enlisted == [shard];
+        Ok(alone.then_some((shard, replica)))
+    }
+
+    /// Effects of what has completed so far; then the implicit transaction, if the proxy opened one, ends.
+    async fn finish_simple(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
+        let mut outcome = outcome;
+        let failed = outcome.is_err() || self.events.error.is_some();
+        self.finish_statement_effects();
+        if self.block.as_ref().is_some_and(|block| block.implicit) {
+            let ended = self.end_implicit(failed).await;
+            if outcome.is_ok() && !failed {
+                if ended.is_err()
+                    && let Some(at) = self.tag_at
+                {
+                    // What was said to have succeeded has not.
+                    self.io.out.truncate(at);
+                }
+                outcome = ended;
+            }
+        } else if outcome.is_err() {
+            self.doom();
+        }
+        if let Err(failure) = outcome {
+            self.worker.shared.metrics.error(&failure.sqlstate());
+            failure.report(&mut self.io.out)?;
+        }
+        self.settle();
+        self.refresh_catalog().await;
+        let status = self.status();
+        reply::ready(&mut self.io.out, status);
+        Ok(())
+    }
+
+    /// Commits or rolls back the transaction that the proxy opened.
+    pub async fn end_implicit(&mut self, failed: bool) -> Result<(), Failure> {
+        let done = if failed { self.rollback_all().await } else { self.commit_all().await };
+        self.end_block(failed || done.is_err());
+        done
+    }
+
+    /// Applies what completed statements do to the session.
+    pub fn finish_statement_effects(&mut self) {
+        self.apply_completed();
+    }
+
+    /// Reads the catalog again after committed DDL, before the application is told of its success.
+    pub async fn refresh_catalog(&mut self) {
+        if self.block.is_none() && std::mem::take(&mut self.catalog_changed) {
+            self.worker.shared.catalog_changed(self.catalog.as_ref()).await;
+            self.context = None;
+        }
+    }
+
+    /// EXPLAIN (GAVEL).
+    fn explain(
+        &mut self,
+        inner: &Facts,
+        plan: Result<Plan, crate::route::refusal::Refusal>,
+    ) -> Result<(), Failure> {
+        let topology = self.worker.shared.topology.load();
+        let lines = match &plan {
+            Ok(plan) => explain::of_plan(&topology, plan, true),
+            Err(refusal) => explain::of_refusal(refusal),
+        }
+        .lines();
+        reply::text_row_description(&mut self.io.out, &["QUERY PLAN"]);
+        for line in &lines {
+            reply::text_row(&mut self.io.out, std::iter::once(Some(line.as_str())));
+        }
+        reply::command_complete(&mut self.io.out, "EXPLAIN");
+        Ok(())
+    }
+
+    /// Runs a held conn until it owes nothing, feeding it COPY data when it asks.
+    pub async fn run_to_end(&mut self, at: usize, committing: bool) -> Result<(), Failure> {
+        loop {
+            let held = &mut self.held[at];
+            let done = crate::exec::single::run(&mut self.io, &mut held.lease, &mut self.events).await;
+            if let Err(error) = done {
+                return Err(self.lose(at, error, committing));
+            }
+            if !std::mem::take(&mut self.events.copy_in) {
+                break;
+            }
+            let held = &mut self.held[at];
+            let fed = crate::exec::copy_in::feed(&mut self.io, &mut held.lease, &mut self.events).await;
+            if let Err(error) = fed {
+                return Err(self.lose(at, error, committing));
+            }
+            let held = &mut self.held[at];
+            if let Some(ignored) = held.lease.forget_ignored_syncs() {
+                // Extended protocol: the server ignored the Sync in front of the data, the next one ends the COPY.
+                held.unsynced = true;
+                self.pipeline.copied = ignored;
+                return Ok(());
+            }
+        }
+        self.after_run(at);
+        Ok(())
+    }
+}
+
+/// Whether the session must know when the statement has completed.
+fn leaves_a_name(facts: &Facts) -> bool {
+    facts.effects.pins.is_some()
+        || facts.effects.changes_catalog
+        || !matches!(facts.command, Command::Query | Command::Modify(_) | Command::Empty)
+}
+
+/// Whether a reply frame is an error.
+pub fn is_error(frame: &[u8]) -> bool {
+    frame.first() == Some(&tag::ERROR)
+}

@@ -1,0 +1,142 @@
+//! A session's transaction block: lazily begun on the shards that it touches, the same on all of them.
+//!
+//! BEGIN is answered by the proxy and travels with the first statement of each shard; so do the savepoints and the settings
+//! made LOCAL since.
+
+use std::sync::Arc;
+
+use crate::backend::gucs::Gucs;
+
+/// An open transaction block.
+#[derive(Debug)]
+pub struct Block {
+    /// The application's BEGIN, as written.
+    pub begin: String,
+    /// What a shard that joins later must run after BEGIN: SET TRANSACTION, SAVEPOINT, SET LOCAL, in order.
+    replay: Vec<String>,
+    savepoints: Vec<Savepoint>,
+    /// The session's settings when it began: what a rollback returns to.
+    gucs: Arc<Gucs>,
+    /// Opened by the proxy around a statement or pipeline that turned out to need several shards.
+    pub implicit: bool,
+    /// READ ONLY was asked for.
+    pub read_only: bool,
+    /// Statements were run that the proxy has not looked into (a text of several statements with transaction control): no
+    /// further shard may join.
+    pub opaque: bool,
+    /// A statement was refused or a shard was lost: only ROLLBACK is left.
+    pub doomed: bool,
+}
+
+#[derive(Debug)]
+struct Savepoint {
+    name: String,
+    replay: usize,
+    gucs: Arc<Gucs>,
+}
+
+impl Block {
+    /// A block begun by `begin`, with the session's settings as of now.
+    pub fn new(begin: impl Into<String>, read_only: bool, gucs: Arc<Gucs>) -> Self {
+        Self {
+            begin: begin.into(),
+            replay: Vec::new(),
+            savepoints: Vec::new(),
+            gucs,
+            implicit: false,
+            read_only,
+            opaque: false,
+            doomed: false,
+        }
+    }
+
+    /// Everything that a shard runs when it joins, as one text.
+    pub fn join_sql(&self) -> String {
+        let mut sql = self.begin.clone();
+        for statement in &self.replay {
+            sql.push(';');
+            sql.push_str(statement);
+        }
+        sql
+    }
+
+    /// Settings to return to when the transaction is rolled back.
+    pub fn gucs_before(&self) -> Arc<Gucs> {
+        Arc::clone(&self.gucs)
+    }
+
+    /// SET TRANSACTION or SET LOCAL that succeeded.
+    pub fn note_local(&mut self, statement: &str) {
+        self.replay.push(statement.to_owned());
+    }
+
+    /// SAVEPOINT.
+    pub fn savepoint(&mut self, name: &str, gucs: Arc<Gucs>) {
+        self.replay.push(format!("SAVEPOINT {}", quote(name)));
+        self.savepoints.push(Savepoint { name: name.to_owned(), replay: self.replay.len(), gucs });
+    }
+
+    /// ROLLBACK TO; the settings as of then, or `None` if there is no such savepoint.
+    pub fn rollback_to(&mut self, name: &str) -> Option<Arc<Gucs>> {
+        let at = self.savepoints.iter().rposition(|savepoint| savepoint.name == name)?;
+        self.savepoints.truncate(at + 1);
+        let savepoint = &self.savepoints[at];
+        self.replay.truncate(savepoint.replay);
+        Some(Arc::clone(&savepoint.gucs))
+    }
+
+    /// RELEASE; whether there is such a savepoint.
+    pub fn release(&mut self, name: &str) -> bool {
+        let Some(at) = self.savepoints.iter().rposition(|savepoint| savepoint.name == name) else {
+            return false;
+        };
+        for gone in self.savepoints.drain(at..).rev() {
+            self.replay.remove(gone.replay - 1);
+        }
+        true
+    }
+
+    /// Whether a savepoint of this name exists.
+    pub fn has_savepoint(&self, name: &str) -> bool {
+        self.savepoints.iter().any(|savepoint| savepoint.name == name)
+    }
+}
+
+/// An identifier as SQL.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block() -> Block {
+        Block::new("BEGIN", false, Gucs::none())
+    }
+
+    #[test]
+    fn a_late_shard_gets_what_is_still_in_force() {
+        let mut block = block();
+        block.savepoint("a", Gucs::none());
+        block.note_local("SET LOCAL x TO 1");
+        block.savepoint("b", Gucs::none());
+        assert_eq!(block.join_sql(), "BEGIN;SAVEPOINT \"a\";SET LOCAL x TO 1;SAVEPOINT \"b\"");
+        assert!(block.release("b"));
+        assert_eq!(block.join_sql(), "BEGIN;SAVEPOINT \"a\";SET LOCAL x TO 1");
+        assert!(block.rollback_to("a").is_some());
+        assert_eq!(block.join_sql(), "BEGIN;SAVEPOINT \"a\"");
+        assert!(block.rollback_to("b").is_none());
+    }
+
+    #[test]
+    fn releasing_an_outer_savepoint_releases_the_inner_ones() {
+        let mut block = block();
+        block.savepoint("a", Gucs::none());
+        block.savepoint("b", Gucs::none());
+        block.note_local("SET LOCAL x TO 1");
+        assert!(block.release("a"));
+        assert_eq!(block.join_sql(), "BEGIN;SET LOCAL x TO 1");
+        assert!(!block.has_savepoint("b"));
+    }
+}

@@ -1,0 +1,272 @@
+//! The process: control side, session threads, signals.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use arc_swap::ArcSwap;
+use router_config::file::Config;
+use router_config::settings::Settings;
+use router_config::topology::{NodeAddress, ShardId};
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant};
+
+use crate::backend::connect::ConnectContext;
+use crate::backend::pool::Pools;
+use crate::control::{Control, ControlRuntime, Links};
+use crate::frontend::auth::Authenticator;
+use crate::frontend::handshake::{self, Arrival, HandshakeContext};
+use crate::frontend::secrets::{HomePrimary, SecretSource};
+use crate::frontend::{cancel, serve};
+use crate::listener;
+use crate::metrics::Metrics;
+use crate::tls::ListenerTls;
+use crate::wire::error::Report;
+use crate::wire::sqlstate;
+use crate::worker::{Parts, Phase, Shared, Worker};
+
+/// How often pools close conns that have been unused for too long.
+const REAP_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed for want of resources.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until a signal ends it.
+pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
+    let runtime = ControlRuntime::start()?;
+    let handle = runtime.handle().clone();
+    let shared = handle.block_on_other(start(config, handle.clone()))?;
+    let addresses = listener::resolve(&shared.settings.load().listen.address)?;
+    let mut threads = Vec::new();
+    for number in 0..shared.threads {
+        let shared = Arc::clone(&shared);
+        let sockets = listener::bind(&addresses, shared.settings.load().listen.backlog)?;
+        let name = format!("gavel-{number}");
+        threads.push(thread::Builder::new().name(name).spawn(move || session_thread(&shared, sockets))?);
+    }
+    tracing::info!(address = %shared.settings.load().listen.address, threads = shared.threads, "ready");
+    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), reread))?;
+    drain(&shared);
+    for thread in threads {
+        // A thread that panicked has been logged; the process ends either way.
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
+/// Reads the configuration again, for RELOAD and SIGHUP.
+pub type Reread = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// Runs a future to its end on a runtime whose thread is another one.
+trait BlockOnOther {
+    fn block_on_other<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+    ) -> anyhow::Result<T>;
+}
+
+impl BlockOnOther for tokio::runtime::Handle {
+    fn block_on_other<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let (done, result) = std::sync::mpsc::channel();
+        self.spawn(async move {
+            // The receiver waits below.
+            let _ = done.send(future.await);
+        });
+        result.recv()?
+    }
+}
+
+async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result<Arc<Shared>> {
+    let settings = Arc::new(config.settings);
+    let names: Vec<String> = config.topology.shards.iter().map(|shard| shard.name.clone()).collect();
+    let home = config.topology.shards.first().map(|shard| shard.primary.clone());
+    let topology = Arc::new(ArcSwap::from_pointee(config.topology));
+    let metrics = Metrics::new(&names)?;
+    let connect = Arc::new(ConnectContext::from_settings(&settings)?);
+    let links = Links { handle: handle.clone(), metrics: Arc::clone(&metrics), tls: connect.tls_config() };
+    let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
+    control.load_configured().await;
+    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
+    let handshake = handshake_context(&settings, &connect, &control, home, tls.clone(), handle)?;
+    if let Some(address) = &settings.listen.metrics {
+        let listener = crate::http::bind(address)
+            .await
+            .map_err(|error| anyhow::anyhow!("listen.metrics = \"{address}\": {error}"))?;
+        let ready = {
+            let control = control.clone();
+            Arc::new(move || control.ready())
+        };
+        tokio::spawn(crate::http::serve(listener, Arc::clone(&metrics), ready));
+    }
+    let threads = match settings.listen.threads {
+        0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
+        n => n,
+    };
+    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, tls, threads }))
+}
+
+/// How applications log in with these settings.
+pub fn handshake_context(
+    settings: &Settings,
+    connect: &Arc<ConnectContext>,
+    control: &Control,
+    configured_home: Option<NodeAddress>,
+    tls: Option<Arc<ListenerTls>>,
+    handle: tokio::runtime::Handle,
+) -> anyhow::Result<HandshakeContext> {
+    let nodes = Arc::clone(control.nodes());
+    let fallback = configured_home.unwrap_or(NodeAddress { host: "127.0.0.1".to_owned(), port: 5432 });
+    let home: HomePrimary = Arc::new(move || {
+        nodes.primary(ShardId(0)).and_then(|node| nodes.address(node)).unwrap_or_else(|| fallback.clone())
+    });
+    let secrets = SecretSource::from_settings(settings, Arc::clone(connect), handle, home)?;
+    Ok(HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets)))
+}
+
+/// One session thread: its own runtime, pools and listeners.
+fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("a session thread could not start: {error}");
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let pools = Arc::new(Pools::default());
+        shared.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::clone(&pools));
+        let worker = Arc::new(Worker { shared: Arc::clone(shared), pools });
+        for socket in sockets {
+            tokio::spawn(accept_loop(socket, Arc::clone(&worker)));
+        }
+        let mut phase = shared.phase.subscribe();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(REAP_INTERVAL) => worker.pools.all().iter().for_each(|pool| pool.reap()),
+                _ = phase.changed() => {}
+            }
+            if *phase.borrow() == Phase::Draining && shared.clients.load(Ordering::Acquire) == 0 {
+                break;
+            }
+            if *phase.borrow() == Phase::Draining {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if shared.clients.load(Ordering::Acquire) == 0 || past_deadline(shared) {
+                    break;
+                }
+                shared.phase.send_modify(|_| {});
+            }
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_millis(100));
+}
+
+fn past_deadline(shared: &Shared) -> bool {
+    shared
+        .drain_until
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+async fn accept_loop(socket: std::net::TcpListener, worker: Arc<Worker>) {
+    let listener = match tokio::net::TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!("a listener could not be used: {error}");
+            return;
+        }
+    };
+    let mut phase = worker.shared.phase.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phase.wait_for(|phase| *phase == Phase::Draining) => return,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                let worker = Arc::clone(&worker);
+                let metrics = Arc::clone(&worker.shared.metrics);
+                let session = tokio::spawn(arrive(socket, peer, worker));
+                tokio::spawn(async move {
+                    if let Err(error) = session.await
+                        && error.is_panic()
+                    {
+                        metrics.panics.inc();
+                        tracing::error!(%peer, "a session ended by a panic; the others go on");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!("accept failed: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Counts a session for as long as it lives.
+struct Admitted(Arc<Worker>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.shared.clients.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
+    let shared = Arc::clone(&worker.shared);
+    shared.metrics.accepted.inc();
+    listener::tune(&socket);
+    let limit = shared.settings.load().limits.login;
+    let context = shared.handshake.load_full();
+    if !shared.admit() {
+        shared.metrics.rejected.inc();
+        let limit_of_clients = shared.settings.load().limits.clients;
+        let message = format!("sorry, too many clients already (limits.clients = {limit_of_clients})");
+        let report = Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, &message);
+        let turned = tokio::time::timeout(limit, handshake::turn_away(socket, &context, report)).await;
+        if let Ok(Ok(Arrival::Cancel(key))) = turned {
+            cancel::cancel(&shared, &key).await;
+        }
+        return;
+    }
+    let admitted = Admitted(Arc::clone(&worker));
+    let login = match tokio::time::timeout(limit, handshake::accept(socket, &context)).await {
+        Ok(Ok(Arrival::Login(login))) => login,
+        Ok(Ok(Arrival::Cancel(key))) => {
+            drop(admitted);
+            return cancel::cancel(&shared, &key).await;
+        }
+        Ok(Ok(Arrival::Closed)) => return,
+        Ok(Err(error)) => {
+            shared.metrics.rejected.inc();
+            shared.metrics.error(error.sqlstate());
+            tracing::debug!(%peer, "login failed: {error}");
+            return;
+        }
+        Err(_) => {
+            shared.metrics.rejected.inc();
+            tracing::debug!(%peer, "login took longer than limits.login");
+            return;
+        }
+    };
+    drop(context);
+    let login = *login;
+    if login.database == shared.settings.load().admin.database {
+        return Box::pin(crate::admin::serve(login, &shared)).await;
+    }
+    serve::serve(login, worker, peer.to_string()).await;
+}
+
+/// Waits for transactions to end, up to the limit.
+fn drain(shared: &Shared) {
+    let limit = shared.settings.load().limits.drain;
+    *shared.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+        Some(Instant::now() + limit);
+    shared.phase.send_replace(Phase::Draining);
+    let clients = shared.clients.load(Ordering::Acquire);
+    tracing::info!(clients, limit_s = limit.as_secs(), "draining: running transactions may finish");
+}

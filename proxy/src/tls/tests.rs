@@ -1,0 +1,58 @@
+//! Certificates: hashes for channel binding, names, reloading.
+
+use router_config::settings::Listen;
+
+use super::*;
+use crate::testing::certificates::Authority;
+
+fn listen(authority: &Authority, name: &str) -> Listen {
+    let pair = authority.issue(name);
+    Listen {
+        tls: ListenTls::Allow,
+        tls_certificate: Some(pair.certificate),
+        tls_key: Some(pair.key),
+        ..Listen::default()
+    }
+}
+
+#[test]
+fn a_broken_file_leaves_the_certificate_in_use() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(directory.path());
+    let mut listen = listen(&authority, "one");
+    let tls = ListenerTls::from_settings(&listen).expect("good files").expect("on");
+    let first = tls.current.load().end_point.clone();
+    assert!(first.as_ref().is_some_and(|hash| hash.len() == 32));
+    let two = authority.issue("two");
+    listen.tls_certificate = Some(two.certificate.clone());
+    assert!(tls.reload(&listen).is_err(), "the key is another's");
+    assert_eq!(tls.current.load().end_point, first);
+    listen.tls_key = Some(two.key);
+    tls.reload(&listen).expect("good files");
+    assert_ne!(tls.current.load().end_point, first);
+    for broken in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        std::fs::write(&two.certificate, broken).expect("written");
+        assert!(tls.reload(&listen).is_err());
+    }
+    listen.tls_certificate = None;
+    assert!(matches!(tls.reload(&listen), Err(TlsError::Missing("listen.tls_certificate"))));
+    listen.tls = ListenTls::Off;
+    assert!(ListenerTls::from_settings(&listen).expect("off").is_none());
+}
+
+#[test]
+fn names_and_hashes_of_certificates() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(directory.path());
+    let pair = authority.issue("al");
+    let certificate = CertificateDer::from_pem_file(&pair.certificate).expect("written");
+    assert_eq!(common_name(&certificate).as_deref(), Some("al"));
+    assert_eq!(end_point_hash(&certificate), Some(Sha256::digest(&certificate).to_vec()));
+    assert_eq!((common_name(b"garbage"), end_point_hash(b"garbage")), (None, None));
+    for (algorithm, bytes) in [(&rcgen::PKCS_ECDSA_P384_SHA384, Some(48)), (&rcgen::PKCS_ED25519, None)] {
+        let key = rcgen::KeyPair::generate_for(algorithm).expect("ring makes keys");
+        let params = rcgen::CertificateParams::new(vec!["x".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("signed");
+        assert_eq!(end_point_hash(certificate.der()).map(|hash| hash.len()), bytes);
+    }
+}

@@ -1,0 +1,236 @@
+//! What sessions share: everything of the process ([`Shared`]) and of their thread ([`Worker`]).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use router_config::settings::Settings;
+use router_config::topology::{ShardId, Topology};
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
+
+use crate::backend::connect::ConnectContext;
+use crate::backend::pool::Pools;
+use crate::backend::prepared::Registry;
+use crate::control::{Catalog, Control, Nodes};
+use crate::frontend::handshake::HandshakeContext;
+use crate::frontend::session::{Visible, Who};
+use crate::metrics::Metrics;
+use crate::sql::cache::Cache;
+use crate::sql::schema::Schema;
+use crate::tls::ListenerTls;
+
+/// Shards whose causal floor is kept; the map is refused above.
+const SHARDS_MAX: usize = 1024;
+/// How long ParameterStatus values of a login are given to later ones without asking.
+const WELCOME_LIFE: Duration = Duration::from_secs(30);
+
+/// The LSN that a replica must have replayed to serve reads: all writes acknowledged by this proxy are before it.
+#[derive(Debug, Default)]
+pub struct Floor {
+    /// Known.
+    pub lsn: AtomicU64,
+    /// Something was acknowledged since: the primary must be asked first.
+    pub dirty: AtomicBool,
+}
+
+/// Where the process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Serving.
+    Running,
+    /// PAUSE: new requests outside of a transaction wait.
+    Paused,
+    /// Ending: transactions finish, then sessions are told to go.
+    Draining,
+}
+
+/// A session as the console and cancel requests know it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Secret of its cancel key.
+    pub secret: Bytes,
+    /// Who.
+    pub who: Arc<Who>,
+    /// Its address.
+    pub peer: String,
+    /// Since when.
+    pub since: Instant,
+    /// What it does.
+    pub visible: Arc<Visible>,
+}
+
+/// Everything that the threads of the process share.
+pub struct Shared {
+    /// Settings in use.
+    pub settings: ArcSwap<Settings>,
+    /// Topology in use.
+    pub topology: Arc<ArcSwap<Topology>>,
+    /// Nodes, catalogs, decisions.
+    pub control: Control,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Facts by text.
+    pub facts: Cache,
+    /// Statements shared over sessions.
+    pub registry: Registry,
+    /// How backends are connected to.
+    pub connect: Arc<ConnectContext>,
+    /// How applications log in.
+    pub handshake: ArcSwap<HandshakeContext>,
+    /// Certificates towards applications.
+    pub tls: Option<Arc<ListenerTls>>,
+    /// Catalog of databases that are not routed.
+    pub no_schema: Arc<Schema>,
+    /// Sessions by the process id of their cancel key.
+    pub sessions: Mutex<HashMap<i32, Entry>>,
+    /// Sessions that have logged in or are about to.
+    pub clients: AtomicUsize,
+    /// Threads that carry sessions.
+    pub threads: usize,
+    /// Where the process is in its life.
+    pub phase: watch::Sender<Phase>,
+    /// The session threads' own, for the console.
+    pub workers: Mutex<Vec<Arc<Pools>>>,
+    /// When the process began to serve.
+    pub since: Instant,
+    /// When a drain gives up.
+    pub drain_until: Mutex<Option<Instant>>,
+    /// Reads the configuration again.
+    pub reread: Mutex<Option<crate::run::Reread>>,
+    floors: Vec<Floor>,
+    welcomes: Mutex<HashMap<(String, String, u64), (Instant, Arc<Vec<(String, String)>>)>>,
+}
+
+/// What a process begins with; see [`Shared`].
+pub struct Parts {
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// Topology.
+    pub topology: Arc<ArcSwap<Topology>>,
+    /// Control side.
+    pub control: Control,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Backend connects.
+    pub connect: Arc<ConnectContext>,
+    /// Logins.
+    pub handshake: HandshakeContext,
+    /// Certificates towards applications.
+    pub tls: Option<Arc<ListenerTls>>,
+    /// Threads that carry sessions.
+    pub threads: usize,
+}
+
+impl Shared {
+    /// The process's shared state.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        const REGISTRY_BYTES: u64 = 64 << 20;
+        let mut floors = Vec::new();
+        floors.resize_with(SHARDS_MAX, Floor::default);
+        Arc::new(Self {
+            facts: Cache::new(parts.settings.limits.facts),
+            settings: ArcSwap::new(parts.settings),
+            topology: parts.topology,
+            control: parts.control,
+            metrics: parts.metrics,
+            registry: Registry::new(REGISTRY_BYTES),
+            connect: parts.connect,
+            handshake: ArcSwap::from_pointee(parts.handshake),
+            tls: parts.tls,
+            no_schema: Arc::default(),
+            sessions: Mutex::default(),
+            clients: AtomicUsize::new(0),
+            threads: parts.threads,
+            phase: watch::Sender::new(Phase::Running),
+            workers: Mutex::default(),
+            since: Instant::now(),
+            drain_until: Mutex::default(),
+            reread: Mutex::default(),
+            floors,
+            welcomes: Mutex::default(),
+        })
+    }
+
+    /// The nodes.
+    pub fn nodes(&self) -> &Arc<Nodes> {
+        self.control.nodes()
+    }
+
+    /// The causal floor of a shard.
+    pub fn floor(&self, shard: ShardId) -> &Floor {
+        &self.floors[usize::from(shard.0) % SHARDS_MAX]
+    }
+
+    /// All sessions.
+    pub fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Entry>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After committed DDL: the catalog is read anew, sequences get their stride.
+    pub async fn catalog_changed(&self, catalog: Option<&Arc<Catalog>>) {
+        let Some(catalog) = catalog else { return };
+        if let Err(error) = catalog.refresh().await {
+            tracing::error!(
+                database = catalog.database(),
+                "the catalog could not be read after DDL: {error}"
+            );
+            return;
+        }
+        match self.control.align_sequences(catalog).await {
+            Ok(report) => tracing::debug!(?report, "sequences aligned"),
+            Err(error) => tracing::warn!(database = catalog.database(), "sequences are not aligned: {error}"),
+        }
+        // New columns may have changed their default by that.
+        if let Err(error) = catalog.refresh().await {
+            tracing::error!(
+                database = catalog.database(),
+                "the catalog could not be read after DDL: {error}"
+            );
+        }
+    }
+
+    /// ParameterStatus values that a recent login of the same kind was told.
+    pub fn welcome(&self, key: &(String, String, u64)) -> Option<Arc<Vec<(String, String)>>> {
+        let welcomes = self.welcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        welcomes
+            .get(key)
+            .filter(|(made, _)| made.elapsed() < WELCOME_LIFE)
+            .map(|(_, values)| Arc::clone(values))
+    }
+
+    /// Keeps ParameterStatus values for later logins.
+    pub fn set_welcome(&self, key: (String, String, u64), values: Arc<Vec<(String, String)>>) {
+        const WELCOMES_MAX: usize = 1024;
+        let mut welcomes = self.welcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        if welcomes.len() >= WELCOMES_MAX {
+            welcomes.clear();
+        }
+        welcomes.insert(key, (Instant::now(), values));
+    }
+
+    /// After a reload: logins ask anew.
+    pub fn forget_welcomes(&self) {
+        self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// One more session; `false` at the limit.
+    pub fn admit(&self) -> bool {
+        let limit = self.settings.load().limits.clients;
+        let admitted = self.clients.fetch_add(1, Ordering::AcqRel) < limit;
+        if !admitted {
+            self.clients.fetch_sub(1, Ordering::AcqRel);
+        }
+        admitted
+    }
+}
+
+/// What the sessions of one thread share.
+pub struct Worker {
+    /// The process's.
+    pub shared: Arc<Shared>,
+    /// Its conns.
+    pub pools: Arc<Pools>,
+}

@@ -1,0 +1,72 @@
+//! The configuration file: TOML in, [`Config`] or all of its mistakes out.
+//!
+//! Pure: environment variables and the files that settings name are reached through functions that the caller hands in.
+
+mod map;
+mod mistake;
+mod reader;
+mod sections;
+mod value;
+
+use std::path::Path;
+
+use toml::de::DeTable;
+
+pub use mistake::Mistake;
+use reader::{Outside, Reader, Section};
+
+use crate::settings::Settings;
+use crate::topology::Topology;
+
+/// A checked configuration file.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Everything that is not the map.
+    pub settings: Settings,
+    /// The map of a new cluster: epoch 1, slots as the ring proposes them. A stored slot map replaces that.
+    pub topology: Topology,
+}
+
+/// Parses and checks the text of the file at `path`, to which relative file names in it are relative. Every mistake is
+/// found in one run, in the order of the text. `env` looks up environment variables, `read` reads files.
+pub fn load(
+    text: &str,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    read: &dyn Fn(&Path) -> std::io::Result<String>,
+) -> Result<Config, Vec<Mistake>> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let reader = Reader::new(text, path, Outside { env, read }, !errors.is_empty());
+    let mut root = Section::root(&reader, document.get_ref());
+    let settings = sections::settings(&mut root);
+    let topology = map::topology(&mut root);
+    root.finish();
+    let mut mistakes = reader.into_mistakes();
+    let syntax: Vec<Mistake> = errors.iter().map(|error| syntax_mistake(text, error)).collect();
+    // What lies on a line that TOML could not read is not worth a second message.
+    mistakes.retain(|mistake| syntax.iter().all(|error| error.line != mistake.line));
+    mistakes.extend(syntax);
+    mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+    mistakes.dedup();
+    if mistakes.is_empty() { Ok(Config { settings, topology }) } else { Err(mistakes) }
+}
+
+fn syntax_mistake(text: &str, error: &toml::de::Error) -> Mistake {
+    let (line, column) = mistake::position(text, error.span().map_or(0, |span| span.start));
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    let cure = if message.contains("duplicate key") {
+        "remove one of the two; a list of sections is written [[name]]"
+    } else {
+        "write key = value, with texts in double quotes and sections like [pool] or [[shards]]"
+    };
+    Mistake { line, column, key: String::new(), message, cure: cure.to_owned() }
+}
+
+/// A complete commented example: every setting with its default.
+#[must_use]
+pub fn example() -> String {
+    include_str!("example.toml").to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Spellings of durations, sizes and addresses. Pure functions from a text to a value or to what is wrong with it.
+
+use std::time::Duration;
+
+/// What a duration may look like, for messages.
+pub(super) const DURATION_CURE: &str = "write a number with a unit, like \"500ms\", \"15s\", \"10min\", \"1h\", \"7d\", or an integer of milliseconds";
+
+/// What a size may look like, for messages.
+pub(super) const SIZE_CURE: &str =
+    "write a number of bytes, or a text with a unit, like \"64KiB\", \"256MiB\", \"1GiB\"";
+
+/// Longer durations are taken for a mistake: a hundred years.
+const MAX_MILLIS: u64 = 100 * 366 * 24 * 3_600_000;
+
+/// `500ms`, `15s`, `10min`, `1h`, `7d`.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 24 * 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(factor).and_then(duration_from_millis)
+}
+
+/// A duration of so many milliseconds, if it is a sensible one.
+pub(super) fn duration_from_millis(millis: u64) -> Option<Duration> {
+    (millis <= MAX_MILLIS).then(|| Duration::from_millis(millis))
+}
+
+/// `512B`, `64KiB`, `256MiB`, `1GiB`; also `kB`, `MB`, `GB`, which mean powers of 1000.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let factor = match unit {
+        "B" => 1,
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
+/// Splits `15 s` or `15s` into its number and its unit.
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+    let number = text[..unit_at].parse().ok()?;
+    Some((number, text[unit_at..].trim_start()))
+}
+
+/// Why `host:port` is not one.
+pub(super) fn address_fault(text: &str) -> Option<String> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Some(format!("\"{text}\" has no port"));
+    };
+    if host.is_empty() || host == "*" {
+        return Some(format!("\"{text}\" has no host"));
+    }
+    if port.parse::<u16>().is_err() {
+        return Some(format!("\"{port}\" is not a port number"));
+    }
+    if host.starts_with('/') {
+        return None;
+    }
+    let name = match host.strip_prefix('[') {
+        Some(rest) => match rest.strip_suffix(']') {
+            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => return None,
+            _ => return Some(format!("\"{host}\" is not an IPv6 address in brackets")),
+        },
+        None => host,
+    };
+    if name.contains(':') {
+        return Some(format!("the IPv6 address \"{name}\" needs brackets"));
+    }
+    let good = |c: char| c.is_alphanumeric() || c == '-' || c == '.' || c == '_';
+    (!name.chars().all(good)).then(|| format!("\"{name}\" is not a host name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let ms = |n| Some(Duration::from_millis(n));
+        for (text, expected) in [
+            ("500ms", ms(500)),
+            ("15s", ms(15_000)),
+            ("15 s", ms(15_000)),
+            ("10min", ms(600_000)),
+            ("1h", ms(3_600_000)),
+            ("7d", ms(7 * 86_400_000)),
+            ("0s", ms(0)),
+            ("10m", None),
+            ("15", None),
+            ("s", None),
+            ("-1s", None),
+            ("1.5s", None),
+            ("99999999999h", None),
+            ("999999999999999999999s", None),
+            ("", None),
+        ] {
+            assert_eq!(duration(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("512B", Some(512)),
+            ("64KiB", Some(65_536)),
+            ("256MiB", Some(256 << 20)),
+            ("1 GiB", Some(1 << 30)),
+            ("1MB", Some(1_000_000)),
+            ("1mb", None),
+            ("12", None),
+            ("99999999999999GiB", None),
+        ] {
+            assert_eq!(size(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for good in ["127.0.0.1:6432", "[::1]:5432", "db-1.example.com:5432", "/run/postgresql:5432"] {
+            assert_eq!(address_fault(good), None, "{good}");
+        }
+        for bad in ["127.0.0.1", ":5432", "*:5432", "h:99999", "::1:5432", "[::g]:1", "a b:1", "h:", ""] {
+            assert!(address_fault(bad).is_some(), "{bad}");
+        }
+    }
+}
