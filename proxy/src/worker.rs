@@ -100,6 +100,8 @@ pub struct Shared {
     pub drain_until: Mutex<Option<Instant>>,
     /// Reads the configuration again.
     pub reread: Mutex<Option<crate::run::Reread>>,
+    /// What the console asks of the process.
+    pub orders: Mutex<Option<tokio::sync::mpsc::Sender<crate::signals::Order>>>,
     floors: Vec<Floor>,
     welcomes: Mutex<HashMap<(String, String, u64), (Instant, Arc<Vec<(String, String)>>)>>,
 }
@@ -149,6 +151,7 @@ impl Shared {
             since: Instant::now(),
             drain_until: Mutex::default(),
             reread: Mutex::default(),
+            orders: Mutex::default(),
             floors,
             welcomes: Mutex::default(),
         })

@@ -17,8 +17,10 @@ use super::io::ClientError;
 use super::names::{Place, Portal, Prepared};
 use super::session::Session;
 use super::transaction::Block;
+use super::watch::Why;
 use crate::backend::owed::{Owed, Show};
 use crate::exec::spread::{Ask, Form};
+use crate::metrics::Cache;
 use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Access, Command, Facts, Scope};
 use crate::wire::backend::{Status, tag as backend_tag};
@@ -112,7 +114,7 @@ impl Session {
         self.pipeline.skipping = true;
         self.pipeline.refused = true;
         self.doom();
-        self.worker.shared.metrics.error(&failure.sqlstate());
+        self.count_failure(&failure);
         failure.report(&mut self.io.out)
     }
 
@@ -224,7 +226,9 @@ impl Session {
         let conn = &mut *held.lease;
         let shared = &prepared.shared;
         let healthy = conn.status != Status::Failed;
-        if healthy && conn.prepared.touch(shared.id) {
+        let known = healthy && conn.prepared.touch(shared.id);
+        self.worker.shared.metrics.cache(Cache::Statements, known);
+        if known {
             if show.has(Show::COMPLETE) {
                 conn.owe(Owed::Local(Bytes::from_static(b"1\0\0\0\x04")));
             }
@@ -293,6 +297,8 @@ impl Session {
             }
             _ => plan,
         };
+        let why = Why::of(&plan);
+        self.note(why, &prepared.shared.text);
         let shard = match plan.target {
             Target::One(shard) | Target::Nowhere(shard) => shard,
             Target::Any => self.any_shard(),
@@ -304,6 +310,7 @@ impl Session {
             }
         };
         let at = self.goto(shard, plan.replica).await?;
+        self.note_shard(why, at);
         self.put_bind(at, name, &prepared, bind.rest)
     }
 
@@ -594,8 +601,9 @@ impl Session {
                 outcome = ended;
             }
         }
+        self.count_shard_error();
         if let Err(failure) = outcome {
-            self.worker.shared.metrics.error(&failure.sqlstate());
+            self.count_failure(&failure);
             failure.report(&mut self.io.out)?;
             self.doom();
         }

@@ -152,6 +152,8 @@ pub struct Session {
     pub catalog: Option<Arc<crate::control::Catalog>>,
     /// The pipeline under way.
     pub pipeline: super::pipeline::PipelineState,
+    /// What the request under way is counted as.
+    pub watch: super::watch::Watch,
 }
 
 /// See [`crate::sql::extract::Context`].
@@ -238,7 +240,7 @@ impl Session {
         };
         let pool = self.pool(address);
         let began = Instant::now();
-        let lease = match pool.lease().await {
+        let mut lease = match pool.lease().await {
             Ok(lease) => lease,
             Err(error) => {
                 if let Some(node) = node {
@@ -253,6 +255,9 @@ impl Session {
         let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
         if let Some(metrics) = self.worker.shared.metrics.shard(shard, role) {
             metrics.pool_wait(began.elapsed());
+            if let Some(took) = lease.opened_in.take() {
+                metrics.connected(took);
+            }
         }
         let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
         Ok(Held {
@@ -375,6 +380,7 @@ impl Session {
                 let mut running = self.visible.running();
                 for held in &mut self.held {
                     end_transaction(held, &shared);
+                    self.worker.pools.backend.add(std::mem::take(&mut held.lease.moved));
                     held.lease.spoiled |= running.cancelling > 0;
                 }
                 running.conns.clear();
@@ -435,6 +441,7 @@ impl Session {
     /// Gives up a conn on which something failed.
     pub fn lose(&mut self, at: usize, error: super::io::StepError, committing: bool) -> Failure {
         let held = self.held.swap_remove(at);
+        self.worker.pools.backend.add(held.lease.moved);
         if let (Some(node), super::io::StepError::Backend(_)) = (held.node, &error) {
             self.worker.shared.nodes().check_now(node);
         }

@@ -454,7 +454,8 @@ fn a_draw_may_be_passed_as_parameters() {
         insert into bids (note, "auction_id") values ($1 || 'it''s $1 /*' , $4::bigint),
           ($2 || 'it''s $1 /*' , $5::bigint) on conflict do nothing returning $3, auction_id
         [ExtraParam { number: 4, row: 0 }, ExtraParam { number: 5, row: 1 }]
-    "#]].assert_eq(&format!("{}\n{:?}\n", rewrite.text, rewrite.extra_params));
+    "#]]
+    .assert_eq(&format!("{}\n{:?}\n", rewrite.text, rewrite.extra_params));
     assert_eq!(super::insert::draw_rewrite(&values, shape, u16::MAX), None);
 }
 
