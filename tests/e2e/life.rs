@@ -31,17 +31,6 @@ async fn metrics_and_health_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_console_shows_the_shards() {
-    let cluster = Cluster::builder().start().await;
-    let console = cluster.connect_to("gavel_admin").await;
-    let shards = first_column(&console, "SHOW SHARDS").await;
-    assert!(shards.iter().any(|name| name == "shard-1"), "{shards:?}");
-    for command in ["SHOW HELP", "SHOW CLIENTS", "SHOW POOLS", "SHOW STATS", "SHOW CONFIG", "SHOW VERSION"] {
-        assert!(!first_column(&console, command).await.is_empty(), "{command}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_file_leaves_the_old_configuration_running() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;

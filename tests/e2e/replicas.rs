@@ -52,7 +52,7 @@ async fn reads_go_on_when_the_replicas_die() {
     for shard in &cluster.nodes.shards {
         shard.replicas[0].kill().await.expect("kill");
     }
-    cluster.allow_log("replica");
+    cluster.allow_log("node is not used");
     // A session may lose the connection that was in use; the proxy must soon read from the primaries.
     eventually(NOTICE, "reads on the primaries", || async {
         let Ok((reader, connection)) = cluster.proxy.config("auction").connect(tokio_postgres::NoTls).await

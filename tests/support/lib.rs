@@ -1,3 +1,6 @@
 //! Support for the tests: clusters, wire clients, waiting.
 
 pub mod cluster;
+pub mod wire;
+pub mod wire_message;
+pub mod wire_print;

@@ -4,6 +4,7 @@
 //! read shared state (atomics, `arc-swap`) and send requests whose answers they await. Nothing here is on the path of a
 //! frame.
 
+mod announce;
 pub mod catalog;
 mod connect;
 mod error;
@@ -16,6 +17,7 @@ mod roles;
 mod runtime;
 mod sequences;
 mod store;
+mod timelines;
 mod two_phase;
 
 #[cfg(test)]
@@ -44,6 +46,7 @@ pub use self::two_phase::{
     rollback_prepared_sql,
 };
 
+use self::announce::Announcer;
 use self::catalog::Catalogs;
 use self::connect::Dialer;
 use self::health::Health;
@@ -118,7 +121,8 @@ impl Control {
                 handle.spawn(Arc::clone(&health).watch(node));
             }
         }
-        let cluster = adopt_stored(&dialer, &nodes, &topology, &database).await?;
+        let cluster = adopt_stored(&health, &topology).await?;
+        handle.spawn(timelines::keep(Arc::clone(&health)));
         metrics.epoch.set(epoch_as_f64(topology.load().epoch));
 
         let (two_phase, decisions) = TwoPhase::new(Owner::new(cluster));
@@ -128,16 +132,19 @@ impl Control {
             metrics,
             live: two_phase.live(),
             owner: two_phase.owner().clone(),
-            database,
+            database: database.clone(),
             grace: resolver::GRACE,
             pass: resolver::PASS,
         });
         handle.spawn(Arc::clone(&resolver).hold_lock());
         handle.spawn(Arc::clone(&resolver).decide_all(decisions));
         handle.spawn(resolver.run());
-        let catalogs =
-            Arc::new(Catalogs::new(Arc::clone(&dialer), Arc::clone(&nodes), Arc::clone(&topology)));
+        let proxy = two_phase.owner().proxy.clone();
+        let announcer = Announcer { proxy, database };
+        let (shared_nodes, map) = (Arc::clone(&nodes), Arc::clone(&topology));
+        let catalogs = Arc::new(Catalogs::new(Arc::clone(&dialer), shared_nodes, map, announcer.clone()));
         let listen = ListenHub::new(dialer, Arc::clone(&nodes), handle.clone());
+        handle.spawn(announcer.hear(listen.clone(), Arc::clone(&catalogs)));
         let settings = ArcSwap::new(settings);
         let inner = Inner { handle, topology, nodes, health, catalogs, two_phase, listen, settings };
         Ok(Self { inner: Arc::new(inner) })
@@ -238,9 +245,9 @@ impl Control {
         }
     }
 
-    /// RELOAD: follows new settings and a new topology, whose slot map is replaced by the stored one, and reads the
-    /// catalogs anew; the shared topology is published here. On an error everything stays as it was. User, password,
-    /// database and TLS of the control connections stay until a restart.
+    /// RELOAD: follows new settings and a topology fresh from the file, whose slot map is replaced by the stored one, and
+    /// reads the catalogs anew; the shared topology is published here. On an error everything stays as it was. User,
+    /// password, database and TLS of the control connections stay until a restart.
     pub async fn reload(&self, settings: Arc<Settings>, topology: Topology) -> Result<(), ControlError> {
         let this = self.clone();
         let reloaded = self.inner.handle.spawn(async move { this.reload_here(settings, topology).await });
@@ -268,6 +275,11 @@ impl Control {
         let names: Vec<String> = topology.shards.iter().map(|shard| shard.name.clone()).collect();
         self.inner.health.metrics.set_shards(&names);
         self.inner.topology.store(Arc::new(topology));
+        self.follow(settings);
+        Ok(())
+    }
+
+    fn follow(&self, settings: Arc<Settings>) {
         let adopted = self.inner.nodes.adopt(&self.inner.topology.load(), &standalone(&settings));
         for node in adopted.new {
             if node.shard.is_some() {
@@ -281,17 +293,13 @@ impl Control {
         for catalog in self.inner.catalogs.all() {
             catalog.refresh_soon();
         }
-        Ok(())
     }
 }
 
-/// Waits for the home shard and puts the stored slot map into the topology. Returns the cluster's name.
-async fn adopt_stored(
-    dialer: &Dialer,
-    nodes: &Nodes,
-    topology: &ArcSwap<Topology>,
-    database: &str,
-) -> Result<String, ControlError> {
+/// Waits for the home shard and puts the stored slot map into the topology, the stored timelines into the memory of the
+/// health checks. Returns the cluster's name.
+async fn adopt_stored(health: &Health, topology: &ArcSwap<Topology>) -> Result<String, ControlError> {
+    let Health { dialer, nodes, database, .. } = health;
     if nodes.wait_primary(ShardId(0), START_LIMIT).await.is_none() {
         let members = nodes.members(ShardId(0));
         let complaints: Vec<String> =
@@ -309,6 +317,12 @@ async fn adopt_stored(
     }
     let stored =
         store::load_or_init(&mut client, &current.shards, (current.epoch, &current.slot_map)).await?;
+    let seen = store::timelines(&client).await;
+    for (name, system_id, timeline) in
+        seen.map_err(|error| ControlError::query("reading timelines", &home, &error))?
+    {
+        health.recall(&name, system_id, timeline);
+    }
     if stored.slot_map != current.slot_map || stored.epoch != current.epoch {
         let mut adopted = Topology::clone(&current);
         adopted.epoch = stored.epoch;

@@ -61,6 +61,47 @@ async fn a_promoted_replica_takes_the_writes_and_the_old_primary_does_not_get_th
 }
 
 #[tokio::test]
+async fn an_old_primary_is_recognised_after_a_restart_of_the_proxy() {
+    let (home, mut old) = (Server::start(), Server::start());
+    let mut new = old.replica();
+    let mut map = topology(&[&home, &old]);
+    map.shards[1].replicas.push(new.address.clone());
+    let running = start(map.clone()).await.expect("control starts");
+    let second = ShardId(1);
+    running.control.nodes().wait_primary(second, Duration::from_secs(5)).await.expect("up");
+    old.stop();
+    new.promote();
+    let promoted = running.control.nodes().by_address(&new.address);
+    eventually("promoted", || async { running.control.nodes().primary(second) == promoted }).await;
+    let client = home.client("postgres").await;
+    eventually("stored", || async {
+        let sql = "SELECT 1 FROM gavel.shard WHERE name = 'shard-2' AND timeline = 2";
+        !client.query(sql, &[]).await.expect("reads").is_empty()
+    })
+    .await;
+    drop(running);
+    new.stop();
+    old.restart();
+    let running = start(map.clone()).await.expect("control starts");
+    let nodes = running.control.nodes();
+    let first = nodes.by_address(&old.address).expect("known");
+    eventually("stale", || async { nodes.get(first).expect("known").role() == NodeRole::Stale }).await;
+    assert_eq!(nodes.primary(second), None);
+    new.restart();
+    let promoted = nodes.by_address(&new.address);
+    eventually("the new one is back", || async { nodes.primary(second) == promoted }).await;
+    drop(running);
+
+    let other_system = "UPDATE gavel.shard SET system_id = system_id + 1";
+    client.batch_execute(other_system).await.expect("writes");
+    let running = start(map).await.expect("control starts: what is stored came with the home shard's data");
+    let nodes = running.control.nodes();
+    let node = nodes.by_address(&new.address).and_then(|id| nodes.get(id)).expect("known");
+    eventually("refused", || async { node.failure().contains("delete its row of gavel.shard") }).await;
+    assert_eq!((nodes.primary(second), nodes.primary(HOME).is_some()), (None, true));
+}
+
+#[tokio::test]
 async fn a_stranger_and_a_second_primary_are_not_used() {
     let server = Server::start();
     let stranger = Server::start();

@@ -39,6 +39,7 @@ pub fn is_control(command: &Command) -> bool {
             | Command::SetHint { .. }
             | Command::Deallocate(_)
             | Command::Discard(_)
+            | Command::Reset(_)
     )
 }
 
@@ -62,6 +63,7 @@ impl Session {
                 Ok(())
             }
             Command::Deallocate(name) => self.deallocate(facts, name.as_deref(), text, via).await,
+            Command::Reset(name) => self.reset_to_login(facts, name.as_deref(), text, via).await,
             Command::Discard(what) => self.discard(facts, what, text, via).await,
             _ => self.pass_on_home(facts, text, via).await,
         }
@@ -156,7 +158,7 @@ impl Session {
             ));
         }
         match enlisted.len() {
-            0 => self.savepoint_alone(facts),
+            0 => self.savepoint_alone(facts, text, via).await,
             1 => self.pass_on(enlisted[0], facts, text, via).await,
             _ => {
                 self.finish_pipelines().await?;
@@ -171,16 +173,12 @@ impl Session {
     }
 
     /// No shard has begun yet: the block alone knows of the savepoint.
-    fn savepoint_alone(&mut self, facts: &Arc<Facts>) -> Result<(), Failure> {
+    async fn savepoint_alone(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
         let known = |name: &String| self.block.as_ref().is_some_and(|block| block.has_savepoint(name));
         if let Command::RollbackTo(name) | Command::Release(name) = &facts.command
             && !known(name)
         {
-            if let Some(block) = &mut self.block {
-                block.doomed = true;
-            }
-            let message = format!("savepoint {} does not exist", quote(name));
-            return Err(Failure::error(sqlstate::INVALID_SAVEPOINT, message));
+            return self.pass_on_home(facts, text, via).await;
         }
         self.note_savepoint(facts);
         self.answer(savepoint_tag(&facts.command));
@@ -233,16 +231,55 @@ impl Session {
         }
     }
 
+    /// RESET returns to what the login asked for, which the server does not know as a default.
+    async fn reset_to_login(
+        &mut self,
+        facts: &Arc<Facts>,
+        name: Option<&str>,
+        text: &str,
+        via: Via,
+    ) -> Result<(), Failure> {
+        let startup = Arc::clone(&self.startup_gucs);
+        let again: Vec<String> = startup
+            .iter()
+            .filter(|(known, _)| name.is_none_or(|name| name == *known))
+            .map(|(known, value)| format!("SET {known} TO {value}"))
+            .collect();
+        if again.is_empty() || self.failed_shard().is_some() {
+            return self.pass_on_home(facts, text, via).await;
+        }
+        self.finish_pipelines().await?;
+        let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
+        let at = match self.held.iter().position(|held| held.enlisted) {
+            Some(at) => at,
+            None => self.acquire(shard, false).await?,
+        };
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        reply::query(&mut held.lease.write, format!("{text};{}", again.join(";")).as_bytes());
+        held.lease.owe(Owed::Query(Show::ERRORS));
+        self.run_to_end(at, false).await?;
+        if self.events.error.is_none() {
+            self.reset(name);
+            self.answer("RESET");
+        }
+        Ok(())
+    }
+
     async fn discard(&mut self, facts: &Arc<Facts>, what: &str, text: &str, via: Via) -> Result<(), Failure> {
         if what != "all" || self.block.is_some() || self.held.iter().any(|held| held.unsynced) {
             return self.pass_on_home(facts, text, via).await;
         }
-        for at in 0..self.held.len() {
-            self.ask(at, "DISCARD ALL").await?;
-            let conn = &mut self.held[at].lease;
-            conn.prepared.clear();
-            conn.applied = Some(Gucs::none());
-        }
+        let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
+        let at = self.acquire(shard, false).await?;
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        held.lease.prepared.clear();
+        held.lease.applied = Some(Gucs::none());
+        held.lease.spoiled = false;
+        reply::query(&mut held.lease.write, b"DISCARD ALL");
+        held.lease.owe(Owed::Query(Show::ERRORS));
+        self.run_to_end(at, false).await?;
         self.names.statements.clear();
         self.names.portals.clear();
         self.gucs = Arc::clone(&self.startup_gucs);
@@ -481,5 +518,6 @@ pub fn warning(out: &mut BytesMut, sqlstate: &str, message: &str) {
 /// Sync, hidden.
 pub fn queue_sync(conn: &mut crate::backend::conn::Conn) {
     reply::bare(&mut conn.write, frontend::tag::SYNC);
-    conn.owe(Owed::Sync(Show::NOTHING));
+    // What the server reports of its own accord in front of ReadyForQuery (changed settings) is the application's.
+    conn.owe(Owed::Sync(Show::ERRORS));
 }

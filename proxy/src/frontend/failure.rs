@@ -50,7 +50,13 @@ impl From<Refusal> for Failure {
 
 impl From<FrameError> for Failure {
     fn from(error: FrameError) -> Self {
-        Self::Client(error.into())
+        match error {
+            // The frame's end is known: only its statement is lost, as in PostgreSQL.
+            FrameError::Body { .. } => Self::error(sqlstate::PROTOCOL_VIOLATION, "invalid message format"),
+            FrameError::Length { .. } | FrameError::TooLong { .. } | FrameError::Type { .. } => {
+                Self::Client(error.into())
+            }
+        }
     }
 }
 

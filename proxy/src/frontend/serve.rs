@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use router_config::settings::{Database, DatabaseKind, PoolMode};
 use router_config::topology::ShardId;
 use tokio::time::Duration;
@@ -139,15 +139,15 @@ fn startup_gucs(parameters: &[(String, String)]) -> BTreeMap<String, String> {
 
 /// An ErrorResponse with severity FATAL in place of ERROR: at login there is no session to go on with.
 fn as_fatal(frame: &[u8]) -> BytesMut {
-    let field = |kind| {
-        crate::wire::backend::error_field(frame.get(5..).unwrap_or_default(), kind)
-            .map(|value| String::from_utf8_lossy(value).into_owned())
-    };
     let mut out = BytesMut::new();
-    let code = field(b'C').unwrap_or_else(|| sqlstate::INTERNAL_ERROR.to_owned());
-    let message = field(b'M').unwrap_or_default();
-    let (detail, hint) = (field(b'D'), field(b'H'));
-    Report::fatal(&code, &message).detail(detail.as_deref()).hint(hint.as_deref()).write(&mut out);
+    reply::frame(&mut out, crate::wire::backend::tag::ERROR, |b| {
+        for (kind, value) in crate::wire::error::fields(frame.get(5..).unwrap_or_default()) {
+            b.put_u8(kind);
+            b.put_slice(if matches!(kind, b'S' | b'V') { b"FATAL" } else { value });
+            b.put_u8(0);
+        }
+        b.put_u8(0);
+    });
     out
 }
 

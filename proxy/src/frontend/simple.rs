@@ -23,11 +23,15 @@ use crate::wire::{frontend, reply};
 impl Session {
     /// Works off one Query frame, ReadyForQuery included.
     pub async fn simple_query(&mut self, frame: Bytes) -> Result<(), ClientError> {
-        let text = frontend::query(&frame[HEADER..])?.len();
-        let text = frame.slice(HEADER..HEADER + text);
         self.events = crate::backend::conn::Events::default();
         self.tag_at = None;
-        let outcome = self.simple(&frame, &text).await;
+        let outcome = match frontend::query(&frame[HEADER..]) {
+            Ok(text) => {
+                let text = frame.slice(HEADER..HEADER + text.len());
+                self.simple(&frame, &text).await
+            }
+            Err(error) => Err(error.into()),
+        };
         self.finish_simple(outcome).await
     }
 

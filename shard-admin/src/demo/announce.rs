@@ -90,7 +90,6 @@ impl Announcement {
             );
         }
         line(&mut text, "metrics", &self.metrics);
-        line(&mut text, "console", &format!("psql '{}' -c 'SHOW SHARDS'", self.url("gavel_admin")));
         line(&mut text, "files", &format!("{} (gavel.toml, gavel.log, one log per server)", self.data_dir));
         if has_data {
             text.push_str(LOOK_NEXT);

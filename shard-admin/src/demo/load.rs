@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::house::{AUCTIONS, USERS};
+use crate::sql_error::describe;
 
 /// Bidders at once: enough to show life, few enough to leave the machine to the person in front of it.
 const BIDDERS: usize = 4;
@@ -41,7 +42,8 @@ impl Counters {
 
     fn fail(&self, error: &tokio_postgres::Error) {
         self.failed.fetch_add(1, Ordering::Relaxed);
-        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(describe(error).replace("\n ", ","));
     }
 }
 

@@ -20,8 +20,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use self::announce::Announcement;
 use self::command::Running;
 use self::load::Load;
-use crate::local_cluster::{self, ClusterBuilder, LocalCluster, ReservedPort};
+use crate::local_cluster::{self, ClusterBuilder, LocalCluster, ReservedPort, tail};
 use crate::local_proxy::{self, DATABASE, LocalProxy, ProxyOptions};
+use crate::sql_error::describe;
 
 /// Where the proxy listens unless told otherwise.
 const DEFAULT_PORT: u16 = 6432;
@@ -93,13 +94,14 @@ pub enum Error {
     },
     /// The schema or the data were not accepted by the proxy.
     #[error(
-        "loading the auction house through the proxy failed: {source:?}\nThe proxy's configuration: {config}"
+        "loading the auction house through the proxy failed:\n{}\nThe end of the proxy's log:\n{log}",
+        describe(.source)
     )]
     House {
         /// What the proxy said.
         source: tokio_postgres::Error,
-        /// Its configuration file.
-        config: String,
+        /// The end of its log.
+        log: String,
     },
     /// The nodes.
     #[error(transparent)]
@@ -166,7 +168,7 @@ impl Demo {
         let proxy = LocalProxy::start_for(&cluster, "gavel", &proxy_options).await?;
         if !options.no_data && !has_house(&cluster).await? {
             progress.set_message("loading the auction house through the proxy");
-            let failed = |source| Error::House { source, config: proxy.config_path.display().to_string() };
+            let failed = |source| Error::House { source, log: tail(proxy.log_path()) };
             let login = proxy.config(DATABASE).connect(tokio_postgres::NoTls).await;
             let (client, connection) = login.map_err(failed)?;
             tokio::spawn(connection);

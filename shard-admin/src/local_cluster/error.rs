@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::sql_error::describe;
+
 /// Errors of local clusters.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -75,7 +77,7 @@ pub enum Error {
         tail: String,
     },
     /// A statement on a node failed.
-    #[error("{name}: {source}")]
+    #[error("{name}: {}", describe(.source))]
     Sql {
         /// Which node.
         name: String,

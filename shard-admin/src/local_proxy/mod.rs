@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 pub use self::config::{DATABASE, ProxyOptions};
 use crate::local_cluster::{self, LocalCluster, Process, RunDirectory, USER, tail, write_private};
+use crate::sql_error::describe;
 
 /// Name of the program.
 const PROGRAM: &str = "gavel";
@@ -127,7 +128,7 @@ impl LocalProxy {
                 return Err(self.failure("ended while starting".to_owned()));
             }
             if Instant::now() >= deadline {
-                return Err(self.failure(format!("does not accept logins ({error})")));
+                return Err(self.failure(format!("does not accept logins ({})", describe(&error))));
             }
             sleep(POLL).await;
         }

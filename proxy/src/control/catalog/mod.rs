@@ -12,7 +12,7 @@ mod views;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::sync::{Notify, watch};
 
 pub use self::place::Problem;
+use super::announce::Announcer;
 use super::connect::Dialer;
 use super::error::ControlError;
 use super::nodes::Nodes;
@@ -55,6 +56,8 @@ pub struct Catalog {
     database: String,
     current: ArcSwap<DatabaseCatalog>,
     wanted: AtomicU64,
+    /// A refresh was asked for by a session that changed the catalog: other proxies must know.
+    changed: AtomicBool,
     bell: Notify,
     /// Number of the newest request that a finished load covers, and how it went.
     done: watch::Sender<(u64, Report)>,
@@ -76,8 +79,10 @@ impl Catalog {
         Arc::clone(&self.current.load().schema)
     }
 
-    /// Reads the catalog anew and waits for it; concurrent callers share a load. On an error the old one stays.
+    /// Reads the catalog anew and waits for it; concurrent callers share a load. On an error the old one stays. The
+    /// other proxies of the cluster are told to do the same.
     pub async fn refresh(&self) -> Result<Arc<DatabaseCatalog>, ControlError> {
+        self.changed.store(true, Ordering::Release);
         let ticket = self.request();
         let mut done = self.done.subscribe();
         let report = match done.wait_for(|(covered, _)| *covered >= ticket).await {
@@ -87,7 +92,7 @@ impl Catalog {
         report.as_ref().clone().map(|()| self.current.load_full())
     }
 
-    /// Asks for a reload without waiting.
+    /// Asks for a reload without waiting, here only.
     pub fn refresh_soon(&self) {
         self.request();
     }
@@ -104,6 +109,7 @@ pub(crate) struct Catalogs {
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) topology: Arc<ArcSwap<Topology>>,
+    announcer: Announcer,
     generation: AtomicU64,
     open: Mutex<HashMap<String, Arc<Catalog>>>,
     /// One first load at a time: sessions of a new database wait for the same one.
@@ -111,11 +117,17 @@ pub(crate) struct Catalogs {
 }
 
 impl Catalogs {
-    pub(crate) fn new(dialer: Arc<Dialer>, nodes: Arc<Nodes>, topology: Arc<ArcSwap<Topology>>) -> Self {
+    pub(crate) fn new(
+        dialer: Arc<Dialer>,
+        nodes: Arc<Nodes>,
+        topology: Arc<ArcSwap<Topology>>,
+        announcer: Announcer,
+    ) -> Self {
         Self {
             dialer,
             nodes,
             topology,
+            announcer,
             generation: AtomicU64::new(0),
             open: Mutex::default(),
             opening: tokio::sync::Mutex::new(()),
@@ -151,6 +163,7 @@ impl Catalogs {
             database: database.clone(),
             current: ArcSwap::from_pointee(loaded),
             wanted: AtomicU64::new(0),
+            changed: AtomicBool::new(false),
             bell: Notify::new(),
             done: watch::Sender::new((0, Arc::new(Ok(())))),
         });
@@ -178,6 +191,11 @@ impl Catalogs {
                 }
             };
             catalog.done.send_replace((covered, Arc::new(report)));
+            if catalog.changed.swap(false, Ordering::AcqRel)
+                && let Err(error) = self.announcer.tell(&self.dialer, &self.nodes, &catalog.database).await
+            {
+                tracing::warn!(database = %catalog.database, "other proxies keep an old catalog: {error}");
+            }
         }
     }
 

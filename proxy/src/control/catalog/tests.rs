@@ -3,7 +3,7 @@
 use router_config::key::KeyType;
 
 use super::*;
-use crate::control::testing::{Server, start, topology};
+use crate::control::testing::{Server, eventually, start, topology};
 use crate::sql::schema::{Placement, Relation, RelationKind, Touches};
 
 const DDL: &str = r#"
@@ -140,6 +140,29 @@ async fn a_refresh_sees_what_was_done_before_it_and_loads_are_shared() {
     }
     assert!(catalog.schema().generation <= first + 3, "50 callers share a few loads");
     assert!(running.control.catalog("no_such_database").await.is_err());
+}
+
+#[tokio::test]
+async fn ddl_through_one_proxy_is_known_to_the_others() {
+    let server = Server::start();
+    let (one, other) = (start(topology(&[&server])).await, start(topology(&[&server])).await);
+    let (one, other) = (one.expect("control starts"), other.expect("control starts"));
+    let (here, there) = (one.control.catalog("postgres").await, other.control.catalog("postgres").await);
+    let (here, there) = (here.expect("the catalog"), there.expect("the catalog"));
+    let client = server.client("postgres").await;
+    eventually("both listen", || async {
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE query = 'LISTEN \"gavel_catalog\"'";
+        client.query(sql, &[]).await.expect("reads").len() == 2
+    })
+    .await;
+    client.batch_execute("CREATE TABLE fresh (a int)").await.expect("DDL");
+    here.refresh().await.expect("reads");
+    let name = (String::from("public"), String::from("fresh"));
+    eventually("the other knows", || async { there.schema().relations.contains_key(&name) }).await;
+    let settled = here.schema().generation;
+    there.refresh_soon();
+    eventually("refreshed", || async { there.schema().generation > 2 }).await;
+    assert_eq!(here.schema().generation, settled, "a refresh of its own is not told");
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ fn integer_keys() {
 }
 
 #[test]
-fn other_keys() {
+fn text_keys() {
     check(
         KeyType::Text,
         &[
@@ -142,6 +142,10 @@ fn other_keys() {
             'a '::text → unknown
         "#]],
     );
+}
+
+#[test]
+fn keys_of_other_types() {
     check(
         KeyType::Uuid,
         &[
@@ -243,7 +247,7 @@ fn array(key_type: KeyType, value: (i16, &[u8])) -> String {
     let params = BindParams::parse(&body, &[]).expect("well formed");
     let values = Values::of_text(b"select $1", &analysed, 0).with_params(&params);
     match found(&Pin::Array(term(ValueRef::Param(1))), key_type, &values) {
-        Ok(Found::Keys(keys)) => keys.iter().map(|key| format!("<{key}>")).collect(),
+        Ok(Found::Keys { keys, .. }) => keys.iter().map(|key| format!("<{key}>")).collect(),
         Ok(Found::Any(_)) => "any".to_owned(),
         Err(refusal) => refusal.to_string(),
     }

@@ -174,9 +174,9 @@ fn session<'a>(config: &Config, analysed: &Analysed, text: &'a str) -> SessionVi
     }
 }
 
-/// The body of a Bind message with these parameters in text format.
+/// The body of a Bind message, after its names, with these parameters in text format.
 fn bind_body(params: &[String]) -> Vec<u8> {
-    let mut body = vec![0, 0, 0, 0];
+    let mut body = vec![0, 0];
     body.extend_from_slice(&u16::try_from(params.len()).unwrap_or(u16::MAX).to_be_bytes());
     for param in params {
         body.extend_from_slice(&i32::try_from(param.len()).unwrap_or(i32::MAX).to_be_bytes());
@@ -200,6 +200,13 @@ fn schema_of(topology: &Topology, args: &RouteArgs) -> Schema {
             schema.relations.insert((namespace.to_owned(), name.clone()), Arc::new(relation));
         }
     }
+    // Functions are placed by a key of the type that sharded tables have, named in the statement or not.
+    for (n, rule) in topology.tables.iter().enumerate() {
+        if matches!(rule.kind, TableKind::Sharded { .. }) {
+            let relation = relation("", "", &rule.kind, &BTreeSet::new());
+            schema.relations.insert((String::new(), n.to_string()), Arc::new(relation));
+        }
+    }
     for name in &names {
         let rule = topology.function(name);
         let function = Function {
@@ -207,7 +214,11 @@ fn schema_of(topology: &Topology, args: &RouteArgs) -> Schema {
             built_in: rule.is_none(),
             aggregate: AGGREGATES.contains(&name.as_str()),
             set_returning: matches!(name.as_str(), "generate_series" | "unnest"),
-            touches_sharded: Touches::No,
+            touches_sharded: if rule.is_some_and(|rule| rule.key_argument.is_some()) {
+                Touches::Unknown
+            } else {
+                Touches::No
+            },
             key_argument: rule.and_then(|rule| rule.key_argument),
         };
         schema.functions.insert(name.clone(), function);
@@ -257,3 +268,6 @@ fn relation(schema: &str, name: &str, kind: &TableKind, names: &BTreeSet<String>
         has_user_triggers: false,
     }
 }
+
+#[cfg(test)]
+mod tests;
