@@ -36,6 +36,7 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
     let shared = handle.block_on_other(start(config, handle.clone()))?;
+    crate::observe::follow(&shared);
     let addresses = listener::resolve(&shared.settings.load().listen.address)?;
     let mut threads = Vec::new();
     for number in 0..shared.threads {
@@ -255,7 +256,7 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
     drop(context);
     let login = *login;
     if login.database == shared.settings.load().admin.database {
-        return Box::pin(crate::admin::serve(login, &shared)).await;
+        return Box::pin(crate::admin::serve(login, peer.to_string(), &shared)).await;
     }
     serve::serve(login, worker, peer.to_string()).await;
 }

@@ -106,6 +106,8 @@ pub struct Shared {
     pub drain_until: Mutex<Option<Instant>>,
     /// Reads the configuration again.
     pub reread: Mutex<Option<crate::run::Reread>>,
+    /// What the console asks of the process.
+    pub orders: Mutex<Option<tokio::sync::mpsc::Sender<crate::signals::Order>>>,
     floors: Vec<Floor>,
     welcomes: Mutex<HashMap<WelcomeKey, (Instant, Welcome)>>,
 }
@@ -155,6 +157,7 @@ impl Shared {
             since: Instant::now(),
             drain_until: Mutex::default(),
             reread: Mutex::default(),
+            orders: Mutex::default(),
             floors,
             welcomes: Mutex::default(),
         })

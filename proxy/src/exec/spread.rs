@@ -18,6 +18,7 @@ use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
 use crate::frontend::names::Prepared;
 use crate::frontend::session::Session;
 use crate::frontend::transaction::Block;
+use crate::frontend::watch::Why;
 use crate::route::plan::{Draw, Plan, Target};
 use crate::sql::facts::{Access, Facts};
 use crate::wire::backend::tag;
@@ -115,6 +116,7 @@ impl Session {
         let mut order = Vec::with_capacity(shares.len());
         for (turn, share) in shares.iter().enumerate() {
             let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
+            self.note_shard(Why::of(&ask.plan), at);
             self.held[at].wrote |= writes;
             self.held[at].lease.capture = merge == Merge::Ordered;
             self.queue_share(at, share, &ask.form, merge.show(turn == 0))?;
@@ -269,6 +271,7 @@ impl Session {
         }
         for turn in 0..count {
             let at = self.acquire(ShardId(turn), false).await?;
+            self.note_shard(Why::of(&ask.plan), at);
             let share =
                 Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
             // The home shard's answer is kept back until all have succeeded.

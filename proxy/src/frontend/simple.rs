@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::io::ClientError;
 use super::session::Session;
 use super::transaction::Block;
+use super::watch::Why;
 use crate::backend::owed::{Owed, Show};
 use crate::exec::spread::{Ask, Form};
 use crate::route::explain;
@@ -69,8 +70,10 @@ impl Session {
             return self.explain(&plan);
         }
         let plan = self.plan_simple(text, analysed, index)?;
+        let why = Why::of(&plan);
         match plan.target {
             Target::One(shard) | Target::Nowhere(shard) => {
+<<<<<<< HEAD
                 let at = self.acquire(shard, plan.replica).await?;
                 self.forward_query(at, frame, &facts, &own).await
             }
@@ -78,6 +81,15 @@ impl Session {
                 let shard = self.any_shard();
                 let at = self.acquire(shard, plan.replica).await?;
                 self.forward_query(at, frame, &facts, &own).await
+=======
+                self.note(why, &own);
+                self.one(frame, &facts, &own, (shard, plan.replica, why)).await
+            }
+            Target::Any => {
+                let shard = self.any_shard();
+                self.note(why, &own);
+                self.one(frame, &facts, &own, (shard, plan.replica, why)).await
+>>>>>>> console
             }
             Target::Draw(draw) => {
                 let drawn = self.draw(&draw).await?;
@@ -89,9 +101,25 @@ impl Session {
     }
 
     async fn spread_query(&mut self, plan: Plan, facts: &Arc<Facts>, own: &Bytes) -> Result<(), Failure> {
+        self.note(Why::of(&plan), own);
         self.spread(Ask { plan, facts: Arc::clone(facts), text: own.clone(), form: Form::Query }).await
     }
 
+<<<<<<< HEAD
+=======
+    async fn one(
+        &mut self,
+        frame: &Bytes,
+        facts: &Arc<Facts>,
+        own: &Bytes,
+        (shard, replica, why): (router_config::topology::ShardId, bool, Why),
+    ) -> Result<(), Failure> {
+        let at = self.acquire(shard, replica).await?;
+        self.note_shard(why, at);
+        self.forward_query(at, frame, facts, own).await
+    }
+
+>>>>>>> console
     /// Sends the frame as it is and passes the answer on, but for ReadyForQuery.
     async fn forward_query(
         &mut self,
@@ -120,7 +148,9 @@ impl Session {
                 let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
                 self.expect(&statement.facts, &own);
             }
+            self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;
+            self.note_shard(Why::whole_text(), at);
             let held = &mut self.held[at];
             held.wrote |= analysed.statements().iter().any(|s| s.facts.access != Access::Read);
             held.unnamed = None;
@@ -234,8 +264,9 @@ impl Session {
         } else if outcome.is_err() {
             self.doom();
         }
+        self.count_shard_error();
         if let Err(failure) = outcome {
-            self.worker.shared.metrics.error(&failure.sqlstate());
+            self.count_failure(&failure);
             failure.report(&mut self.io.out)?;
         }
         self.settle();
