@@ -9,7 +9,7 @@ use router_config::topology::ShardId;
 
 use super::failure::Failure;
 use super::session::Session;
-use super::transaction::{Block, quote};
+use super::transaction::Block;
 use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
 use crate::sql::facts::{Command, Facts, Isolation, PinCause};
@@ -48,8 +48,7 @@ impl Session {
     pub async fn control(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
         match &facts.command {
             Command::Begin { read_only, .. } => self.begin(facts, text, *read_only, via).await,
-            Command::Commit { chain } => self.end(facts, text, via, true, *chain).await,
-            Command::Rollback { chain } => self.end(facts, text, via, false, *chain).await,
+            Command::Commit { .. } | Command::Rollback { .. } => self.end(facts, text, via).await,
             Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
                 self.savepoint(facts, text, via).await
             }
@@ -110,14 +109,12 @@ impl Session {
     }
 
     /// COMMIT or ROLLBACK.
-    async fn end(
-        &mut self,
-        facts: &Arc<Facts>,
-        text: &str,
-        via: Via,
-        commit: bool,
-        chain: bool,
-    ) -> Result<(), Failure> {
+    async fn end(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        let (commit, chain) = match facts.command {
+            Command::Commit { chain } => (true, chain),
+            Command::Rollback { chain } => (false, chain),
+            _ => return Ok(()),
+        };
         if self.block.is_none() {
             return self.pass_on_home(facts, text, via).await;
         }

@@ -104,7 +104,11 @@ impl Failure {
                 .map_or_else(String::new, |code| String::from_utf8_lossy(code).into_owned()),
             Self::Lost { committing: true, .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN.to_owned(),
             Self::Lost { .. } => sqlstate::CONNECTION_FAILURE.to_owned(),
-            Self::Lease { .. } => sqlstate::TOO_MANY_CONNECTIONS.to_owned(),
+            Self::Lease { error: LeaseError::Connect(error), .. } => error.sqlstate().to_owned(),
+            Self::Lease { error: LeaseError::Timeout { .. }, .. } => {
+                sqlstate::TOO_MANY_CONNECTIONS.to_owned()
+            }
+            Self::Lease { error: LeaseError::Closed, .. } => sqlstate::CONNECTION_FAILURE.to_owned(),
             Self::Client(_) => sqlstate::PROTOCOL_VIOLATION.to_owned(),
         }
     }

@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::io::ClientError;
 use super::session::Session;
 use super::transaction::Block;
+use super::watch::Why;
 use crate::backend::owed::{Owed, Show};
 use crate::exec::spread::{Ask, Form};
 use crate::route::explain;
@@ -64,18 +65,31 @@ impl Session {
             let own = String::from_utf8_lossy(&own);
             return self.control(&facts, own.trim(), Via::Simple).await;
         }
-        if let Command::ExplainGavel(inner) = &facts.command {
+        if matches!(facts.command, Command::ExplainGavel(_)) {
             let plan = self.plan_simple(text, analysed, index);
-            return self.explain(inner, plan);
+            return self.explain(&plan);
         }
         let plan = self.plan_simple(text, analysed, index)?;
+        let why = Why::of(&plan);
         match plan.target {
             Target::One(shard) | Target::Nowhere(shard) => {
-                self.one(frame, &facts, &own, shard, plan.replica).await
+<<<<<<< HEAD
+                let at = self.acquire(shard, plan.replica).await?;
+                self.forward_query(at, frame, &facts, &own).await
             }
             Target::Any => {
                 let shard = self.any_shard();
-                self.one(frame, &facts, &own, shard, plan.replica).await
+                let at = self.acquire(shard, plan.replica).await?;
+                self.forward_query(at, frame, &facts, &own).await
+=======
+                self.note(why, &own);
+                self.one(frame, &facts, &own, (shard, plan.replica, why)).await
+            }
+            Target::Any => {
+                let shard = self.any_shard();
+                self.note(why, &own);
+                self.one(frame, &facts, &own, (shard, plan.replica, why)).await
+>>>>>>> console
             }
             Target::Draw(draw) => {
                 let drawn = self.draw(&draw).await?;
@@ -87,21 +101,25 @@ impl Session {
     }
 
     async fn spread_query(&mut self, plan: Plan, facts: &Arc<Facts>, own: &Bytes) -> Result<(), Failure> {
+        self.note(Why::of(&plan), own);
         self.spread(Ask { plan, facts: Arc::clone(facts), text: own.clone(), form: Form::Query }).await
     }
 
+<<<<<<< HEAD
+=======
     async fn one(
         &mut self,
         frame: &Bytes,
         facts: &Arc<Facts>,
         own: &Bytes,
-        shard: router_config::topology::ShardId,
-        replica: bool,
+        (shard, replica, why): (router_config::topology::ShardId, bool, Why),
     ) -> Result<(), Failure> {
         let at = self.acquire(shard, replica).await?;
+        self.note_shard(why, at);
         self.forward_query(at, frame, facts, own).await
     }
 
+>>>>>>> console
     /// Sends the frame as it is and passes the answer on, but for ReadyForQuery.
     async fn forward_query(
         &mut self,
@@ -130,7 +148,9 @@ impl Session {
                 let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
                 self.expect(&statement.facts, &own);
             }
+            self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;
+            self.note_shard(Why::whole_text(), at);
             let held = &mut self.held[at];
             held.wrote |= analysed.statements().iter().any(|s| s.facts.access != Access::Read);
             held.unnamed = None;
@@ -244,8 +264,9 @@ impl Session {
         } else if outcome.is_err() {
             self.doom();
         }
+        self.count_shard_error();
         if let Err(failure) = outcome {
-            self.worker.shared.metrics.error(&failure.sqlstate());
+            self.count_failure(&failure);
             failure.report(&mut self.io.out)?;
         }
         self.settle();
@@ -276,13 +297,9 @@ impl Session {
     }
 
     /// EXPLAIN (GAVEL).
-    fn explain(
-        &mut self,
-        inner: &Facts,
-        plan: Result<Plan, crate::route::refusal::Refusal>,
-    ) -> Result<(), Failure> {
+    fn explain(&mut self, plan: &Result<Plan, crate::route::refusal::Refusal>) -> Result<(), Failure> {
         let topology = self.worker.shared.topology.load();
-        let lines = match &plan {
+        let lines = match plan {
             Ok(plan) => explain::of_plan(&topology, plan, true),
             Err(refusal) => explain::of_refusal(refusal),
         }
