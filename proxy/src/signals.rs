@@ -15,7 +15,7 @@ pub async fn follow(shared: Arc<Shared>, reread: Reread) -> anyhow::Result<()> {
     *shared.reread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&reread));
     loop {
         tokio::select! {
-            _ = hangup.recv() => match reload(&shared) {
+            _ = hangup.recv() => match reload(&shared).await {
                 Ok(()) => tracing::info!("configuration reloaded"),
                 Err(error) => tracing::error!("the configuration in use stays: {error}"),
             },
@@ -26,23 +26,11 @@ pub async fn follow(shared: Arc<Shared>, reread: Reread) -> anyhow::Result<()> {
 }
 
 /// Takes over a new configuration as a whole, or leaves the old one running.
-pub fn reload(shared: &Arc<Shared>) -> Result<(), String> {
+pub async fn reload(shared: &Arc<Shared>) -> Result<(), String> {
     let reread = shared.reread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let Some(reread) = reread else { return Err("there is no file to read again".to_owned()) };
     let config = reread()?;
-    let old = shared.topology.load_full();
-    let mut topology = config.topology;
-    let same_shards = topology.shards.len() == old.shards.len()
-        && topology.shards.iter().zip(&old.shards).all(|(new, old)| new.name == old.name);
-    if !same_shards {
-        return Err(
-            "shards cannot be added, removed or renamed by a reload: rows would have to move".to_owned()
-        );
-    }
-    // The stored slot map is the truth; the file only proposed the first one.
-    topology.slot_map.clone_from(&old.slot_map);
-    topology.epoch = old.epoch;
-    let settings = Arc::new(config.settings);
+    let (settings, topology) = (Arc::new(config.settings), config.topology);
     if let Some(tls) = &shared.tls {
         tls.reload(&settings.listen).map_err(|error| error.to_string())?;
     }
@@ -51,10 +39,9 @@ pub fn reload(shared: &Arc<Shared>) -> Result<(), String> {
     let handshake =
         handshake_context(&settings, &shared.connect, &shared.control, home, shared.tls.clone(), handle)
             .map_err(|error| error.to_string())?;
+    shared.control.reload(Arc::clone(&settings), topology).await.map_err(|error| error.to_string())?;
     shared.handshake.store(Arc::new(handshake));
-    shared.topology.store(Arc::new(topology));
-    shared.settings.store(Arc::clone(&settings));
-    shared.control.reload(settings);
+    shared.settings.store(settings);
     shared.forget_welcomes();
     for pools in shared.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
         pools.clear();

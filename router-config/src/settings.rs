@@ -2,6 +2,7 @@
 //!
 //! A setting, its default and its doc are one item here; `file` parses them, `docs/configuration.md` lists them.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ pub enum ListenTls {
 }
 
 /// How applications prove who they are.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Auth {
     /// `method`. Default: scram-sha-256.
     pub method: AuthMethod,
@@ -95,6 +96,22 @@ pub struct Auth {
     pub query_database: String,
     /// `cache`: for how long a looked-up verifier is used without asking again. Default: 10 s.
     pub cache: Duration,
+}
+
+impl fmt::Debug for Auth {
+    /// Everything but the secret, which must not get into logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, users_file, query, query_user, query_password, query_database, cache } = self;
+        f.debug_struct("Auth")
+            .field("method", method)
+            .field("users_file", users_file)
+            .field("query", query)
+            .field("query_user", query_user)
+            .field("query_password", &query_password.as_ref().map(|_| "…"))
+            .field("query_database", query_database)
+            .field("cache", cache)
+            .finish()
+    }
 }
 
 /// The default of [`Auth::query`].

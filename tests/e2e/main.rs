@@ -1,5 +1,9 @@
 //! End to end: unchanged applications on a sharded cluster of real servers.
 
 mod demo;
+mod house;
+mod life;
+mod replicas;
 mod routing;
 mod session;
+mod spread;

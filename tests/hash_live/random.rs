@@ -7,6 +7,7 @@ pub(crate) struct Random(u64);
 
 impl Random {
     /// From `SEED` if it is set, else from the clock; printed, so that a failure can be replayed.
+    #[allow(clippy::print_stdout, reason = "a failing test shows its seed")]
     pub(crate) fn new() -> Self {
         let given = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| {

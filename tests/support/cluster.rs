@@ -63,8 +63,7 @@ impl Builder {
     /// When anything does not come up: a test cannot go on without it.
     pub async fn start(self) -> Cluster {
         let nodes = self.nodes.start().await.unwrap_or_else(|error| panic!("{error}"));
-        let create = format!("CREATE DATABASE {DATABASE}");
-        nodes.execute_everywhere("postgres", &create).await.unwrap_or_else(|error| panic!("{error}"));
+        nodes.create_database(DATABASE).await.unwrap_or_else(|error| panic!("{error}"));
         let ports = [port(), port()];
         let options = ProxyOptions {
             port: ports[0].number(),

@@ -26,6 +26,10 @@ use super::error::{ControlError, explain};
 /// Connections of one (node, database) pool; more wait.
 const POOL_SIZE: usize = 4;
 
+/// Bounds on what a control statement may wait for, and settings that roles and databases must not change for us.
+const SESSION: &str = "-c statement_timeout=30s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s \
+     -c default_transaction_read_only=off -c standard_conforming_strings=on -c client_encoding=UTF8";
+
 /// Messages that a server sends unasked: notices and notifications. Ends when the connection does.
 pub(crate) type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, tokio_postgres::Error>> + Send>>;
 
@@ -142,6 +146,11 @@ impl Dialer {
             .dbname(database)
             .application_name("gavel control")
             .connect_timeout(self.timeout)
+            .options(SESSION)
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3)
+            .tcp_user_timeout(Duration::from_secs(15))
             .ssl_mode(self.ssl_mode);
         if let Some(password) = &self.password {
             config.password(password);

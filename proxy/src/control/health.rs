@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::connect::Dialer;
 use super::error::ControlError;
-use super::nodes::{Node, NodeRole, Nodes, Observation};
+use super::nodes::{Node, NodeId, NodeRole, Nodes, Observation};
 use super::roles::{LagClock, ShardMemory, judge};
 use crate::metrics::Metrics;
 
@@ -57,6 +57,8 @@ pub(crate) struct ShardState {
     memory: ShardMemory,
     clock: LagClock,
     newest: HashMap<u16, Option<Observation>>,
+    /// The primary whose positions the clock has.
+    clocked: Option<NodeId>,
 }
 
 impl Health {
@@ -139,6 +141,11 @@ impl Health {
         }
         let verdict = judge(&mut state.memory, &newest);
         let now = Instant::now();
+        let elected = verdict.primary.map(|index| shard.members[index].id);
+        if elected.is_some() && state.clocked != elected {
+            state.clock.reset();
+            state.clocked = elected;
+        }
         if let Some(lsn) = verdict.primary.and_then(|index| newest[index]).map(|seen| seen.replay_lsn) {
             state.clock.record(now, lsn);
         }
@@ -157,7 +164,7 @@ impl Health {
             }
         }
         drop(states);
-        self.elect(shard_id, verdict.primary.map(|index| shard.members[index].id), verdict.why);
+        self.elect(shard_id, elected, verdict.why);
     }
 
     fn publish(&self, shard: &str, node: &Node, (role, up, complaint): (NodeRole, bool, String)) {
@@ -172,7 +179,7 @@ impl Health {
         self.metrics.node_state(shard, &node.name(), up, role == NodeRole::Primary);
     }
 
-    fn elect(&self, shard_id: ShardId, primary: Option<super::nodes::NodeId>, why: String) {
+    fn elect(&self, shard_id: ShardId, primary: Option<NodeId>, why: String) {
         let Some(shard) = self.nodes.shard(shard_id) else { return };
         let before = self.nodes.primary(shard_id);
         if before != primary {

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use router_config::topology::ShardId;
+use router_config::topology::{NodeAddress, ShardId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::AsyncMessage;
 
 use super::connect::{Dialer, Messages};
 use super::error::ControlError;
-use super::nodes::Nodes;
+use super::nodes::{NodeId, Nodes};
 use super::resolver::primary;
 
 /// Notifications that wait for one session; one more ends the session.
@@ -286,7 +286,19 @@ impl Hub {
             }
         }
         sessions.channels.clear();
+        for listener in &self.listeners {
+            // The others still listen for those sessions; who enters after this lock is queued behind it.
+            let _full = listener.try_send(Request { sql: String::from("UNLISTEN *"), answer: None });
+        }
     }
+}
+
+/// A listening connection.
+struct Opened {
+    client: tokio_postgres::Client,
+    messages: Messages,
+    node: NodeId,
+    address: NodeAddress,
 }
 
 /// The task of one database and shard.
@@ -301,10 +313,15 @@ struct Listener {
 impl Listener {
     /// Runs until the hub is gone. The connection is opened by the first request and dropped when it fails.
     async fn run(self, mut requests: mpsc::Receiver<Request>) {
-        let mut conn: Option<(tokio_postgres::Client, Messages)> = None;
+        let mut conn: Option<Opened> = None;
+        let mut changes = self.nodes.subscribe();
         loop {
             let Some(opened) = conn.as_mut() else {
                 let Some(request) = requests.recv().await else { return };
+                if request.answer.is_none() {
+                    // UNLISTEN where nothing listens.
+                    continue;
+                }
                 match self.open().await {
                     Ok(mut opened) => {
                         if self.serve(&mut opened, request).await {
@@ -320,7 +337,9 @@ impl Listener {
                     Some(request) => self.serve(opened, request).await,
                     None => return,
                 },
-                message = opened.1.next() => self.message(message),
+                message = opened.messages.next() => self.message(message),
+                // After a promotion the notifications come from elsewhere, even if the old node is still there.
+                _ = changes.changed() => self.nodes.primary(self.shard).is_none_or(|node| node == opened.node),
             };
             if !alive {
                 conn = None;
@@ -329,21 +348,17 @@ impl Listener {
         }
     }
 
-    async fn open(&self) -> Result<(tokio_postgres::Client, Messages), ControlError> {
-        let node = primary(&self.nodes, self.shard)?;
-        self.dialer.single(&node, &self.database).await
+    async fn open(&self) -> Result<Opened, ControlError> {
+        let address = primary(&self.nodes, self.shard)?;
+        let (client, messages) = self.dialer.single(&address, &self.database).await?;
+        // A failover since then is seen at once: the id is that of the address that was dialled.
+        let node = self.nodes.by_address(&address).ok_or(ControlError::Stopped)?;
+        Ok(Opened { client, messages, node, address })
     }
 
     /// Sends one request while the connection is driven; false when the connection is gone.
-    async fn serve(
-        &self,
-        (client, messages): &mut (tokio_postgres::Client, Messages),
-        request: Request,
-    ) -> bool {
-        let Ok(node) = primary(&self.nodes, self.shard) else {
-            answer(request, Err(ControlError::Stopped));
-            return false;
-        };
+    async fn serve(&self, opened: &mut Opened, request: Request) -> bool {
+        let Opened { client, messages, address, .. } = opened;
         let sql = request.sql.clone();
         let mut running = Box::pin(client.batch_execute(&sql));
         loop {
@@ -352,13 +367,13 @@ impl Listener {
                 message = messages.next() => {
                     if !self.message(message) {
                         let cause = String::from("the listening connection was lost");
-                        let (doing, node) = (sql.clone(), format!("{}:{}", node.host, node.port));
+                        let (doing, node) = (sql.clone(), format!("{}:{}", address.host, address.port));
                         answer(request, Err(ControlError::Query { doing, node, sqlstate: None, cause }));
                         return false;
                     }
                 }
                 done = &mut running => {
-                    answer(request, done.map_err(|error| ControlError::query(&sql, &node, &error)));
+                    answer(request, done.map_err(|error| ControlError::query(&sql, address, &error)));
                     return true;
                 }
             }

@@ -238,9 +238,36 @@ impl Control {
         }
     }
 
-    /// RELOAD: follows new settings and the nodes of a new topology (published by the caller in the shared one), and
-    /// reads the catalogs anew. User, password, database and TLS of the control connections stay until a restart.
-    pub fn reload(&self, settings: Arc<Settings>) {
+    /// RELOAD: follows new settings and a new topology, whose slot map is replaced by the stored one, and reads the
+    /// catalogs anew; the shared topology is published here. On an error everything stays as it was. User, password,
+    /// database and TLS of the control connections stay until a restart.
+    pub async fn reload(&self, settings: Arc<Settings>, topology: Topology) -> Result<(), ControlError> {
+        let this = self.clone();
+        let reloaded = self.inner.handle.spawn(async move { this.reload_here(settings, topology).await });
+        reloaded.await.map_err(|_| ControlError::Stopped)?
+    }
+
+    async fn reload_here(&self, settings: Arc<Settings>, mut topology: Topology) -> Result<(), ControlError> {
+        let current = self.inner.topology.load_full();
+        let name = |topology: &Topology| topology.shards.first().map(|shard| shard.name.clone());
+        if name(&current) != name(&topology) {
+            return Err(ControlError::Store {
+                message: String::from(
+                    "the first shard of the configuration is another one than before; it holds the control store and \
+                     all unsharded tables, and cannot be exchanged by a reload",
+                ),
+            });
+        }
+        let home = primary(&self.inner.nodes, ShardId(0))?;
+        let mut client = self.inner.health.dialer.driven(&home, &self.inner.health.database).await?;
+        let proposal = (topology.epoch, topology.slot_map.as_slice());
+        let stored = store::load_or_init(&mut client, &topology.shards, proposal).await?;
+        topology.epoch = stored.epoch;
+        topology.slot_map = stored.slot_map;
+        self.inner.health.metrics.epoch.set(epoch_as_f64(topology.epoch));
+        let names: Vec<String> = topology.shards.iter().map(|shard| shard.name.clone()).collect();
+        self.inner.health.metrics.set_shards(&names);
+        self.inner.topology.store(Arc::new(topology));
         let adopted = self.inner.nodes.adopt(&self.inner.topology.load(), &standalone(&settings));
         for node in adopted.new {
             if node.shard.is_some() {
@@ -254,6 +281,7 @@ impl Control {
         for catalog in self.inner.catalogs.all() {
             catalog.refresh_soon();
         }
+        Ok(())
     }
 }
 
@@ -275,6 +303,10 @@ async fn adopt_stored(
     let home = primary(nodes, ShardId(0))?;
     let mut client = dialer.driven(&home, database).await?;
     let current = topology.load_full();
+    let failed = |error| ControlError::query("looking for the control store", &home, &error);
+    if !store::exists(&client).await.map_err(failed)? {
+        refuse_other_store(dialer, nodes, &current, database).await?;
+    }
     let stored =
         store::load_or_init(&mut client, &current.shards, (current.epoch, &current.slot_map)).await?;
     if stored.slot_map != current.slot_map || stored.epoch != current.epoch {
@@ -285,6 +317,32 @@ async fn adopt_stored(
     }
     tracing::info!(epoch = stored.epoch, cluster = %stored.cluster, "slot map in use");
     Ok(stored.cluster)
+}
+
+/// The first start makes the store. If another shard has one, the order of the shards was changed: a second slot map
+/// would place rows anew.
+async fn refuse_other_store(
+    dialer: &Dialer,
+    nodes: &Nodes,
+    topology: &Topology,
+    database: &str,
+) -> Result<(), ControlError> {
+    for (shard, id) in topology.shards.iter().zip(topology.shard_ids()).skip(1) {
+        nodes.wait_primary(id, START_LIMIT).await;
+        let node = primary(nodes, id)?;
+        let client = dialer.driven(&node, database).await?;
+        let found = store::exists(&client).await;
+        if found.map_err(|error| ControlError::query("looking for the control store", &node, &error))? {
+            return Err(ControlError::Store {
+                message: format!(
+                    "the control store (schema \"gavel\") is on shard \"{}\", which is not the first one of the \
+                     configuration: put it first again",
+                    shard.name
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn standalone(settings: &Settings) -> Vec<NodeAddress> {

@@ -332,7 +332,8 @@ impl Nodes {
 
     /// The node that listens there, be it of a shard or the target of a passed-through database.
     pub fn by_address(&self, address: &NodeAddress) -> Option<NodeId> {
-        self.table.load().nodes.iter().find(|node| node.address == *address).map(|node| node.id)
+        let table = self.table.load();
+        table.nodes.iter().find(|node| node.address == *address && !node.retired()).map(|node| node.id)
     }
 
     /// One node.

@@ -75,6 +75,14 @@ fn role_of(memory: ShardMemory, seen: Option<Observation>) -> (NodeRole, String)
         );
         return (NodeRole::Unknown, words);
     }
+    if seen.in_recovery && seen.timeline < memory.timeline {
+        // It may have replayed what the promotion has thrown away, at positions that the new primary reuses.
+        let words = format!(
+            "it replays timeline {}, but the shard has moved on to {}: not read from until it follows",
+            seen.timeline, memory.timeline
+        );
+        return (NodeRole::Stale, words);
+    }
     if seen.in_recovery {
         return (NodeRole::Replica, String::new());
     }
@@ -95,6 +103,11 @@ pub(crate) struct LagClock {
 }
 
 impl LagClock {
+    /// Another primary: its positions are not those of the one before.
+    pub(crate) fn reset(&mut self) {
+        self.samples.clear();
+    }
+
     /// The primary was at `lsn` at `now`.
     pub(crate) fn record(&mut self, now: Instant, lsn: u64) {
         if self.samples.back().is_some_and(|&(_, last)| last >= lsn) {
@@ -149,6 +162,14 @@ mod tests {
         let both = judge(&mut memory, &[seen(false, 1, 7), seen(false, 1, 7)]);
         assert_eq!(both.primary, None);
         assert!(both.why.contains("2 nodes claim"), "{}", both.why);
+    }
+
+    #[test]
+    fn a_replica_that_stayed_behind_a_promotion_is_not_read_from() {
+        let mut memory = ShardMemory::default();
+        let verdict = judge(&mut memory, &[None, seen(false, 2, 7), seen(true, 1, 7), seen(true, 2, 7)]);
+        let roles: Vec<NodeRole> = verdict.roles.iter().map(|(role, _)| *role).collect();
+        assert_eq!(roles, [NodeRole::Unknown, NodeRole::Primary, NodeRole::Stale, NodeRole::Replica]);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! Shard number i (from 0) draws values congruent to i + 1 modulo the stride. Idempotent; never moves a sequence back.
 //! Sequences of key columns are drawn on the home shard alone and are left as they are.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use router_config::topology::{NodeAddress, ShardId};
@@ -38,27 +37,42 @@ pub struct StrideNote {
     pub message: String,
 }
 
-/// A sequence that generates a column.
+/// A sequence and the columns that it generates.
 #[derive(Debug)]
-struct Owned {
+struct Used {
     schema: String,
     name: String,
-    table: (String, String),
-    column: String,
     type_name: String,
     increment: i64,
     max: i64,
+    /// `(schema, table)` and column.
+    columns: Vec<((String, String), String)>,
 }
 
-const OWNED: &str = "SELECT sn.nspname::text, s.relname::text, tn.nspname::text, t.relname::text, a.attname::text, \
-     pg_catalog.format_type(q.seqtypid, NULL), q.seqincrement, q.seqmax \
-     FROM pg_catalog.pg_sequence q JOIN pg_catalog.pg_class s ON s.oid = q.seqrelid \
-     JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace \
-     JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = s.oid \
-          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i') \
-     JOIN pg_catalog.pg_class t ON t.oid = d.refobjid \
+/// What becomes of a sequence.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    /// Generates a column of a sharded table.
+    Stride,
+    /// Generates a key, or nothing of a sharded table.
+    Leave,
+    /// Both at once.
+    Conflict,
+}
+
+/// Owned by a column (serial, identity) or drawn from by a column's default.
+const USED: &str = "SELECT sn.nspname::text, s.relname::text, pg_catalog.format_type(q.seqtypid, NULL), \
+     q.seqincrement, q.seqmax, tn.nspname::text, t.relname::text, a.attname::text \
+     FROM (SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid::int4 AS number \
+           FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
+           AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i') \
+           UNION SELECT d.refobjid, f.adrelid, f.adnum::int4 \
+           FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_attrdef f ON f.oid = d.objid \
+           WHERE d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass) u \
+     JOIN pg_catalog.pg_sequence q ON q.seqrelid = u.sequence JOIN pg_catalog.pg_class s ON s.oid = u.sequence \
+     JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace JOIN pg_catalog.pg_class t ON t.oid = u.relation \
      JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace \
-     JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid";
+     JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = u.number ORDER BY u.sequence";
 
 /// Aligns the sequences of one database on all shards.
 pub(super) async fn align(catalogs: &Catalogs, catalog: &Arc<Catalog>) -> Result<StrideReport, ControlError> {
@@ -68,77 +82,91 @@ pub(super) async fn align(catalogs: &Catalogs, catalog: &Arc<Catalog>) -> Result
         return Ok(report);
     }
     let schema = catalog.schema();
-    let mut changed = HashSet::new();
     for index in 0..shards {
         let shard = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
         let node = primary(&catalogs.nodes, shard)?;
         let mut client = catalogs.dialer.client(&node, catalog.database()).await?;
         let failed = |error| ControlError::query("reading sequences", &node, &error);
-        for row in client.query(OWNED, &[]).await.map_err(failed)? {
-            let owned = Owned {
-                schema: row.get(0),
-                name: row.get(1),
-                table: (row.get(2), row.get(3)),
-                column: row.get(4),
-                type_name: row.get(5),
-                increment: row.get(6),
-                max: row.get(7),
-            };
-            if !strided(&schema, &owned) {
+        for used in collect(&client.query(USED, &[]).await.map_err(failed)?) {
+            let full_name = format!("{}.{}", used.schema, used.name);
+            let stride = stride(&used, shards);
+            let fate = fate(&schema, &used);
+            if index == 0 {
+                report.notes.extend(remark(&used, &fate, stride));
+            }
+            if fate != Fate::Stride || used.increment < 0 {
                 continue;
             }
-            let full_name = format!("{}.{}", owned.schema, owned.name);
-            let stride = stride(&owned, shards);
-            if owned.increment < 0 {
-                if index == 0 {
-                    report.note(
-                        &full_name,
-                        "counts down and is not aligned: values will collide between shards",
-                    );
-                }
-                continue;
-            }
-            if align_one(&mut client, &node, &owned, (stride, i64::from(shard.0) + 1)).await? {
-                changed.insert(full_name.clone());
-            }
-            if index == 0 && stride < STRIDE {
-                let per_shard = owned.max / stride;
-                report.note(
-                    &full_name,
-                    &format!(
-                        "generates {} values: a stride of {stride} leaves {per_shard} a shard; make the column bigint",
-                        owned.type_name
-                    ),
-                );
+            let residue = i64::from(shard.0) + 1;
+            if align_one(&mut client, &node, &used, (stride, residue)).await? {
+                report.changed.push(full_name);
             }
         }
     }
-    report.changed = changed.into_iter().collect();
     report.changed.sort_unstable();
+    report.changed.dedup();
     for note in &report.notes {
         tracing::warn!(database = catalog.database(), sequence = %note.sequence, "{}", note.message);
     }
     Ok(report)
 }
 
-impl StrideReport {
-    fn note(&mut self, sequence: &str, message: &str) {
-        self.notes.push(StrideNote { sequence: sequence.to_owned(), message: message.to_owned() });
+fn collect(rows: &[tokio_postgres::Row]) -> Vec<Used> {
+    let mut list: Vec<Used> = Vec::new();
+    for row in rows {
+        let (schema, name): (String, String) = (row.get(0), row.get(1));
+        let column = ((row.get(5), row.get(6)), row.get(7));
+        if let Some(last) = list.last_mut().filter(|last| last.schema == schema && last.name == name) {
+            last.columns.push(column);
+            continue;
+        }
+        let (type_name, increment, max) = (row.get(2), row.get(3), row.get(4));
+        list.push(Used { schema, name, type_name, increment, max, columns: vec![column] });
+    }
+    list
+}
+
+fn remark(used: &Used, fate: &Fate, stride: i64) -> Option<StrideNote> {
+    let sequence = format!("{}.{}", used.schema, used.name);
+    let message = match fate {
+        Fate::Leave => return None,
+        Fate::Conflict => String::from(
+            "generates shard keys and also other columns of sharded tables: the latter will collide between shards; \
+             give them a sequence of their own",
+        ),
+        Fate::Stride if used.increment < 0 => {
+            String::from("counts down and is not aligned: its values will collide between shards")
+        }
+        Fate::Stride if stride < STRIDE => format!(
+            "generates {} values: a stride of {stride} leaves {} a shard; make the column bigint",
+            used.type_name,
+            used.max / stride
+        ),
+        Fate::Stride => return None,
+    };
+    Some(StrideNote { sequence, message })
+}
+
+fn fate(schema: &Schema, used: &Used) -> Fate {
+    let (mut key, mut other) = (false, false);
+    for (table, column) in &used.columns {
+        let Some(table) = schema.relations.get(table) else { continue };
+        match &table.placement {
+            Placement::Sharded { key_column, .. } if table.columns[*key_column].name == *column => key = true,
+            Placement::Sharded { .. } => other = true,
+            Placement::Reference | Placement::Unsharded | Placement::Catalog | Placement::View { .. } => {}
+        }
+    }
+    match (key, other) {
+        (false, true) => Fate::Stride,
+        (true, true) => Fate::Conflict,
+        (true | false, false) => Fate::Leave,
     }
 }
 
-/// Owned by a column of a sharded table that is not the key.
-fn strided(schema: &Schema, owned: &Owned) -> bool {
-    let Some(table) = schema.relations.get(&owned.table) else { return false };
-    match &table.placement {
-        Placement::Sharded { key_column, .. } => table.columns[*key_column].name != owned.column,
-        Placement::Reference | Placement::Unsharded | Placement::Catalog | Placement::View { .. } => false,
-    }
-}
-
-fn stride(owned: &Owned, shards: usize) -> i64 {
+fn stride(used: &Used, shards: usize) -> i64 {
     let shards = i64::try_from(shards.next_power_of_two()).unwrap_or(STRIDE);
-    match owned.type_name.as_str() {
+    match used.type_name.as_str() {
         "bigint" => STRIDE.max(shards),
         "integer" => NARROW_STRIDE.max(shards),
         _ => shards,
@@ -149,14 +177,14 @@ fn stride(owned: &Owned, shards: usize) -> i64 {
 async fn align_one(
     client: &mut deadpool_postgres::Object,
     node: &NodeAddress,
-    owned: &Owned,
+    used: &Used,
     (stride, residue): (i64, i64),
 ) -> Result<bool, ControlError> {
-    let name = format!("{}.{}", quote(&owned.schema), quote(&owned.name));
+    let name = format!("{}.{}", quote(&used.schema), quote(&used.name));
     let doing = format!("setting the stride of sequence {name}");
     let failed = |error: tokio_postgres::Error| ControlError::query(&doing, node, &error);
     let read = format!("SELECT last_value, is_called FROM {name}");
-    if owned.increment == stride {
+    if used.increment == stride {
         let row = client.query_one(&read, &[]).await.map_err(failed)?;
         let last: i64 = row.get(0);
         if last.rem_euclid(stride) == residue % stride {
@@ -193,6 +221,7 @@ mod unit {
         assert_eq!(next_value(1, 1024, 3), 3);
         assert_eq!(next_value(2, 1024, 1), 1025);
         assert_eq!(next_value(5000, 1024, 2), 5122);
-        assert_eq!(next_value(-7, 16, 3), 3 - 16 + 0);
+        assert_eq!(next_value(-7, 16, 3), 3);
+        assert_eq!(next_value(-14, 16, 3), -13);
     }
 }

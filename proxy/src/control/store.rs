@@ -92,6 +92,15 @@ pub(crate) async fn load_or_init(
     Ok(Stored { cluster, epoch, slot_map })
 }
 
+/// Whether a slot map is stored in this database.
+pub(crate) async fn exists(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    if !complete(client).await? {
+        return Ok(false);
+    }
+    let row = client.query_one("SELECT EXISTS (SELECT 1 FROM gavel.slot_map)", &[]).await?;
+    Ok(row.get(0))
+}
+
 async fn complete(client: &impl GenericClient) -> Result<bool, tokio_postgres::Error> {
     let row = client
         .query_one(

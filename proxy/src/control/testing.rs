@@ -136,10 +136,16 @@ pub(crate) struct Running {
 }
 
 pub(crate) async fn start(topology: Topology) -> Result<Running, ControlError> {
+    start_as("postgres", topology).await
+}
+
+/// The same with another role for the control connections.
+pub(crate) async fn start_as(user: &str, topology: Topology) -> Result<Running, ControlError> {
     let runtime = ControlRuntime::start().expect("a thread");
     let names: Vec<String> = topology.shards.iter().map(|shard| shard.name.clone()).collect();
     let metrics = Metrics::new(&names).expect("distinct names");
     let mut settings = Settings::default();
+    user.clone_into(&mut settings.auth.query_user);
     settings.backend.health_interval = Duration::from_millis(100);
     let topology = Arc::new(ArcSwap::from_pointee(topology));
     let links = Links { handle: runtime.handle(), metrics: Arc::clone(&metrics), tls: None };

@@ -5,20 +5,21 @@
 //! forgotten after `auth.cache`, or when a login with it failed. Session threads each have their own runtime; the
 //! look-up's connection lives on the control runtime.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use router_config::settings::{Auth, Settings};
 use router_config::topology::NodeAddress;
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
 
 use crate::backend::connect::{ConnectContext, ConnectError, dial};
 use crate::md5_password;
-use crate::scram::{DEFAULT_ITERATIONS, Verifier};
+use crate::scram::{DEFAULT_ITERATIONS, Key, Verifier};
 use crate::secrets_file::{SecretsFileError, read_secrets};
 
 /// Users remembered; above it the memory is emptied.
@@ -103,6 +104,9 @@ pub struct SecretSource {
     control: Option<Handle>,
     cached_for: Duration,
     cache: Mutex<HashMap<String, (Secret, Instant)>>,
+    /// Over the secrets of the configuration.
+    fingerprint: Sha256,
+    has_secrets: bool,
 }
 
 impl fmt::Debug for SecretSource {
@@ -133,6 +137,10 @@ impl SecretSource {
         let client = tokio::sync::Mutex::new(None);
         let query = AuthQuery { settings: auth.clone(), connect, timeout, home, client };
         let mut source = Self::of_users(users);
+        if let Some(password) = &auth.query_password {
+            source.fingerprint.update(password.as_bytes());
+            source.has_secrets = true;
+        }
         source.query = (!auth.query.is_empty()).then(|| Arc::new(query));
         source.control = Some(control);
         source.cached_for = auth.cache;
@@ -141,8 +149,30 @@ impl SecretSource {
 
     /// Only these users and their secrets, as in a users file.
     pub fn of_users(users: HashMap<String, Arc<str>>) -> Self {
+        let (mut fingerprint, has_secrets) = (Sha256::new(), !users.is_empty());
+        for (user, secret) in BTreeMap::from_iter(&users) {
+            for text in [user.as_str(), secret] {
+                fingerprint.update(text.len().to_be_bytes());
+                fingerprint.update(text.as_bytes());
+            }
+        }
         let users = users.into_iter().map(|(user, secret)| (user, Secret::parse(&secret))).collect();
-        Self { users, query: None, control: None, cached_for: Duration::ZERO, cache: Mutex::default() }
+        let cache = Mutex::default();
+        Self {
+            users,
+            query: None,
+            control: None,
+            cached_for: Duration::ZERO,
+            cache,
+            fingerprint,
+            has_secrets,
+        }
+    }
+
+    /// What the answers to unknown users are derived from: where the configuration holds a secret, the same in every
+    /// process that has it, so that neither a restart nor a second proxy shows who is unknown; else random.
+    pub(super) fn mock_seed(&self) -> Key {
+        if self.has_secrets { self.fingerprint.clone().finalize().into() } else { rand::random() }
     }
 
     /// Whether an md5 exchange is what most users get with `auth.method = "md5"`; those that do not exist get the same.

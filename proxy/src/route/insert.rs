@@ -15,19 +15,6 @@ use super::refusal::Refusal;
 use super::splice;
 use crate::sql::facts::{Access, Command, InsertShape, Modify, Sharded, ValueRef};
 
-/// Evaluated once per transaction or statement: the same in all rows of one statement.
-const SAME_IN_ALL_ROWS: [&str; 9] = [
-    "now",
-    "current_timestamp",
-    "transaction_timestamp",
-    "statement_timestamp",
-    "localtimestamp",
-    "current_date",
-    "current_time",
-    "localtime",
-    "txid_current",
-];
-
 /// Places the rows of `shape`. `rest` says where the other tables of the statement are and, on the second call after a
 /// draw, the drawn keys.
 pub(super) fn place(
@@ -149,19 +136,13 @@ fn may_split(case: &Case<'_>) -> Result<(), Refusal> {
     if !case.session.two_phase {
         return Err(Refusal::two_phase_off("an INSERT of rows of several shards"));
     }
-    match &case.facts.unrepeatable {
-        Some(what) if SAME_IN_ALL_ROWS.contains(&bare_name(what).as_str()) => Err(Refusal::unrepeatable(
-            what,
+    match case.clock() {
+        Some(what) => Err(Refusal::unrepeatable(
+            &what,
             "All rows of one INSERT have the same time; each shard has its own.",
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
-}
-
-/// `pg_catalog.now()` → `now`
-fn bare_name(what: &str) -> String {
-    let name = what.split('(').next().unwrap_or_default();
-    name.rsplit(['.', ' ']).next().unwrap_or_default().to_ascii_lowercase()
 }
 
 fn split(

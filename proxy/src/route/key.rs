@@ -175,7 +175,8 @@ fn param(
         },
     };
     // A cast to another type than the parameter's own is one more conversion, exact or not at all.
-    let via = cast.filter(|&cast| cast != source).map_or(target, |cast| (cast, Usage::Compare));
+    let recast = cast.filter(|&cast| cast != source);
+    let via = recast.map_or(target, |cast| (cast, Usage::Assign));
     let outcome = match params.get(n) {
         None => KeyOutcome::Unknown("the parameter has no value"),
         Some(ParamValue::Null) => KeyOutcome::Null,
@@ -185,11 +186,9 @@ fn param(
             Err(_) => KeyOutcome::Unknown("the key is not valid UTF-8"),
         },
     };
-    Ok(match outcome {
-        KeyOutcome::Key(value) if via != target => convert_to(value, via.0, target),
-        // The cast raises an error or rounds: not known here.
-        KeyOutcome::NoRow if via != target => KeyOutcome::Unknown("the cast may change the value"),
-        outcome => outcome,
+    Ok(match (outcome, recast) {
+        (KeyOutcome::Key(value), Some(cast)) => convert_to(value, cast, target),
+        (outcome, _) => outcome,
     })
 }
 

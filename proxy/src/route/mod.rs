@@ -15,6 +15,10 @@ mod place;
 pub mod plan;
 pub mod refusal;
 mod splice;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod values;
 
 pub use explain::{Explanation, explain};

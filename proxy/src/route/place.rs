@@ -13,6 +13,20 @@ use super::plan::{Plan, Reason, SessionView, ShardSet, Target};
 use super::refusal::Refusal;
 use super::values::Values;
 use crate::sql::facts::{Access, Command, DdlKind, Facts, Modify, Pin, Scope, Sharded};
+use crate::sql::normalise::identifiers;
+
+/// Evaluated once per transaction or statement: the same in all rows.
+const CLOCKS: [&str; 9] = [
+    "now",
+    "current_timestamp",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "localtimestamp",
+    "current_date",
+    "current_time",
+    "localtime",
+    "age",
+];
 
 /// What a decision rests on.
 #[derive(Clone, Copy)]
@@ -362,11 +376,11 @@ impl Case<'_> {
         const NO_KEY: &str = "No single shard holds all of the rows that it may touch.";
         let what = match &self.facts.command {
             Command::Query | Command::CopyOut(_) if !matches!(self.facts.access, Access::Write) => {
-                return match (&sharded.no_concat, &self.facts.unrepeatable) {
+                return match (&sharded.no_concat, self.clock()) {
                     (Some(why), _) => Err(Refusal::needs_merge(why)),
                     (None, Some(what)) => Err(Refusal::unrepeatable(
-                        what,
-                        "The query reads several shards at slightly different times.",
+                        &what,
+                        "Each shard that the query reads has a time of its own.",
                     )),
                     (None, None) => Ok(Target::Concat(shards)),
                 };
@@ -390,6 +404,19 @@ impl Case<'_> {
             _ => "the statement",
         };
         Err(Refusal::several_shards(what, NO_KEY))
+    }
+
+    /// A function of the statement that is evaluated once and is the same in all rows, as the time is: over several
+    /// shards it would not be. What is evaluated for each row (a volatile function) may run where the row is.
+    pub(super) fn clock(&self) -> Option<String> {
+        self.facts.unrepeatable.as_ref()?;
+        let mut found = None;
+        identifiers(self.values.statement(), self.values.rules.standard_strings, false, &mut |name| {
+            if found.is_none() && CLOCKS.contains(&name) {
+                found = Some(format!("{name}()"));
+            }
+        });
+        found
     }
 
     pub(super) fn shard_name(&self, shard: ShardId) -> &str {

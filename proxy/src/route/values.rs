@@ -166,6 +166,11 @@ impl<'a> BindParams<'a> {
             let name = body.get(at..).ok_or(BindError::Truncated)?;
             at += memchr::memchr(0, name).ok_or(BindError::Truncated)? + 1;
         }
+        Self::parse_at(body, at, types)
+    }
+
+    /// The same for a body whose formats begin at `at`: behind the names, or 0 where they have been cut off.
+    pub fn parse_at(body: &'a [u8], at: usize, types: &'a [u32]) -> Result<Self, BindError> {
         let n_formats = read_u16(body, at)?;
         let formats = at + 2..at + 2 + 2 * usize::from(n_formats);
         for format in body.get(formats.clone()).ok_or(BindError::Truncated)?.chunks_exact(2) {

@@ -8,11 +8,20 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
+
+/// An idle connection is probed after this time; three lost probes end it.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+/// Sent bytes that nobody acknowledges for this long end the connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to an application or to a node.
 #[derive(Debug)]
@@ -150,6 +159,20 @@ impl Stream {
         };
         chain.and_then(<[_]>::first).map(AsRef::as_ref)
     }
+}
+
+/// Sets what every TCP connection of the proxy has: no delay, and an end to peers that have vanished.
+pub fn tune(socket: &TcpStream) -> io::Result<()> {
+    let options = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    options.set_tcp_nodelay(true)?;
+    options.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
 }
 
 /// One attempt; `WouldBlock` if it is not done. Outside of tokio's budget: an exhausted budget would look like a socket

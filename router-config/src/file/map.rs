@@ -272,18 +272,29 @@ fn overrides(root: &mut Section<'_, '_>, topology: &mut Topology) {
 
 /// The type named, else the one that the table rules name, else bigint for a key without quotes.
 fn override_type(section: &mut Section<'_, '_>, tables: &[TableRule]) -> Option<KeyType> {
-    if section.has("key_type") {
-        return key_type(section);
-    }
-    section.value("key_type");
-    let mut named = tables.iter().filter_map(|rule| match &rule.kind {
-        TableKind::Sharded { key_type, .. } => *key_type,
+    let sharded = tables.iter().filter_map(|rule| match &rule.kind {
+        TableKind::Sharded { key_type, .. } => Some(*key_type),
         TableKind::Reference | TableKind::Unsharded => None,
     });
-    if let Some(first) = named.next()
-        && named.all(|other| other.hashes_like(first))
+    let sharded: Vec<Option<KeyType>> = sharded.collect();
+    let named: Vec<KeyType> = sharded.iter().copied().flatten().collect();
+    if section.has("key_type") {
+        let own = key_type(section)?;
+        let all_named = !named.is_empty() && named.len() == sharded.len();
+        if all_named && !named.iter().any(|other| other.hashes_like(own)) {
+            section.mistake(
+                "key_type",
+                format!("no sharded table has a {own} key"),
+                "write the type of the keys",
+            );
+        }
+        return Some(own);
+    }
+    section.value("key_type");
+    if let [first, rest @ ..] = &named[..]
+        && rest.iter().all(|other| other.hashes_like(*first))
     {
-        return Some(first);
+        return Some(*first);
     }
     let whole = |key: &'static str, section: &mut Section<'_, '_>| {
         section.value(key).is_none_or(|value| value.get_ref().is_integer())

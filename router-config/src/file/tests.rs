@@ -116,6 +116,8 @@ fn secrets() {
     assert_eq!(password("query_password = 'plain'").as_deref(), Some("plain"));
     assert_eq!(password("query_password_file = 'secret'").as_deref(), Some("from the file"));
     assert_eq!(password("query_password_env = 'SECRET'").as_deref(), Some("from the environment"));
+    let shown = format!("{:?}", good("[auth]\nquery_password = 'plain'").settings);
+    assert!(!shown.contains("plain"), "{shown}");
     check_with_least(
         "[auth]\nquery_password = 'x'\nquery_password_env = 'NOT_SET'\nquery_password_file = 'gone'",
         &expect![[r#"
@@ -318,6 +320,20 @@ fn wrong_tables_and_functions() {
             line 23, column 1: functions[1].name: is missing; add name = "FUNCTION", without schema
             line 24, column 16: functions[1].key_argument: 0 is out of range; write a number from 1 to 100
             line 28, column 8: functions[3].name: "f" has an entry already; remove one of them
+        "#]],
+    );
+}
+
+#[test]
+fn the_type_of_an_override_is_that_of_the_tables() {
+    let table =
+        |key_type: &str| format!("[[tables]]\ncolumn = 'k'\nkind = 'sharded'\nkey_type = '{key_type}'\n");
+    let config = good(&format!("{}[[overrides]]\nkey = 'a'\nshard = 'b'", table("varchar")));
+    assert_eq!(config.topology.key_overrides.get(&KeyValue::Text("a".to_owned())), Some(&ShardId(1)));
+    check_with_least(
+        &format!("{}[[overrides]]\nkey = 'a'\nkey_type = 'text'\nshard = 'b'", table("bigint")),
+        &expect![[r#"
+            line 7, column 12: overrides[1].key_type: no sharded table has a text key; write the type of the keys
         "#]],
     );
 }

@@ -93,6 +93,21 @@ fn a_stored_map_survives_another_order_of_shards() {
 }
 
 #[test]
+fn a_stored_map_is_one_text_for_serde() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Row {
+        map: StoredMap,
+    }
+    let map = StoredMap::of(&cluster(2));
+    let written = toml::to_string(&Row { map: map.clone() }).expect("it is a text");
+    assert!(written.starts_with("map = \"gavel-slots/1 epoch=1 shards=shard-1,shard-2 slots="));
+    assert!(written.len() < 32_768, "{} bytes", written.len());
+    let read: Row = toml::from_str(&written).expect("it was written by us");
+    assert_eq!(read.map, map);
+    assert!(toml::from_str::<Row>("map = 'gavel-slots/1'").is_err());
+}
+
+#[test]
 fn a_damaged_stored_map_is_refused() {
     let head = "gavel-slots/1 epoch=1 shards=a,b slots=";
     assert!(format!("{head}0*16384").parse::<StoredMap>().is_ok());

@@ -41,13 +41,13 @@ pub struct Options {
     /// Streaming replicas of each primary
     #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=8))]
     replicas: u16,
-    /// Port of the proxy on 127.0.0.1 [default: 6432, or the next free one]
+    /// Port of the proxy on 127.0.0.1; 0: any free one [default: 6432, or the next free one]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// Port of the proxy's metrics on 127.0.0.1 [default: 9127, or the next free one]
+    /// Port of the proxy's metrics on 127.0.0.1; 0: any free one [default: 9127, or the next free one]
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
-    /// Keep the servers' files in this directory (absent or empty); they stay there at the end
+    /// Keep the servers' files in this directory; they stay there at the end, and the same command goes on with them
     /// [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -155,7 +155,7 @@ impl Demo {
             builder = builder.data_dir(directory);
         }
         let cluster = builder.start().await?;
-        cluster.execute_everywhere("postgres", &format!("CREATE DATABASE {DATABASE}")).await?;
+        cluster.create_database(DATABASE).await?;
         progress.set_message("starting the proxy");
         let proxy_options = ProxyOptions {
             port: ports.proxy.number(),
@@ -164,7 +164,7 @@ impl Demo {
             extra,
         };
         let proxy = LocalProxy::start_for(&cluster, "gavel", &proxy_options).await?;
-        if !options.no_data {
+        if !options.no_data && !has_house(&cluster).await? {
             progress.set_message("loading the auction house through the proxy");
             let failed = |source| Error::House { source, config: proxy.config_path.display().to_string() };
             let login = proxy.config(DATABASE).connect(tokio_postgres::NoTls).await;
@@ -225,6 +225,13 @@ impl Demo {
         }
         progress.finish_and_clear();
     }
+}
+
+/// Whether an earlier run in the same directory has built the house.
+async fn has_house(cluster: &LocalCluster) -> Result<bool, local_cluster::Error> {
+    let Some(shard) = cluster.shards.first() else { return Ok(false) };
+    let found = shard.primary.query_text(DATABASE, "SELECT to_regclass('public.bids')::text").await?;
+    Ok(found.is_some())
 }
 
 /// Draws the live line for ever.
@@ -299,6 +306,9 @@ fn reserve(
     option: &'static str,
     notes: &mut Vec<String>,
 ) -> Result<ReservedPort, Error> {
+    if wanted == Some(0) {
+        return Ok(ReservedPort::any()?);
+    }
     if let Some(port) = wanted {
         return ReservedPort::exactly(port).ok_or(Error::PortTaken { port, option });
     }
@@ -351,6 +361,7 @@ mod tests {
         assert_eq!(notes.len(), 1);
         let error = reserve(Some(taken.number()), 1, "--port", &mut notes).expect_err("taken");
         assert!(error.to_string().contains("--port"), "{error}");
+        assert_ne!(reserve(Some(0), 1, "--port", &mut notes).expect("any").number(), 0);
     }
 
     #[test]

@@ -33,10 +33,24 @@ pub enum Error {
         path: PathBuf,
     },
     /// A given data directory has something else in it.
-    #[error("{path} is not empty: give an empty directory, or one that does not exist yet")]
+    #[error(
+        "{path} is neither empty nor a finished cluster of an earlier run: give a directory that is, or a new one"
+    )]
     NotEmpty {
         /// The directory.
         path: PathBuf,
+    },
+    /// A given data directory has another cluster in it.
+    #[error(
+        "{path} has {shards} shards with {replicas} replicas each: ask for the same, or give another directory"
+    )]
+    OtherShape {
+        /// The directory.
+        path: PathBuf,
+        /// Shards there.
+        shards: usize,
+        /// Replicas of each.
+        replicas: usize,
     },
     /// A program failed.
     #[error("{program} failed ({status}):\n{output}")]

@@ -1,7 +1,7 @@
 //! A cluster of real PostgreSQL servers on this machine, for the demo and for the tests.
 //!
 //! Invariants: servers listen on 127.0.0.1 alone, with a password unless asked otherwise; nothing runs as root;
-//! nothing outlives its owner (see [`run_dir`]); a started cluster streams: every replica follows its primary before
+//! nothing outlives its owner (see `run_dir.rs`); a started cluster streams: every replica follows its primary before
 //! [`ClusterBuilder::start`] returns. `fsync` is on unless a test turns it off, so that what the demo shows of commit
 //! times is what a server shows that keeps its promises.
 
@@ -32,6 +32,7 @@ pub use self::ports::ReservedPort;
 pub(crate) use self::process::send;
 pub use self::process::{Process, tail};
 pub use self::run_dir::RunDirectory;
+use self::run_dir::Shape;
 
 /// The superuser of every node.
 pub const USER: &str = "postgres";
@@ -104,7 +105,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// Keeps the nodes in this directory, which must be empty or absent and stays at the end.
+    /// Keeps the nodes in this directory, which stays at the end. It is absent, empty, or has the same cluster of an
+    /// earlier run in it, which then goes on.
     pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(directory.into());
         self
@@ -140,14 +142,11 @@ impl ClusterBuilder {
         let binaries = Binaries::find()?;
         let account = Account::choose()?;
         let run = Arc::new(RunDirectory::create(self.data_dir.as_deref(), "gavel-", &account)?);
-        let password = match self.template_cache {
-            Some(_) => CACHED_PASSWORD.to_owned(),
-            None => random_password(),
-        };
+        let shape = self.shape(&run)?;
         let blueprint = Arc::new(Blueprint {
             binaries,
             account,
-            password,
+            password: shape.password.clone(),
             authentication: self.authentication,
             fsync: self.fsync,
             settings: self.settings,
@@ -167,7 +166,24 @@ impl ClusterBuilder {
         shards.sort_by_key(|(index, _)| *index);
         let shards: Vec<_> = shards.into_iter().map(|(_, shard)| shard).collect();
         share_verifier(&shards).await?;
+        run.remember(&shape)?;
         Ok(LocalCluster { shards, run })
+    }
+
+    /// What there will be: as asked for, which must be what an earlier run has left.
+    fn shape(&self, run: &RunDirectory) -> Result<Shape, Error> {
+        let (shards, replicas) = (self.shards, self.replicas);
+        match run.earlier() {
+            Some(earlier) if (earlier.shards, earlier.replicas) == (shards, replicas) => Ok(earlier.clone()),
+            Some(&Shape { shards, replicas, .. }) => {
+                Err(Error::OtherShape { path: run.path().to_owned(), shards, replicas })
+            }
+            None => {
+                let cached = self.template_cache.is_some();
+                let password = if cached { CACHED_PASSWORD.to_owned() } else { random_password() };
+                Ok(Shape { shards, replicas, password })
+            }
+        }
     }
 
     /// Starts a single server that belongs to no cluster.
@@ -231,6 +247,19 @@ impl LocalCluster {
         Ok(())
     }
 
+    /// Creates a database on every shard that does not have it yet.
+    pub async fn create_database(&self, name: &str) -> Result<(), Error> {
+        for shard in &self.shards {
+            let client = shard.primary.connect(USER).await?;
+            let failed = |source| shard.primary.sql_error(source);
+            let sql = "SELECT FROM pg_database WHERE datname = $1";
+            if client.query(sql, &[&name]).await.map_err(failed)?.is_empty() {
+                client.batch_execute(&format!("CREATE DATABASE \"{name}\"")).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Stops all servers and waits for them. In a temporary directory they need not leave a clean state behind.
     pub async fn stop(&self) -> Result<(), Error> {
         let mode = self.stop_mode();
@@ -284,7 +313,11 @@ async fn start_shard(
     shard.primary.wait_ready().await?;
     let client = shard.primary.connect(USER).await?;
     for number in 1..=replicas {
-        let sql = format!("SELECT pg_create_physical_replication_slot('{}', true)", slot_name(number));
+        let slot = slot_name(number);
+        let sql = format!(
+            "SELECT pg_create_physical_replication_slot('{slot}', true) \
+             WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{slot}')"
+        );
         client.execute(&sql, &[]).await.map_err(|source| shard.primary.sql_error(source))?;
     }
     for replica in &shard.replicas {
@@ -307,11 +340,16 @@ fn lay_out_shard(
     blueprint.account.allow_passage(&directory)?;
     let primary_dir = directory.join("primary");
     let primary_port = ReservedPort::any()?;
-    data_dir::initialise(blueprint, index, &primary_dir)?;
+    let earlier = run.earlier().is_some();
+    if !earlier {
+        data_dir::initialise(blueprint, index, &primary_dir)?;
+    }
     let mut followers = Vec::with_capacity(replicas);
     for number in 1..=replicas {
         let replica_dir = directory.join(format!("replica-{number}"));
-        data_dir::clone_for_replica(&primary_dir, &replica_dir, &blueprint.account)?;
+        if !earlier {
+            data_dir::clone_for_replica(&primary_dir, &replica_dir, &blueprint.account)?;
+        }
         let conninfo = format!(
             "host=127.0.0.1 port={} user={USER} password={} application_name={}",
             primary_port.number(),

@@ -130,6 +130,13 @@ impl LocalNode {
         client.batch_execute(sql).await.map_err(|source| self.sql_error(source))
     }
 
+    /// The first column of the first row, as the superuser; it must be text.
+    pub async fn query_text(&self, database: &str, sql: &str) -> Result<Option<String>, Error> {
+        let client = self.connect(database).await?;
+        let row = client.query_opt(sql, &[]).await.map_err(|source| self.sql_error(source))?;
+        Ok(row.and_then(|row| row.get(0)))
+    }
+
     /// The process id of the server, while it runs.
     pub fn pid(&self) -> Option<u32> {
         let mut process = self.process();

@@ -5,14 +5,16 @@
 //! directory) and the watchdog is released. If our process is killed outright, the watchdog reads the end of its
 //! pipe, stops what still runs and removes the directory itself.
 
+use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::account::Account;
+use super::account::{Account, write_private};
 use super::error::Error;
 
 /// Reads until the pipe ends; anything but the word of an orderly end means that the parent died.
@@ -43,14 +45,26 @@ for pid in $left; do kill -KILL "$pid"; done
 pub struct RunDirectory {
     path: PathBuf,
     temporary: Option<TempDir>,
+    earlier: Option<Shape>,
     watchdog: Child,
 }
 
+/// What a directory that stays has in it, once its cluster has come up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Shape {
+    pub(super) shards: usize,
+    pub(super) replicas: usize,
+    pub(super) password: String,
+}
+
+/// The file with the [`Shape`].
+const SHAPE_FILE: &str = "cluster.json";
+
 impl RunDirectory {
-    /// A temporary directory, or the given one, which must be empty and is kept at the end.
+    /// A temporary directory, or the given one, which stays at the end and is empty or has an earlier cluster in it.
     pub(crate) fn create(given: Option<&Path>, prefix: &str, account: &Account) -> Result<Self, Error> {
         let (path, temporary) = match given {
-            Some(path) => (given_directory(path)?, None),
+            Some(path) => (absolute(path)?, None),
             None => {
                 let root = std::env::temp_dir();
                 let directory = tempfile::Builder::new()
@@ -62,8 +76,24 @@ impl RunDirectory {
         };
         account.allow_passage(&path)?;
         account.check_reach(&path)?;
+        let earlier = read_shape(&path)?;
         let watchdog = start_watchdog(&path, temporary.is_some())?;
-        Ok(Self { path, temporary, watchdog })
+        Ok(Self { path, temporary, earlier, watchdog })
+    }
+
+    /// The cluster of an earlier run that is here.
+    pub(super) fn earlier(&self) -> Option<&Shape> {
+        self.earlier.as_ref()
+    }
+
+    /// Remembers that the cluster is complete, for the next run.
+    pub(super) fn remember(&self, shape: &Shape) -> Result<(), Error> {
+        if self.is_temporary() {
+            return Ok(());
+        }
+        let path = self.path.join(SHAPE_FILE);
+        let text = serde_json::to_string(shape).map_err(|source| Error::io("write", &path, source.into()))?;
+        write_private(&path, &text)
     }
 
     /// The path.
@@ -92,13 +122,19 @@ impl Drop for RunDirectory {
     }
 }
 
-fn given_directory(path: &Path) -> Result<PathBuf, Error> {
-    std::fs::create_dir_all(path).map_err(|source| Error::io("create", path, source))?;
-    let mut entries = std::fs::read_dir(path).map_err(|source| Error::io("read", path, source))?;
-    if entries.next().is_some() {
-        return Err(Error::NotEmpty { path: path.to_owned() });
-    }
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    fs::create_dir_all(path).map_err(|source| Error::io("create", path, source))?;
     path.canonicalize().map_err(|source| Error::io("find", path, source))
+}
+
+/// `None` for an empty directory; anything that is not a finished cluster is refused.
+fn read_shape(directory: &Path) -> Result<Option<Shape>, Error> {
+    let mut entries = fs::read_dir(directory).map_err(|source| Error::io("read", directory, source))?;
+    if entries.next().is_none() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(directory.join(SHAPE_FILE)).unwrap_or_default();
+    serde_json::from_str(&text).map(Some).map_err(|_| Error::NotEmpty { path: directory.to_owned() })
 }
 
 fn start_watchdog(path: &Path, remove: bool) -> Result<Child, Error> {

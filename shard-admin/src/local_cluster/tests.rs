@@ -62,13 +62,26 @@ async fn a_node_stops_dies_restarts_and_a_replica_is_promoted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_given_directory_stays_and_must_be_empty() {
+async fn a_given_directory_stays_and_its_cluster_goes_on() {
     let root = tempfile::tempdir().expect("temporary directory");
     account::set_mode(root.path(), 0o755).expect("chmod");
     let given = root.path().join("nodes");
-    let cluster = quick().data_dir(&given).start().await.expect("start");
+    let start = || quick().replicas(1).data_dir(&given).start();
+    let cluster = start().await.expect("start");
+    cluster.create_database("house").await.expect("create");
+    cluster.execute_everywhere("house", "CREATE TABLE t (a int)").await.expect("create");
+    cluster.stop().await.expect("stop");
     drop(cluster);
-    assert!(given.join("shard-1/primary/PG_VERSION").exists());
+    let cluster = start().await.expect("start again");
+    cluster.create_database("house").await.expect("already there");
+    cluster.shards[0].replicas[0]
+        .execute("house", "SELECT a FROM t")
+        .await
+        .expect("the table is still there");
+    drop(cluster);
+    let error = quick().shards(2).data_dir(&given).start().await.expect_err("another shape");
+    assert!(matches!(error, Error::OtherShape { shards: 1, replicas: 1, .. }), "{error}");
+    std::fs::remove_file(given.join("cluster.json")).expect("remove");
     let error = quick().data_dir(&given).start().await.expect_err("not empty");
     assert!(matches!(error, Error::NotEmpty { .. }), "{error}");
 }

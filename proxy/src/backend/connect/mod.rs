@@ -15,7 +15,6 @@ use bytes::{Bytes, BytesMut};
 use quick_cache::sync::Cache;
 use router_config::settings::{BackendTls, Settings};
 use router_config::topology::NodeAddress;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -25,14 +24,8 @@ use crate::tls::{BackendTlsConnector, TlsError};
 use crate::wire::error::{NodeError, Report, Severity};
 use crate::wire::sqlstate;
 use crate::wire::startup::{CancelKey, ssl_request, write_cancel};
-use crate::wire::stream::Stream;
+use crate::wire::stream::{Stream, tune};
 
-/// An idle connection is probed after this time; three lost probes end it.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
-/// Sent bytes that nobody acknowledges for this long end the connection.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Salted keys kept; the least used go first, and are computed again.
 const SALTED_KEYS_MAX: usize = 10_000;
 
@@ -322,15 +315,7 @@ async fn open(node: &NodeAddress, context: &ConnectContext) -> Result<Stream, Co
 
 async fn open_tcp(node: &NodeAddress) -> io::Result<TcpStream> {
     let socket = TcpStream::connect((node.host.as_str(), node.port)).await?;
-    socket.set_nodelay(true)?;
-    let options = SockRef::from(&socket);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    options.set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    tune(&socket)?;
     Ok(socket)
 }
 

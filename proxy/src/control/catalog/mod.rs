@@ -14,10 +14,11 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use router_config::topology::{ShardId, Topology};
+use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::sync::{Notify, watch};
 
 pub use self::place::Problem;
@@ -30,6 +31,9 @@ use crate::sql::schema::Schema;
 
 /// Databases whose catalog is kept; a login to one more is refused.
 const MAX_DATABASES: usize = 1000;
+
+/// How long a load waits for a shard that has no primary.
+const PRIMARY_WAIT: Duration = Duration::from_secs(5);
 
 /// One database's catalog at a generation.
 #[derive(Debug)]
@@ -179,7 +183,7 @@ impl Catalogs {
 
     async fn read(&self, database: &str) -> Result<DatabaseCatalog, ControlError> {
         let topology = self.topology.load_full();
-        let home = primary(&self.nodes, ShardId(0))?;
+        let home = self.primary(ShardId(0)).await?;
         let mut client = self.dialer.client(&home, database).await?;
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let failed = |error| ControlError::query("reading the catalog", &home, &error);
@@ -211,10 +215,16 @@ impl Catalogs {
         })
     }
 
+    /// Right after a start or during a failover a shard gets a moment to be found.
+    async fn primary(&self, shard: ShardId) -> Result<NodeAddress, ControlError> {
+        self.nodes.wait_primary(shard, PRIMARY_WAIT).await;
+        primary(&self.nodes, shard)
+    }
+
     async fn read_oids(&self, database: &str, shards: usize) -> Result<OidMap, ControlError> {
         let one = |index: usize| async move {
             let shard = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
-            let node = primary(&self.nodes, shard)?;
+            let node = self.primary(shard).await?;
             let client = self.dialer.client(&node, database).await?;
             shard_types(&client).await.map_err(|error| ControlError::query("reading types", &node, &error))
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::*;
-use crate::control::testing::{Running, Server, eventually, start, topology};
+use crate::control::testing::{Running, Server, eventually, start_as, topology};
 use crate::control::{commit_prepared_sql, prepare_sql, rollback_prepared_sql};
 
 const DATABASE: &str = "auction";
@@ -30,7 +30,12 @@ impl Shards {
     }
 
     async fn control(&self) -> Running {
-        let running = start(topology(&[&self.servers[0], &self.servers[1]])).await.expect("control starts");
+        self.control_as("postgres").await
+    }
+
+    async fn control_as(&self, user: &str) -> Running {
+        let map = topology(&[&self.servers[0], &self.servers[1]]);
+        let running = start_as(user, map).await.expect("control starts");
         running.control.nodes().wait_primary(SHARDS[1], Duration::from_secs(5)).await.expect("up");
         let key = Owner::lock_key(&running.control.two_phase().owner().proxy).expect("a key").cast_unsigned();
         let client = self.servers[0].client("postgres").await;
@@ -216,4 +221,26 @@ async fn decisions_are_kept_for_as_long_as_a_shard_needs_them() {
     assert_eq!(pass(&running).await, Ok(0));
     assert!(client.query("SELECT 1 FROM gavel.decision", &[]).await.expect("reads").is_empty());
     assert_eq!(shards.found("needed").await, (1, 0));
+}
+
+#[tokio::test]
+async fn a_control_role_without_superuser_finishes_transactions_of_roles_it_belongs_to() {
+    let shards = Shards::start().await;
+    for server in &shards.servers {
+        let client = server.client("postgres").await;
+        let role =
+            "CREATE ROLE control LOGIN IN ROLE app, pg_monitor; GRANT CREATE ON DATABASE postgres TO control";
+        client.batch_execute(role).await.expect("a role");
+    }
+    let running = shards.control_as("control").await;
+    let catalog = running.control.catalog(DATABASE).await.expect("the catalog");
+    assert!(catalog.schema().relations.contains_key(&(String::from("public"), String::from("t"))));
+    let two_phase = running.control.two_phase();
+    let transaction = two_phase.begin();
+    for shard in SHARDS {
+        shards.prepare(transaction.gid(), shard, "weak").await;
+    }
+    assert_eq!(two_phase.decide(transaction.gid(), participants()).await, Outcome::Committed);
+    drop(transaction);
+    eventually("both committed", || async { shards.found("weak").await == (2, 0) }).await;
 }

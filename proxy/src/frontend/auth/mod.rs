@@ -31,7 +31,7 @@ const PASSWORD_BYTES_MAX: usize = 1024;
 pub struct Authenticator {
     method: AuthMethod,
     secrets: SecretSource,
-    /// Seed of what unknown users get; random for each process.
+    /// Seed of what unknown users get.
     mock: Key,
 }
 
@@ -111,7 +111,8 @@ impl AuthError {
 impl Authenticator {
     /// With the secrets' source.
     pub fn new(method: AuthMethod, secrets: SecretSource) -> Self {
-        Self { method, secrets, mock: rand::random() }
+        let mock = secrets.mock_seed();
+        Self { method, secrets, mock }
     }
 
     /// Runs the exchange; AuthenticationOk is buffered at the end, not sent.

@@ -1,0 +1,68 @@
+//! What the tests of this folder share.
+
+use std::sync::{Arc, OnceLock};
+
+use router_config::topology::{NodeAddress, Shard, Topology};
+
+use crate::sql::cache::{Analysed, Cache};
+use crate::sql::schema::Schema;
+use crate::sql::{Context, facts::KeyTerm, facts::ValueRef};
+
+/// A cluster of `n` shards, `shard-1` the home shard. Made once: proposing a slot map takes a while.
+pub(super) fn topology(n: usize) -> Arc<Topology> {
+    static MADE: [OnceLock<Arc<Topology>>; 8] = [const { OnceLock::new() }; 8];
+    MADE[n].get_or_init(|| Arc::new(new_topology(n))).clone()
+}
+
+fn new_topology(n: usize) -> Topology {
+    let shard = |n: usize| Shard {
+        name: format!("shard-{n}"),
+        primary: NodeAddress { host: "127.0.0.1".to_owned(), port: 5432 },
+        replicas: Vec::new(),
+        weight: 1.0,
+    };
+    Topology::new((1..=n).map(shard).collect())
+}
+
+/// A text with its literals, whatever its facts are.
+pub(super) fn analysed(text: &str) -> Analysed {
+    analysed_with(text, &Schema::default())
+}
+
+pub(super) fn analysed_with(text: &str, schema: &Schema) -> Analysed {
+    let cache = Cache::new(16);
+    let search_path = ["public".to_owned()];
+    let ctx = Context {
+        schema,
+        search_path: &search_path,
+        temp_tables: false,
+        standard_conforming_strings: true,
+        statement_parse_bytes: 1 << 20,
+        id: cache.context_id(1, &search_path, false, true),
+    };
+    cache.extended(text, &ctx)
+}
+
+/// The body of a Bind: each value with its format.
+pub(super) fn bind(values: &[(i16, Option<&[u8]>)]) -> Vec<u8> {
+    let count = u16::try_from(values.len()).expect("few parameters").to_be_bytes();
+    let mut body = vec![0, 0];
+    body.extend(count);
+    values.iter().for_each(|(format, _)| body.extend(format.to_be_bytes()));
+    body.extend(count);
+    for (_, value) in values {
+        match value {
+            None => body.extend((-1_i32).to_be_bytes()),
+            Some(bytes) => {
+                body.extend(i32::try_from(bytes.len()).expect("short").to_be_bytes());
+                body.extend_from_slice(bytes);
+            }
+        }
+    }
+    body.extend([0, 0]);
+    body
+}
+
+pub(super) fn term(value: ValueRef) -> KeyTerm {
+    KeyTerm { value, negated: false, cast: None }
+}

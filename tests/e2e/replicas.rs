@@ -1,0 +1,99 @@
+//! Reads on replicas: used, never behind the session itself, and done without when they are gone.
+
+use std::time::Duration;
+
+use tests::cluster::{Cluster, eventually, first_column};
+use tokio_postgres::Client;
+
+use crate::house::{add_auctions, build, holders};
+
+/// How long the proxy may take to notice what happened to a node.
+const NOTICE: Duration = Duration::from_secs(20);
+
+/// Whether the read of an auction is answered by a replica.
+async fn on_replica(client: &Client) -> bool {
+    let sql = "SELECT current_setting('transaction_read_only') FROM auctions WHERE auction_id = 1";
+    first_column(client, sql).await == ["on"]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_to_replicas_and_see_the_sessions_own_writes() {
+    let cluster = Cluster::builder().replicas(1).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    let reader = cluster.connect().await;
+    eventually(NOTICE, "a read on a replica", || on_replica(&reader)).await;
+    for price in 1..=50_i32 {
+        let update = format!("UPDATE auctions SET price = {price} WHERE auction_id = 1");
+        client.batch_execute(&update).await.expect("update");
+        let seen = first_column(&client, "SELECT price FROM auctions WHERE auction_id = 1").await;
+        assert_eq!(seen, [price.to_string()]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_primary_means_primary() {
+    let cluster = Cluster::builder().replicas(1).config_extra("[routing]\nreads = \"primary\"").start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 1).await;
+    for _ in 0..20 {
+        assert!(!on_replica(&client).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_on_when_the_replicas_die() {
+    let cluster = Cluster::builder().replicas(1).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 5).await;
+    for shard in &cluster.nodes.shards {
+        shard.replicas[0].kill().await.expect("kill");
+    }
+    cluster.allow_log("replica");
+    // A session may lose the connection that was in use; the proxy must soon read from the primaries.
+    eventually(NOTICE, "reads on the primaries", || async {
+        let Ok((reader, connection)) = cluster.proxy.config("auction").connect(tokio_postgres::NoTls).await
+        else {
+            return false;
+        };
+        tokio::spawn(connection);
+        let read = reader.query("SELECT title FROM auctions WHERE auction_id = 1", &[]).await;
+        read.is_ok_and(|rows| rows.len() == 1)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_replica_takes_the_writes() {
+    let cluster = Cluster::builder().replicas(1).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 5).await;
+    let owner = holders(&cluster, "auctions", "auction_id = 1").await[0];
+    let shard = cluster.shard(owner);
+    // Everything written so far is on the replica before the primary goes.
+    let sql = "SELECT title FROM auctions WHERE auction_id = 1";
+    eventually(NOTICE, "the replica has the row", || async {
+        let replica = shard.replicas[0].connect("auction").await.expect("connect to the replica");
+        replica.query(sql, &[]).await.is_ok_and(|rows| rows.len() == 1)
+    })
+    .await;
+    shard.primary.kill().await.expect("kill the primary");
+    shard.replicas[0].promote().await.expect("promote");
+    cluster.allow_log("");
+    eventually(NOTICE, "a write on the promoted replica", || async {
+        let Ok((writer, connection)) = cluster.proxy.config("auction").connect(tokio_postgres::NoTls).await
+        else {
+            return false;
+        };
+        tokio::spawn(connection);
+        writer.execute("UPDATE auctions SET price = 99 WHERE auction_id = 1", &[]).await.is_ok()
+    })
+    .await;
+    let promoted = shard.replicas[0].connect("auction").await.expect("connect");
+    let price = first_column(&promoted, "SELECT price FROM auctions WHERE auction_id = 1").await;
+    assert_eq!(price, ["99"]);
+}

@@ -1,0 +1,133 @@
+//! Statements and transactions that meet several shards: COPY, rows of one INSERT, two-phase commit.
+
+use std::io::Cursor;
+use std::pin::pin;
+
+use futures_util::{SinkExt, TryStreamExt};
+use tests::cluster::{Cluster, first_column};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::house::{add_auctions, build, holders, one_of_each};
+
+async fn copy_in(client: &Client, sql: &str, lines: String) -> Result<u64, tokio_postgres::Error> {
+    let sink = client.copy_in::<_, Cursor<Vec<u8>>>(sql).await?;
+    let mut sink = pin!(sink);
+    sink.send(Cursor::new(lines.into_bytes())).await?;
+    sink.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_puts_each_row_on_its_owner() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let lines =
+        |from: i64, to: i64| (from..=to).map(|id| format!("{id}\tlot {id}\t1.5\n")).collect::<String>();
+    let copy = "COPY auctions (auction_id, title, price) FROM STDIN";
+    assert_eq!(copy_in(&client, copy, lines(1, 2_000)).await.expect("copy"), 2_000);
+    let counts = cluster.on_each_primary("SELECT count(*) FROM auctions").await.concat();
+    let counts: Vec<i64> = counts.iter().map(|count| count.parse().expect("a number")).collect();
+    assert_eq!(counts.iter().sum::<i64>(), 2_000);
+    assert!(counts.iter().all(|&count| count > 800), "{counts:?}");
+    for id in [1_i64, 777, 2_000] {
+        let select = "SELECT title FROM auctions WHERE auction_id = $1";
+        let row = client.query_one(select, &[&id]).await.expect("found where it is looked for");
+        assert_eq!(row.get::<_, String>(0), format!("lot {id}"));
+    }
+    // One bad row spoils all of them, on every shard.
+    let error =
+        copy_in(&client, copy, lines(3_000, 3_100) + "1\tagain\t1\n").await.expect_err("duplicate key");
+    assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION), "{error:?}");
+    assert_eq!(holders(&cluster, "auctions", "auction_id >= 3000").await, Vec::<usize>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_out_has_every_row_once() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 50).await;
+    let stream = client.copy_out("COPY auctions (auction_id) TO STDOUT").await.expect("copy");
+    let chunks: Vec<_> = stream.try_collect().await.expect("all chunks");
+    let text = String::from_utf8(chunks.concat()).expect("UTF-8");
+    let mut ids: Vec<i64> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=50).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_one_insert_are_split() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let rows: Vec<String> = (1..=30).map(|id| format!("({id}, 'lot')")).collect();
+    let insert = format!("INSERT INTO auctions (auction_id, title) VALUES {}", rows.join(", "));
+    assert_eq!(client.execute(&insert, &[]).await.expect("insert"), 30);
+    let spread = cluster.on_each_primary("SELECT auction_id FROM auctions").await;
+    assert_eq!(spread.concat().len(), 30);
+    assert!(spread.iter().all(|rows| !rows.is_empty()), "{spread:?}");
+    let mut all = first_column(&client, "SELECT auction_id FROM auctions").await;
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 30, "a read over all shards has every row once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_over_two_shards_is_all_or_nothing() {
+    let cluster = Cluster::builder().start().await;
+    let mut client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    let (one, other) = one_of_each(&cluster).await;
+    let update = "UPDATE auctions SET price = price + 5 WHERE auction_id = $1";
+    for (keep, expected) in [(false, 0), (true, 2)] {
+        let transaction = client.transaction().await.expect("begin");
+        transaction.execute(update, &[&one]).await.expect("first shard");
+        transaction.execute(update, &[&other]).await.expect("second shard");
+        if keep {
+            transaction.commit().await.expect("commit");
+        } else {
+            transaction.rollback().await.expect("rollback");
+        }
+        let raised = cluster.on_each_primary("SELECT 1 FROM auctions WHERE price = 5").await.concat();
+        assert_eq!(raised.len(), expected);
+    }
+    let prepared = cluster.on_each_primary("SELECT gid FROM pg_prepared_xacts").await.concat();
+    assert_eq!(prepared, Vec::<String>::new(), "nothing stays prepared");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_two_phase_the_second_writing_shard_is_refused() {
+    let cluster = Cluster::builder().config_extra("[routing]\ntwo_phase = false").start().await;
+    let mut client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    let (one, other) = one_of_each(&cluster).await;
+    let update = "UPDATE auctions SET price = price + 5 WHERE auction_id = $1";
+    let transaction = client.transaction().await.expect("begin");
+    transaction.execute(update, &[&one]).await.expect("first shard");
+    let error = transaction.execute(update, &[&other]).await.expect_err("second shard");
+    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
+    drop(transaction);
+    assert_eq!(holders(&cluster, "auctions", "price = 5").await, Vec::<usize>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_placed_is_refused_and_changes_nothing() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 10).await;
+    let (one, other) = one_of_each(&cluster).await;
+    for sql in [
+        format!("UPDATE auctions SET auction_id = {other} + 1000 WHERE auction_id = {one}"),
+        "INSERT INTO notes SELECT auction_id, title FROM auctions".to_owned(),
+    ] {
+        let error = client.batch_execute(&sql).await.expect_err(&sql);
+        assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{sql}: {error:?}");
+        let reply = error.as_db_error().expect("an error response");
+        assert!(reply.hint().is_some(), "a refusal says what to do instead: {reply:?}");
+    }
+    assert_eq!(holders(&cluster, "notes", "true").await, Vec::<usize>::new());
+}
