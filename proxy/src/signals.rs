@@ -39,7 +39,7 @@ pub async fn reload(shared: &Arc<Shared>) -> Result<(), String> {
     let handshake =
         handshake_context(&settings, &shared.connect, &shared.control, home, shared.tls.clone(), handle)
             .map_err(|error| error.to_string())?;
-    shared.control.reload(Arc::clone(&settings), topology).await.map_err(|error| error.to_string())?;
+    shared.control.adopt(Arc::clone(&settings), topology).await.map_err(|error| error.to_string())?;
     shared.handshake.store(Arc::new(handshake));
     shared.settings.store(settings);
     shared.forget_welcomes();

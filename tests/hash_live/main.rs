@@ -95,6 +95,24 @@ fn damaged_spellings_are_read_alike_or_not_at_all() {
     }
 }
 
+#[test]
+fn dates_and_times_that_are_read_depend_on_no_setting() {
+    let server = oracle();
+    let mut random = Random::new();
+    for key_type in [KeyType::Date, KeyType::Timestamptz] {
+        let texts: Vec<String> = (0..1_000).map(|_| random.spelling(key_type)).collect();
+        for style in ["ISO, DMY", "SQL, MDY", "Postgres, YMD", "German, DMY"] {
+            server.query(&format!("SET DateStyle = '{style}'; SET TimeZone = 'Asia/Kolkata'"));
+            let answers = server.map(|text| format!("read('{}', {text})", sql_name(key_type)), &texts);
+            for (text, theirs) in texts.iter().zip(&answers) {
+                let Ok(value) = key_type.parse_text(text) else { continue };
+                let (array_hash, _) = theirs.split_once('|').expect("it is valid");
+                assert_eq!(value.hash(), element_hash(array_hash), "{key_type} {text:?} under {style}");
+            }
+        }
+    }
+}
+
 /// The functions that write a type in binary format, with its object identifier.
 const SENDERS: [(KeyType, &str, u32); 9] = [
     (KeyType::Int2, "int2send", 21),

@@ -174,9 +174,9 @@ fn session<'a>(config: &Config, analysed: &Analysed, text: &'a str) -> SessionVi
     }
 }
 
-/// The body of a Bind message with these parameters in text format.
+/// The body of a Bind message, after its names, with these parameters in text format.
 fn bind_body(params: &[String]) -> Vec<u8> {
-    let mut body = vec![0, 0, 0, 0];
+    let mut body = vec![0, 0];
     body.extend_from_slice(&u16::try_from(params.len()).unwrap_or(u16::MAX).to_be_bytes());
     for param in params {
         body.extend_from_slice(&i32::try_from(param.len()).unwrap_or(i32::MAX).to_be_bytes());

@@ -88,6 +88,43 @@ impl Health {
         tracing::info!(node = %node.name(), "no longer part of the cluster, checks ended");
     }
 
+    /// What is known of each shard: name, system identifier, newest timeline.
+    pub(crate) fn timelines(&self) -> Vec<(String, u64, u32)> {
+        let states = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |(name, state): (&String, &ShardState)| {
+            state.memory.system_id.map(|id| (name.clone(), id, state.memory.timeline))
+        };
+        states.iter().filter_map(known).collect()
+    }
+
+    /// What this process or another one saw of a shard before. The home shard is itself whatever it was: what is
+    /// stored came with its data.
+    pub(crate) fn recall(&self, name: &str, system_id: u64, timeline: u32) {
+        let home = self.nodes.shard(ShardId(0)).is_some_and(|shard| shard.name == name);
+        let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = &mut states.entry(name.to_owned()).or_default().memory;
+        let same = *memory.system_id.get_or_insert(system_id) == system_id;
+        if (same && memory.timeline >= timeline) || (home && !same) {
+            return;
+        }
+        *memory = ShardMemory { timeline, system_id: Some(system_id) };
+        drop(states);
+        for index in 0..self.nodes.shard_count() {
+            let id = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
+            let Some(shard) = self.nodes.shard(id).filter(|shard| shard.name == name) else { continue };
+            let primary = self.nodes.primary(id).and_then(|node| self.nodes.get(node));
+            if primary.is_some_and(|node| node.timeline() < timeline || node.system_id() != system_id) {
+                let why = format!(
+                    "system {system_id} on timeline {timeline} is stored for it, its node is not that"
+                );
+                self.nodes.set_primary(&shard, None, why);
+            }
+            if let Some(member) = shard.members.first() {
+                self.nodes.check_now(member.id);
+            }
+        }
+    }
+
     /// Takes a retired node out of memory and metrics.
     pub(crate) fn forget(&self, node: &Node) {
         let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -16,6 +16,7 @@ mod roles;
 mod runtime;
 mod sequences;
 mod store;
+mod timelines;
 mod two_phase;
 
 #[cfg(test)]
@@ -118,7 +119,8 @@ impl Control {
                 handle.spawn(Arc::clone(&health).watch(node));
             }
         }
-        let cluster = adopt_stored(&dialer, &nodes, &topology, &database).await?;
+        let cluster = adopt_stored(&health, &topology).await?;
+        handle.spawn(timelines::keep(Arc::clone(&health)));
         metrics.epoch.set(epoch_as_f64(topology.load().epoch));
 
         let (two_phase, decisions) = TwoPhase::new(Owner::new(cluster));
@@ -238,16 +240,34 @@ impl Control {
         }
     }
 
-    /// RELOAD: follows new settings and a new topology, whose slot map is replaced by the stored one, and reads the
-    /// catalogs anew; the shared topology is published here. On an error everything stays as it was. User, password,
-    /// database and TLS of the control connections stay until a restart.
-    pub async fn reload(&self, settings: Arc<Settings>, topology: Topology) -> Result<(), ControlError> {
-        let this = self.clone();
-        let reloaded = self.inner.handle.spawn(async move { this.reload_here(settings, topology).await });
-        reloaded.await.map_err(|_| ControlError::Stopped)?
+    /// RELOAD, with a topology that the caller has published in the shared one (with the slot map and epoch in use):
+    /// follows settings and nodes, and reads the catalogs anew. User, password, database and TLS of the control
+    /// connections stay until a restart.
+    pub fn reload(&self, settings: Arc<Settings>) {
+        let adopted = self.inner.nodes.adopt(&self.inner.topology.load(), &standalone(&settings));
+        for node in adopted.new {
+            if node.shard.is_some() {
+                self.inner.handle.spawn(Arc::clone(&self.inner.health).watch(node));
+            }
+        }
+        for node in adopted.retired {
+            self.inner.health.forget(&node);
+        }
+        self.inner.settings.store(settings);
+        for catalog in self.inner.catalogs.all() {
+            catalog.refresh_soon();
+        }
     }
 
-    async fn reload_here(&self, settings: Arc<Settings>, mut topology: Topology) -> Result<(), ControlError> {
+    /// The same with a topology fresh from the file: its slot map is replaced by the stored one, then it is published
+    /// here. On an error everything stays as it was.
+    pub async fn adopt(&self, settings: Arc<Settings>, topology: Topology) -> Result<(), ControlError> {
+        let this = self.clone();
+        let adopted = self.inner.handle.spawn(async move { this.adopt_here(settings, topology).await });
+        adopted.await.map_err(|_| ControlError::Stopped)?
+    }
+
+    async fn adopt_here(&self, settings: Arc<Settings>, mut topology: Topology) -> Result<(), ControlError> {
         let current = self.inner.topology.load_full();
         let name = |topology: &Topology| topology.shards.first().map(|shard| shard.name.clone());
         if name(&current) != name(&topology) {
@@ -268,30 +288,15 @@ impl Control {
         let names: Vec<String> = topology.shards.iter().map(|shard| shard.name.clone()).collect();
         self.inner.health.metrics.set_shards(&names);
         self.inner.topology.store(Arc::new(topology));
-        let adopted = self.inner.nodes.adopt(&self.inner.topology.load(), &standalone(&settings));
-        for node in adopted.new {
-            if node.shard.is_some() {
-                self.inner.handle.spawn(Arc::clone(&self.inner.health).watch(node));
-            }
-        }
-        for node in adopted.retired {
-            self.inner.health.forget(&node);
-        }
-        self.inner.settings.store(settings);
-        for catalog in self.inner.catalogs.all() {
-            catalog.refresh_soon();
-        }
+        self.reload(settings);
         Ok(())
     }
 }
 
-/// Waits for the home shard and puts the stored slot map into the topology. Returns the cluster's name.
-async fn adopt_stored(
-    dialer: &Dialer,
-    nodes: &Nodes,
-    topology: &ArcSwap<Topology>,
-    database: &str,
-) -> Result<String, ControlError> {
+/// Waits for the home shard and puts the stored slot map into the topology, the stored timelines into the memory of the
+/// health checks. Returns the cluster's name.
+async fn adopt_stored(health: &Health, topology: &ArcSwap<Topology>) -> Result<String, ControlError> {
+    let Health { dialer, nodes, database, .. } = health;
     if nodes.wait_primary(ShardId(0), START_LIMIT).await.is_none() {
         let members = nodes.members(ShardId(0));
         let complaints: Vec<String> =
@@ -309,6 +314,12 @@ async fn adopt_stored(
     }
     let stored =
         store::load_or_init(&mut client, &current.shards, (current.epoch, &current.slot_map)).await?;
+    let seen = store::timelines(&client).await;
+    for (name, system_id, timeline) in
+        seen.map_err(|error| ControlError::query("reading timelines", &home, &error))?
+    {
+        health.recall(&name, system_id, timeline);
+    }
     if stored.slot_map != current.slot_map || stored.epoch != current.epoch {
         let mut adopted = Topology::clone(&current);
         adopted.epoch = stored.epoch;

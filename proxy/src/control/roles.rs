@@ -69,7 +69,8 @@ fn role_of(memory: ShardMemory, seen: Option<Observation>) -> (NodeRole, String)
     let Some(seen) = seen else { return (NodeRole::Unknown, String::from("it does not answer")) };
     if Some(seen.system_id) != memory.system_id {
         let words = format!(
-            "its system identifier {} is not that of the shard's other nodes ({}): wrong host?",
+            "its system identifier {} is not that of its shard ({}): wrong host? If the shard was rebuilt on purpose, \
+             delete its row of gavel.shard in the control database and restart",
             seen.system_id,
             memory.system_id.unwrap_or_default()
         );

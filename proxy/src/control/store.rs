@@ -4,6 +4,8 @@
 //! * `gavel.slot_map`: epoch and slot map. The first start stores what the ring proposes; from then on the stored map is
 //!   the truth.
 //! * `gavel.decision`: outcomes of transactions over several shards, see `two_phase`.
+//! * `gavel.shard`: the newest timeline seen of each shard, so that a proxy that starts while only an old primary is up
+//!   does not write to it.
 //!
 //! It is not in the application's database, so that dumps and catalog queries there show the application's objects only.
 
@@ -24,7 +26,9 @@ const TABLES: &str = "CREATE SCHEMA IF NOT EXISTS gavel; \
          created timestamptz NOT NULL DEFAULT pg_catalog.now()); \
      CREATE TABLE IF NOT EXISTS gavel.decision (gid text PRIMARY KEY, \
          state text NOT NULL CHECK (state IN ('committed', 'aborted')), participants text[] NOT NULL, \
-         created timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp());";
+         created timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()); \
+     CREATE TABLE IF NOT EXISTS gavel.shard (name text PRIMARY KEY, system_id bigint NOT NULL, \
+         timeline bigint NOT NULL);";
 
 /// What the store says of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,16 +105,35 @@ pub(crate) async fn exists(client: &Client) -> Result<bool, tokio_postgres::Erro
     Ok(row.get(0))
 }
 
+/// Timelines stored, with the system identifiers that they are of.
+pub(crate) async fn timelines(client: &Client) -> Result<Vec<(String, u64, u32)>, tokio_postgres::Error> {
+    let rows = client.query("SELECT name, system_id, timeline FROM gavel.shard", &[]).await?;
+    let timeline = |row: &tokio_postgres::Row| u32::try_from(row.get::<_, i64>(2)).unwrap_or(0);
+    Ok(rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1).cast_unsigned(), timeline(row))).collect())
+}
+
+/// Stores a timeline; an older one of the same system does not replace a newer one.
+pub(crate) async fn store_timeline(
+    client: &Client,
+    (name, system_id, timeline): (&str, u64, u32),
+) -> Result<(), tokio_postgres::Error> {
+    let sql = "INSERT INTO gavel.shard AS s (name, system_id, timeline) VALUES ($1, $2, $3) ON CONFLICT (name) \
+               DO UPDATE SET system_id = excluded.system_id, timeline = CASE WHEN s.system_id = excluded.system_id \
+               THEN greatest(s.timeline, excluded.timeline) ELSE excluded.timeline END";
+    client.execute(sql, &[&name, &system_id.cast_signed(), &i64::from(timeline)]).await?;
+    Ok(())
+}
+
 async fn complete(client: &impl GenericClient) -> Result<bool, tokio_postgres::Error> {
     let row = client
         .query_one(
             "SELECT pg_catalog.count(*) FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE n.nspname = 'gavel' AND c.relname IN ('cluster', 'slot_map', 'decision')",
+             WHERE n.nspname = 'gavel' AND c.relname IN ('cluster', 'slot_map', 'decision', 'shard')",
             &[],
         )
         .await?;
-    Ok(row.get::<_, i64>(0) == 3)
+    Ok(row.get::<_, i64>(0) == 4)
 }
 
 /// One line a shard: its name, a tab, its slots as ranges (`0-511,1024,1030-1040`).

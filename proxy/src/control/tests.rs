@@ -61,6 +61,47 @@ async fn a_promoted_replica_takes_the_writes_and_the_old_primary_does_not_get_th
 }
 
 #[tokio::test]
+async fn an_old_primary_is_recognised_after_a_restart_of_the_proxy() {
+    let (home, mut old) = (Server::start(), Server::start());
+    let mut new = old.replica();
+    let mut map = topology(&[&home, &old]);
+    map.shards[1].replicas.push(new.address.clone());
+    let running = start(map.clone()).await.expect("control starts");
+    let second = ShardId(1);
+    running.control.nodes().wait_primary(second, Duration::from_secs(5)).await.expect("up");
+    old.stop();
+    new.promote();
+    let promoted = running.control.nodes().by_address(&new.address);
+    eventually("promoted", || async { running.control.nodes().primary(second) == promoted }).await;
+    let client = home.client("postgres").await;
+    eventually("stored", || async {
+        let sql = "SELECT 1 FROM gavel.shard WHERE name = 'shard-2' AND timeline = 2";
+        !client.query(sql, &[]).await.expect("reads").is_empty()
+    })
+    .await;
+    drop(running);
+    new.stop();
+    old.restart();
+    let running = start(map.clone()).await.expect("control starts");
+    let nodes = running.control.nodes();
+    let first = nodes.by_address(&old.address).expect("known");
+    eventually("stale", || async { nodes.get(first).expect("known").role() == NodeRole::Stale }).await;
+    assert_eq!(nodes.primary(second), None);
+    new.restart();
+    let promoted = nodes.by_address(&new.address);
+    eventually("the new one is back", || async { nodes.primary(second) == promoted }).await;
+    drop(running);
+
+    let other_system = "UPDATE gavel.shard SET system_id = system_id + 1";
+    client.batch_execute(other_system).await.expect("writes");
+    let running = start(map).await.expect("control starts: what is stored came with the home shard's data");
+    let nodes = running.control.nodes();
+    let node = nodes.by_address(&new.address).and_then(|id| nodes.get(id)).expect("known");
+    eventually("refused", || async { node.failure().contains("delete its row of gavel.shard") }).await;
+    assert_eq!((nodes.primary(second), nodes.primary(HOME).is_some()), (None, true));
+}
+
+#[tokio::test]
 async fn a_stranger_and_a_second_primary_are_not_used() {
     let server = Server::start();
     let stranger = Server::start();
@@ -70,12 +111,12 @@ async fn a_stranger_and_a_second_primary_are_not_used() {
     let first = nodes.by_address(&server.address).expect("known");
     assert_eq!(nodes.primary(HOME), Some(first));
     map.shards[0].replicas.push(stranger.address.clone());
-    running.control.reload(Arc::default(), map.clone()).await.expect("reloads");
+    running.control.adopt(Arc::default(), map.clone()).await.expect("reloads");
     // Both copies come from one initialised directory: the same system, both in charge.
     eventually("held", || async { nodes.primary(HOME).is_none() }).await;
     assert!(nodes.why_no_primary(HOME).contains("2 nodes claim"), "{}", nodes.why_no_primary(HOME));
     map.shards[0].replicas.clear();
-    running.control.reload(Arc::default(), map).await.expect_err("no primary to ask for the slot map");
+    running.control.adopt(Arc::default(), map).await.expect_err("no primary to ask for the slot map");
     drop(stranger);
     eventually("one again", || async { nodes.primary(HOME) == Some(first) }).await;
 }
@@ -109,11 +150,11 @@ async fn the_first_slot_map_is_kept_and_renamed_shards_are_refused() {
     let mut reloaded = map;
     reloaded.slot_map.reverse();
     reloaded.tables.clear();
-    running.control.reload(Arc::default(), reloaded.clone()).await.expect("reloads");
+    running.control.adopt(Arc::default(), reloaded.clone()).await.expect("reloads");
     let now = running.topology.load_full();
     assert_eq!((&now.slot_map, now.tables.len()), (&stored, 0));
     reloaded.shards.pop();
-    running.control.reload(Arc::default(), reloaded).await.expect_err("a shard is missing");
+    running.control.adopt(Arc::default(), reloaded).await.expect_err("a shard is missing");
     assert_eq!(running.topology.load().shards.len(), 2);
 }
 

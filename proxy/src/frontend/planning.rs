@@ -114,7 +114,7 @@ impl Session {
         rest: &[u8],
         drawn: Option<&[String]>,
     ) -> Result<Plan, Refusal> {
-        let params = BindParams::parse_at(rest, 0, &statement.types).map_err(|error| Refusal {
+        let params = BindParams::parse(rest, &statement.types).map_err(|error| Refusal {
             sqlstate: sqlstate::PROTOCOL_VIOLATION,
             message: error.to_string(),
             detail: None,

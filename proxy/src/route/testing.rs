@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, OnceLock};
 
+use router_config::key::KeyType;
 use router_config::topology::{NodeAddress, Shard, Topology};
 
+use super::plan::SessionView;
+use crate::sql::Context;
 use crate::sql::cache::{Analysed, Cache};
+use crate::sql::facts::{Access, Command, Effects, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
 use crate::sql::schema::Schema;
-use crate::sql::{Context, facts::KeyTerm, facts::ValueRef};
 
 /// A cluster of `n` shards, `shard-1` the home shard. Made once: proposing a slot map takes a while.
 pub(super) fn topology(n: usize) -> Arc<Topology> {
@@ -43,11 +46,10 @@ pub(super) fn analysed_with(text: &str, schema: &Schema) -> Analysed {
     cache.extended(text, &ctx)
 }
 
-/// The body of a Bind: each value with its format.
+/// The body of a Bind after its names: each value with its format.
 pub(super) fn bind(values: &[(i16, Option<&[u8]>)]) -> Vec<u8> {
     let count = u16::try_from(values.len()).expect("few parameters").to_be_bytes();
-    let mut body = vec![0, 0];
-    body.extend(count);
+    let mut body = count.to_vec();
     values.iter().for_each(|(format, _)| body.extend(format.to_be_bytes()));
     body.extend(count);
     for (_, value) in values {
@@ -65,4 +67,34 @@ pub(super) fn bind(values: &[(i16, Option<&[u8]>)]) -> Vec<u8> {
 
 pub(super) fn term(value: ValueRef) -> KeyTerm {
     KeyTerm { value, negated: false, cast: None }
+}
+
+pub(super) fn facts(command: Command, scope: Scope) -> Facts {
+    let access = match &command {
+        Command::Query | Command::Explain => Access::Read,
+        _ => Access::Write,
+    };
+    let (effects, tables) = (Effects::default(), vec!["public.bids".to_owned()]);
+    Facts { command, scope, access, effects, tables, returns_rows: false, unrepeatable: None }
+}
+
+pub(super) fn groups(groups: Vec<Pin>) -> Sharded {
+    Sharded {
+        key_type: KeyType::Int8,
+        groups,
+        no_concat: None,
+        needs_home: None,
+        writes_reference: false,
+        updates_key: false,
+        insert: None,
+        colocated_insert_select: false,
+    }
+}
+
+pub(super) fn sharded(sharded: Sharded) -> Scope {
+    Scope::Sharded(Box::new(sharded))
+}
+
+pub(super) fn session() -> SessionView<'static> {
+    SessionView { two_phase: true, reads_replica: true, ..SessionView::default() }
 }

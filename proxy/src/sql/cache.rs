@@ -326,3 +326,6 @@ fn build(text: &[u8], normalised: &Normalised, ctx: &Context<'_>) -> (Script, bo
     };
     (script, shareable)
 }
+
+#[cfg(test)]
+mod tests;

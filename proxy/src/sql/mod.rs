@@ -10,6 +10,7 @@ pub mod facts;
 pub mod lexer;
 pub mod normalise;
 mod parse;
+mod prepass;
 pub mod schema;
 mod tokens;
 

@@ -317,3 +317,6 @@ fn unicode(body: &str) -> Option<String> {
     out.push_str(rest);
     Some(out)
 }
+
+#[cfg(test)]
+mod tests;

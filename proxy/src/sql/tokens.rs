@@ -10,6 +10,8 @@ use super::normalise::identifier;
 pub(super) struct Tokens<'a> {
     pub(super) text: &'a [u8],
     pub(super) list: Vec<Token>,
+    /// Literals of the statement before the first token.
+    pub(super) literals_before: usize,
 }
 
 impl<'a> Tokens<'a> {
@@ -19,7 +21,14 @@ impl<'a> Tokens<'a> {
         while list.last().is_some_and(|t| t.kind == Kind::Punct && text[t.start] == b';') {
             list.pop();
         }
-        Self { text, list }
+        Self { text, list, literals_before: 0 }
+    }
+
+    /// The tokens `from..to`, over the same text.
+    pub(super) fn part(&self, from: usize, to: usize) -> Self {
+        let list = self.list.get(from..to).map(<[Token]>::to_vec).unwrap_or_default();
+        let skipped = self.list.iter().take(from).filter(|t| t.kind.is_literal()).count();
+        Self { text: self.text, list, literals_before: self.literals_before + skipped }
     }
 
     pub(super) fn len(&self) -> usize {

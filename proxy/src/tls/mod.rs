@@ -125,6 +125,9 @@ fn load(listen: &Listen) -> Result<Served, TlsError> {
     };
     let mut config = builder.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
+    // As PostgreSQL: clients of its protocol do not resume sessions, tickets would only cost.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(Served { config: Arc::new(config), end_point })
 }
 
@@ -152,11 +155,13 @@ impl BackendTlsConnector {
             }),
             (BackendTls::Off | BackendTls::Prefer | BackendTls::Require, _) => None,
         };
-        let config = ClientConfig::builder_with_provider(provider())
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(NodeVerifier { provider: provider(), roots }))
             .with_no_client_auth();
+        // PostgreSQL gives no tickets.
+        config.resumption = rustls::client::Resumption::disabled();
         Ok(Self { mode: backend.tls, config: Some(Arc::new(config)) })
     }
 

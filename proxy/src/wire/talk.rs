@@ -128,3 +128,45 @@ pub fn take_frame(buffer: &mut BytesMut, body_bytes_max: usize) -> Result<Option
     let mut frame = buffer.split_to(1 + length).freeze();
     Ok(Some((tag, frame.split_off(5))))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::frame;
+
+    #[test]
+    fn lengths_are_checked_before_anything_is_reserved() {
+        for length in [0_u32, 1, 3, 15, 0x7fff_ffff, u32::MAX] {
+            let mut buffer = BytesMut::from(&[&b"p"[..], &length.to_be_bytes()].concat()[..]);
+            assert!(matches!(take_frame(&mut buffer, 10), Err(TalkError::Length)), "{length}");
+        }
+        let mut empty = frame(b'S', b"");
+        assert!(matches!(take_frame(&mut empty, 0), Ok(Some((b'S', body))) if body.is_empty()));
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_do_not_matter(bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..6), chunk in 1_usize..9) {
+            let bytes: Vec<u8> = bodies.iter().flat_map(|body| frame(b'd', body)).collect();
+            let (mut buffer, mut read) = (BytesMut::new(), Vec::new());
+            for part in bytes.chunks(chunk) {
+                buffer.extend_from_slice(part);
+                while let Some((tag, body)) = take_frame(&mut buffer, 20).expect("good frames") {
+                    prop_assert_eq!(tag, b'd');
+                    read.push(body.to_vec());
+                }
+            }
+            prop_assert_eq!(read, bodies);
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some((_, body))) = take_frame(&mut buffer, 30) {
+                let _ = crate::wire::error::NodeError::parse(body);
+            }
+        }
+    }
+}

@@ -93,7 +93,7 @@ pub enum Error {
     },
     /// The schema or the data were not accepted by the proxy.
     #[error(
-        "loading the auction house through the proxy failed: {source}\nThe proxy's configuration: {config}"
+        "loading the auction house through the proxy failed: {source:?}\nThe proxy's configuration: {config}"
     )]
     House {
         /// What the proxy said.

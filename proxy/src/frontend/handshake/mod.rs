@@ -48,10 +48,28 @@ impl HandshakeContext {
 pub enum Arrival {
     /// An application that has proved who it is.
     Login(Box<Login>),
-    /// A request to cancel what another connection runs. The socket is closed already.
-    Cancel(CancelKey),
+    /// A request to cancel what another connection runs.
+    Cancel(CancelRequest),
     /// It went away without a word (port checks do).
     Closed,
+}
+
+/// A request to cancel. The application waits for its socket to be closed and takes its next statement to be safe from
+/// the cancel then: this is to be kept until the request has reached its node.
+#[derive(Debug)]
+pub struct CancelRequest {
+    /// Whose query.
+    pub key: CancelKey,
+    /// Closed with it.
+    pub stream: Stream,
+}
+
+impl std::ops::Deref for CancelRequest {
+    type Target = CancelKey;
+
+    fn deref(&self) -> &CancelKey {
+        &self.key
+    }
 }
 
 /// A logged-in application. AuthenticationOk is *in `out`, not sent*: ParameterStatus, BackendKeyData and ReadyForQuery
@@ -116,7 +134,7 @@ pub async fn accept(socket: TcpStream, context: &HandshakeContext) -> Result<Arr
     Box::pin(async {
         match start(socket, context).await? {
             Begun::Started(started) => started.authenticate(&context.authenticator).await,
-            Begun::Cancel(key) => Ok(Arrival::Cancel(key)),
+            Begun::Cancel(request) => Ok(Arrival::Cancel(request)),
             Begun::Closed => Ok(Arrival::Closed),
         }
     })
@@ -135,7 +153,7 @@ pub async fn turn_away(
                 started.talk.close_with(report).await;
                 Err(HandshakeError::TurnedAway)
             }
-            Begun::Cancel(key) => Ok(Arrival::Cancel(key)),
+            Begun::Cancel(request) => Ok(Arrival::Cancel(request)),
             Begun::Closed => Ok(Arrival::Closed),
         }
     })
@@ -160,7 +178,7 @@ struct Started {
 
 enum Begun {
     Started(Started),
-    Cancel(CancelKey),
+    Cancel(CancelRequest),
     Closed,
 }
 
@@ -217,7 +235,10 @@ impl Opened {
             FirstPacket::Ssl | FirstPacket::Gss => {
                 Err(refuse(self.talk, violation("encryption was already negotiated")).await)
             }
-            FirstPacket::Cancel(key) => Ok(Step::Done(Begun::Cancel(key))),
+            FirstPacket::Cancel(key) => {
+                let request = CancelRequest { key, stream: self.talk.stream };
+                Ok(Step::Done(Begun::Cancel(request)))
+            }
             FirstPacket::Startup(startup) => {
                 self.started(startup, context).await.map(Begun::Started).map(Step::Done)
             }

@@ -94,6 +94,10 @@ fn errors_are_worded_like_postgresql() {
         22P04 end-of-copy marker corrupt
         CONTEXT: COPY bids, line 1"#]],
     );
+}
+
+#[test]
+fn csv_errors_are_worded_like_postgresql() {
     let csv = shape(CopyFormat::Csv);
     error(
         &csv,

@@ -104,7 +104,7 @@ fn integer_keys() {
 }
 
 #[test]
-fn other_keys() {
+fn text_keys() {
     check(
         KeyType::Text,
         &[
@@ -142,6 +142,10 @@ fn other_keys() {
             'a '::text → unknown
         "#]],
     );
+}
+
+#[test]
+fn keys_of_other_types() {
     check(
         KeyType::Uuid,
         &[

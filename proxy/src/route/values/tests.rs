@@ -20,7 +20,7 @@ fn values_are_found_in_any_order() {
 
 #[test]
 fn one_format_is_for_all_parameters() {
-    let mut body = b"portal\0statement\0\0\x01\0\x01\0\x02".to_vec();
+    let mut body = b"\0\x01\0\x01\0\x02".to_vec();
     body.extend(b"\0\0\0\x01a\0\0\0\x01b\0\0");
     let params = BindParams::parse(&body, &[]).expect("well formed");
     assert_eq!(
@@ -37,10 +37,10 @@ fn lies_are_errors() {
         assert!(BindParams::parse(&body[..end], &[]).is_err(), "cut at {end}");
     }
     let parse = |body: &[u8]| BindParams::parse(body, &[]).map(|params| params.len());
-    assert_eq!(parse(b"\0\0\0\x02\0\0\0\0\0\x01"), Err(BindError::Formats { formats: 2, params: 1 }));
-    assert_eq!(parse(b"\0\0\0\x01\0\x02\0\0"), Err(BindError::FormatCode(2)));
-    assert_eq!(parse(b"\0\0\0\0\0\x01\xff\xff\xff\xfe"), Err(BindError::Truncated));
-    assert_eq!(parse(b"\0\0\0\0\0\x01\x7f\xff\xff\xff"), Err(BindError::Truncated));
+    assert_eq!(parse(b"\0\x02\0\0\0\0\0\x01"), Err(BindError::Formats { formats: 2, params: 1 }));
+    assert_eq!(parse(b"\0\x01\0\x02\0\0"), Err(BindError::FormatCode(2)));
+    assert_eq!(parse(b"\0\0\0\x01\xff\xff\xff\xfe"), Err(BindError::Truncated));
+    assert_eq!(parse(b"\0\0\0\x01\x7f\xff\xff\xff"), Err(BindError::Truncated));
 }
 
 proptest! {

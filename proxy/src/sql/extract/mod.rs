@@ -4,13 +4,30 @@
 //! levels, scopes and groups (`level`, `join`, `predicate`, `groups`) → [`Facts`]. Whatever a stage does not know ends
 //! in `Scope::Unknown` or in facts that pin nothing: never in a guess.
 
+use self::reader::Reader;
 use super::command::{Head, recognise};
-use super::facts::{Access, Command, Effects, Facts, PinCause, Scope};
-use super::schema::Schema;
+use super::facts::{Access, Command, DdlKind, Effects, Facts, KeyTerm, Pin, PinCause, Scope, ValueRef};
+use super::parse::{ast, with_tree};
+use super::prepass::{Piece, prepare};
+use super::schema::{Placement, Schema};
 use super::tokens::Tokens;
 
+mod calls;
+mod condition;
+mod copy;
+mod expr;
+mod finish;
+mod from;
+mod groups;
+mod insert;
+mod query;
+mod reader;
 mod scan;
+mod scope;
+#[cfg(test)]
+mod tests;
 mod utility;
+mod write;
 
 /// What facts depend on besides the text.
 #[derive(Debug, Clone, Copy)]
@@ -49,22 +66,167 @@ pub fn analysis(statement: &[u8], ctx: &Context<'_>) -> Analysis {
     analyse_tokens(&tokens, ctx, 0)
 }
 
+/// Statements inside of statements (EXPLAIN of PREPARE of …).
+const MAX_NESTED_STATEMENTS: usize = 4;
+
 /// `depth` counts statements inside statements (EXPLAIN, PREPARE).
-fn analyse_tokens(tokens: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Analysis {
+fn analyse_tokens(t: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Analysis {
     let by_value = |facts| Analysis { facts, by_value: true };
-    match recognise(tokens) {
+    if t.text.len() > ctx.statement_parse_bytes {
+        return by_value(opaque(t, ctx, "the statement is longer than limits.statement_parse_bytes"));
+    }
+    if depth > MAX_NESTED_STATEMENTS {
+        return by_value(opaque(t, ctx, "statements inside of statements"));
+    }
+    match recognise(t) {
         Head::Empty => Analysis { facts: base(Command::Empty, Scope::Nothing), by_value: false },
         Head::Session(command) => by_value(utility::session(command)),
         Head::Constraints => by_value(base(Command::Other, Scope::Everywhere)),
-        Head::Dml => dml(tokens, ctx),
-        _ if depth > 4 => by_value(opaque(tokens, ctx, "statements nested in statements")),
-        Head::Opaque => by_value(utility::other(tokens)),
-        _ => by_value(opaque(tokens, ctx, "not yet")),
+        Head::Dml => dml(t, ctx, 0),
+        Head::Explain { gavel, analyze, inner } => explain(t, ctx, (gavel, analyze, inner), depth),
+        Head::Prepare { name, inner } => by_value(prepared(t, ctx, name, (inner, depth))),
+        Head::Declare { name, hold, inner } => by_value(declared(t, ctx, (name, hold), (inner, depth))),
+        Head::Copy => copy::copy(t, ctx, depth),
+        Head::Lock => by_value(utility::lock(t, ctx)),
+        Head::Call => by_value(call(t, ctx)),
+        Head::Do => by_value(utility::anonymous_block(t, ctx)),
+        Head::Ddl => by_value(utility::ddl(t, ctx)),
+        Head::Opaque => by_value(utility::other(t)),
     }
 }
 
-fn dml(tokens: &Tokens<'_>, ctx: &Context<'_>) -> Analysis {
-    Analysis { facts: opaque(tokens, ctx, "not yet"), by_value: true }
+/// SELECT, INSERT, UPDATE, DELETE, MERGE: through the parser.
+fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
+    let read = prepare(t, first).and_then(|mut prepared| {
+        if first > 0 {
+            prepared.pieces.insert(0, Piece::Word("SELECT"));
+        }
+        with_tree(t, &prepared, |statement| {
+            let mut reader = Reader::new(ctx, t, &prepared.quirks);
+            match statement {
+                ast::Statement::Query(query) => reader.query(query, true).map(|_| ())?,
+                ast::Statement::Insert(_)
+                | ast::Statement::Update(_)
+                | ast::Statement::Delete(_)
+                | ast::Statement::Merge(_) => reader.writer(statement, true).map(|_| ())?,
+                _ => return Err("a statement of an unknown form".to_string()),
+            }
+            scan::audit(t, ctx, &reader.seen.tables)?;
+            let analysis = reader.finish();
+            Ok(match &prepared.quirks.select_into {
+                Some((name, temporary)) => select_into(analysis, name, *temporary, ctx),
+                None => analysis,
+            })
+        })
+    });
+    read.unwrap_or_else(|complaint| Analysis { facts: opaque(t, ctx, &complaint), by_value: true })
+}
+
+/// SELECT … INTO is CREATE TABLE AS.
+fn select_into(inner: Analysis, name: &str, temporary: bool, ctx: &Context<'_>) -> Analysis {
+    let mut facts = inner.facts;
+    let hides = ctx.schema.lookup(ctx.search_path, None, name);
+    facts.scope = match facts.scope {
+        Scope::Unknown { why } => Scope::Unknown { why },
+        Scope::Sharded(_) => Scope::Unknown { why: "SELECT INTO reads a sharded table".to_string() },
+        _ if temporary && hides.is_some_and(|r| r.placement != Placement::Unsharded) => {
+            Scope::Unknown { why: format!("a temporary table named {name} would hide the table {name}") }
+        }
+        _ if temporary => Scope::Home,
+        _ => Scope::Everywhere,
+    };
+    facts.command = Command::Ddl(if temporary { DdlKind::Temporary } else { DdlKind::Transactional });
+    facts.effects.changes_catalog = !temporary;
+    if temporary {
+        facts.effects.pins = Some(PinCause::Temporary);
+    }
+    facts.access = Access::Write;
+    facts.returns_rows = false;
+    Analysis { facts, by_value: true }
+}
+
+fn explain(t: &Tokens<'_>, ctx: &Context<'_>, how: (bool, bool, usize), depth: usize) -> Analysis {
+    let (gavel, analyze, inner) = how;
+    let Analysis { facts: mut inner, .. } = analyse_tokens(&t.part(inner, t.len()), ctx, depth + 1);
+    if gavel {
+        let mut facts = base(Command::ExplainGavel(Box::new(inner)), Scope::Nothing);
+        facts.returns_rows = true;
+        return Analysis { facts, by_value: true };
+    }
+    if let Scope::Sharded(sharded) = &mut inner.scope {
+        sharded.no_concat.get_or_insert("EXPLAIN".to_string());
+    }
+    if !analyze {
+        inner.effects = Effects::default();
+        inner.access = Access::Read;
+        inner.unrepeatable = None;
+    }
+    if !matches!(inner.command, Command::Unreadable { .. }) {
+        inner.command = Command::Explain;
+    }
+    inner.returns_rows = true;
+    Analysis { facts: inner, by_value: true }
+}
+
+/// PREPARE: parameters are not known yet, so they pin nothing.
+fn prepared(t: &Tokens<'_>, ctx: &Context<'_>, name: String, (inner, depth): (usize, usize)) -> Facts {
+    let mut facts = analyse_tokens(&t.part(inner, t.len()), ctx, depth + 1).facts;
+    if let Scope::Sharded(sharded) = &mut facts.scope {
+        let by_param = |term: &KeyTerm| matches!(term.value, ValueRef::Param(_));
+        for pin in &mut sharded.groups {
+            let open = match pin {
+                Pin::Keys(terms) => terms.iter().any(by_param),
+                Pin::Array(term) => by_param(term),
+                Pin::Insert => true,
+                Pin::Any | Pin::Never => false,
+            };
+            if open {
+                *pin = Pin::Any;
+            }
+        }
+        sharded.no_concat.get_or_insert("PREPARE in SQL".to_string());
+        sharded.insert = None;
+    }
+    if !matches!(facts.command, Command::Unreadable { .. }) {
+        facts.command = Command::Prepare(name);
+    }
+    facts.effects.pins = Some(PinCause::SqlPrepare);
+    facts.returns_rows = false;
+    facts
+}
+
+fn declared(
+    t: &Tokens<'_>,
+    ctx: &Context<'_>,
+    cursor: (String, bool),
+    (inner, depth): (usize, usize),
+) -> Facts {
+    let (name, hold) = cursor;
+    let mut facts = analyse_tokens(&t.part(inner, t.len()), ctx, depth + 1).facts;
+    if let Scope::Sharded(sharded) = &mut facts.scope {
+        sharded.no_concat.get_or_insert("a cursor over several shards".to_string());
+    }
+    if !matches!(facts.command, Command::Unreadable { .. }) {
+        facts.command = Command::Declare { name, hold };
+    }
+    if hold {
+        facts.effects.pins = Some(PinCause::HoldCursor);
+    }
+    facts.returns_rows = false;
+    facts
+}
+
+/// CALL p(…) is placed as SELECT p(…) would be.
+fn call(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
+    let mut facts = dml(t, ctx, 1).facts;
+    if !matches!(facts.command, Command::Unreadable { .. }) {
+        facts.command = Command::Call;
+    }
+    if matches!(facts.scope, Scope::Nothing | Scope::Reference) {
+        facts.scope = Scope::Home;
+    }
+    facts.access = Access::Write;
+    facts
 }
 
 /// Facts with nothing in them but the command and its scope.
@@ -87,7 +249,6 @@ fn opaque(tokens: &Tokens<'_>, ctx: &Context<'_>, complaint: &str) -> Facts {
     let mut facts = base(command, scope);
     facts.tables = tables;
     facts.access = Access::Write;
-    // What it leaves on the connection is not known either.
-    facts.effects = Effects { pins: Some(PinCause::Settings), ..Effects::default() };
+    facts.effects.pins = scan::leaves_state(tokens, ctx).then_some(PinCause::Settings);
     facts
 }

@@ -36,6 +36,17 @@ pub(super) fn scope(tokens: &Tokens<'_>, ctx: &Context<'_>, complaint: &str) -> 
     }
 }
 
+/// Whether a text that was not understood may leave something on the connection: judged by the words in it.
+pub(super) fn leaves_state(tokens: &Tokens<'_>, ctx: &Context<'_>) -> bool {
+    let mut found = false;
+    identifiers(tokens.text, ctx.standard_conforming_strings, true, &mut |name| {
+        let words = ["set_config", "temp", "temporary", "pg_temp", "listen", "prepare", "set"];
+        let user = || ctx.schema.function(name).is_some_and(|f| !f.built_in && f.volatile);
+        found |= words.contains(&name) || name.contains("advisory") || user();
+    });
+    found && !tokens.is_any(0, &["update", "insert"])
+}
+
 /// Relations of this name that are not the catalog's own, in whatever schema.
 pub(super) fn relations_named<'c>(
     ctx: &Context<'c>,
@@ -64,4 +75,29 @@ fn unknown_call(tokens: &Tokens<'_>, ctx: &Context<'_>) -> Option<String> {
             || super::super::parse::is_keyword(&name);
         (!known).then(|| name.into_owned())
     })
+}
+
+/// Holds the extractor to the text: a sharded or reference table's name after FROM and the like must have been read as
+/// that table. A difference means that the parser misread the statement.
+pub(super) fn audit(t: &Tokens<'_>, ctx: &Context<'_>, seen: &[String]) -> Result<(), String> {
+    if seen.len() >= 16 {
+        return Ok(());
+    }
+    let words = ["from", "join", "into", "update", "using", "only", "table"];
+    for at in 1..t.len() {
+        if !t.is_any(at - 1, &words) {
+            continue;
+        }
+        let Some((schema, name, next)) = t.qualified(at) else { continue };
+        if t.is_mark(next, "(") && !t.is(at - 1, "into") {
+            continue;
+        }
+        let Some(relation) = ctx.schema.lookup(ctx.search_path, schema.as_deref(), &name) else { continue };
+        let placed = !matches!(relation.placement, Placement::Unsharded | Placement::Catalog);
+        let defined = (0..t.len()).any(|i| i != at && t.name(i).as_deref() == Some(&*name));
+        if placed && !defined && !seen.contains(&relation.full_name()) {
+            return Err(format!("the table {} was not understood", relation.full_name()));
+        }
+    }
+    Ok(())
 }

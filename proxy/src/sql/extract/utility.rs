@@ -1,8 +1,12 @@
-//! Facts of commands that the parser never sees: session commands and DDL.
+//! Facts of commands that the parser never sees: session commands, DDL, LOCK, DO, CALL.
 
-use super::base;
-use crate::sql::facts::{Access, Command, Effects, Facts, PinCause, Scope};
+use super::{Context, base, scan};
+use crate::sql::facts::{Access, Command, DdlKind, Effects, Facts, PinCause, Scope};
+use crate::sql::lexer::Lexer;
+use crate::sql::normalise::identifier;
+use crate::sql::schema::{Placement, Relation, Touches};
 use crate::sql::tokens::Tokens;
+use std::sync::Arc;
 
 /// Facts of a session command.
 pub(super) fn session(command: Command) -> Facts {
@@ -31,4 +35,210 @@ pub(super) fn other(tokens: &Tokens<'_>) -> Facts {
         facts.effects.pins = Some(PinCause::Library);
     }
     facts
+}
+
+/// Relations whose names occur in the statement outside of literals.
+fn mentioned(t: &Tokens<'_>, ctx: &Context<'_>, from: usize) -> Vec<Arc<Relation>> {
+    let mut found: Vec<Arc<Relation>> = Vec::new();
+    let mut at = from;
+    while at < t.len() {
+        let Some((schema, name, next)) = t.qualified(at) else {
+            at += 1;
+            continue;
+        };
+        if let Some(relation) = ctx.schema.lookup(ctx.search_path, schema.as_deref(), &name) {
+            let known = relation.placement == Placement::Catalog
+                || found.iter().any(|f| f.oid == relation.oid && f.name == relation.name);
+            if !known {
+                found.push(relation);
+            }
+        }
+        at = next;
+    }
+    found
+}
+
+/// LOCK TABLE: where the tables are.
+pub(super) fn lock(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
+    let tables = mentioned(t, ctx, 1);
+    let everywhere = tables.iter().any(|r| r.placement != Placement::Unsharded);
+    let mut facts = base(Command::Lock, if everywhere { Scope::Everywhere } else { Scope::Home });
+    facts.access = Access::Write;
+    facts.tables = tables.iter().take(16).map(|r| r.full_name()).collect();
+    facts
+}
+
+/// DO: what its body names decides.
+pub(super) fn anonymous_block(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
+    let (scope, tables) = scan::scope(t, ctx, "the body of a DO block");
+    let mut facts = base(Command::Call, scope);
+    facts.access = Access::Write;
+    facts.tables = tables;
+    facts.effects.pins = Some(PinCause::Settings);
+    facts
+}
+
+/// The first function of a text that must not run separately on several shards.
+pub(super) fn unrepeatable_name(ctx: &Context<'_>, text: &[u8]) -> Option<String> {
+    const CLOCKS: [&str; 6] = [
+        "now",
+        "current_timestamp",
+        "current_date",
+        "localtimestamp",
+        "transaction_timestamp",
+        "statement_timestamp",
+    ];
+    Lexer::new(text, true).find_map(|token| {
+        let name = identifier(token.kind, &text[token.start..token.end]);
+        let volatile = ctx.schema.function(&name).is_some_and(|f| f.volatile && !f.aggregate);
+        (volatile || CLOCKS.contains(&&*name)).then(|| name.into_owned())
+    })
+}
+
+/// CREATE, ALTER, DROP, GRANT, TRUNCATE, VACUUM, …
+pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
+    let kind = ddl_kind(t, ctx);
+    let tables = mentioned(t, ctx, 1);
+    let scope = match kind {
+        DdlKind::Transactional | DdlKind::NonTransactional => Scope::Everywhere,
+        DdlKind::Temporary | DdlKind::Home => Scope::Home,
+    };
+    let mut facts = base(Command::Ddl(kind), scope);
+    facts.access = Access::Write;
+    facts.returns_rows = false;
+    facts.tables = tables.iter().take(16).map(|r| r.full_name()).collect();
+    facts.effects.changes_catalog = !matches!(
+        t.keyword(0).as_str(),
+        "truncate" | "vacuum" | "analyze" | "analyse" | "cluster" | "reindex"
+    );
+    if kind == DdlKind::Temporary {
+        facts.effects.pins = Some(PinCause::Temporary);
+        facts.effects.changes_catalog = false;
+        shadowing(t, ctx, &mut facts);
+    }
+    if tables.iter().any(|r| r.placement == Placement::Reference) && rewrites(t) {
+        facts.unrepeatable = unrepeatable_name(ctx, t.text).map(|name| format!("{name}()"));
+    }
+    reads_in_ddl(t, ctx, &mut facts);
+    facts
+}
+
+/// ALTER TABLE … ADD COLUMN or TYPE … USING may compute values for existing rows.
+fn rewrites(t: &Tokens<'_>) -> bool {
+    t.is(0, "alter")
+}
+
+/// A temporary table named like a sharded or reference one would hide it from the proxy's sight.
+fn shadowing(t: &Tokens<'_>, ctx: &Context<'_>, facts: &mut Facts) {
+    if !t.is(0, "create") {
+        return;
+    }
+    let mut at = 1;
+    let skip = [
+        "or",
+        "replace",
+        "global",
+        "local",
+        "temp",
+        "temporary",
+        "recursive",
+        "table",
+        "view",
+        "sequence",
+        "if",
+        "not",
+        "exists",
+    ];
+    while t.is_any(at, &skip) {
+        at += 1;
+    }
+    let Some((_, name, _)) = t.qualified(at) else { return };
+    let hidden = ctx.schema.lookup(ctx.search_path, None, &name);
+    if hidden.is_some_and(|r| !matches!(r.placement, Placement::Unsharded | Placement::Catalog)) {
+        facts.scope =
+            Scope::Unknown { why: format!("a temporary object named {name} would hide the table {name}") };
+    }
+}
+
+/// CREATE TABLE AS and the like read tables: not those that are sharded.
+fn reads_in_ddl(t: &Tokens<'_>, ctx: &Context<'_>, facts: &mut Facts) {
+    let creates = t.is(0, "create") && (1..6).any(|i| t.is_any(i, &["table", "materialized"]));
+    let starts = ["select", "with", "values", "table", "execute"];
+    let body = (1..t.len()).find(|&i| {
+        t.is(i, "as") && (t.is_any(i + 1, &starts) || (t.is_mark(i + 1, "(") && t.is_any(i + 2, &starts)))
+    });
+    let Some(body) = body.filter(|_| creates) else { return };
+    let read = mentioned(t, ctx, body + 1);
+    let materialized = (1..4).any(|i| t.is(i, "materialized"));
+    if let Some(sharded) = read.iter().find(|r| r.key_type().is_some()) {
+        if !materialized {
+            let why = format!("CREATE TABLE AS reads the sharded table {}", sharded.full_name());
+            facts.scope = Scope::Unknown { why };
+        }
+    }
+    let unknown = (body..t.len()).find_map(|i| {
+        let name = t.name(i).filter(|_| t.is_mark(i + 1, "("))?;
+        let function = ctx.schema.function(&name)?;
+        (!function.built_in && function.touches_sharded == Touches::Unknown).then(|| name.into_owned())
+    });
+    if let Some(name) = unknown {
+        facts.scope =
+            Scope::Unknown { why: format!("CREATE TABLE AS calls {name}, which may reach sharded tables") };
+    }
+}
+
+fn ddl_kind(t: &Tokens<'_>, ctx: &Context<'_>) -> DdlKind {
+    let words: Vec<String> = (0..8).map(|i| t.keyword(i)).collect();
+    let word = |i: usize| words[i].as_str();
+    let has = |name: &str| words.iter().any(|w| w == name);
+    match (word(0), word(1)) {
+        ("create" | "drop" | "alter", "database" | "tablespace") => {
+            // ALTER DATABASE … SET is the same on every shard and transactional.
+            if word(0) == "alter" && has("set") && !has("tablespace") {
+                DdlKind::Transactional
+            } else {
+                DdlKind::Home
+            }
+        }
+        ("alter", "system") | ("create" | "alter" | "drop", "subscription") => DdlKind::Home,
+        ("vacuum", _) => DdlKind::NonTransactional,
+        ("cluster", "") => DdlKind::NonTransactional,
+        ("reindex", _) if has("concurrently") || has("database") || has("system") || has("schema") => {
+            DdlKind::NonTransactional
+        }
+        ("create" | "drop", "index" | "unique") if has("concurrently") => DdlKind::NonTransactional,
+        ("alter", "table") if detaches(t) => DdlKind::NonTransactional,
+        ("create", _) if (1..5).any(|i| t.is_any(i, &["temp", "temporary"])) => DdlKind::Temporary,
+        ("drop", "index") if (2..5).any(|i| t.is(i, "concurrently")) => DdlKind::NonTransactional,
+        _ if temporary_target(t, ctx) => DdlKind::Temporary,
+        _ => DdlKind::Transactional,
+    }
+}
+
+fn detaches(t: &Tokens<'_>) -> bool {
+    let detach = (2..t.len()).any(|i| t.is(i, "detach") && t.is(i + 1, "partition"));
+    detach && (2..t.len()).any(|i| t.is(i, "concurrently"))
+}
+
+/// Whether the object is one of `pg_temp`, or a table that only the session can know.
+fn temporary_target(t: &Tokens<'_>, ctx: &Context<'_>) -> bool {
+    if (1..t.len()).any(|i| t.is(i, "pg_temp") && t.is_mark(i + 1, ".")) {
+        return true;
+    }
+    let about_tables = matches!(t.keyword(1).as_str(), "table" | "view" | "sequence");
+    let table = match t.keyword(0).as_str() {
+        "drop" | "alter" if about_tables => 2,
+        "truncate" => 1,
+        "create" if t.is_any(1, &["index", "unique"]) => match (1..t.len()).find(|&i| t.is(i, "on")) {
+            Some(on) => on + 1,
+            None => return false,
+        },
+        _ => return false,
+    };
+    let mut at = table;
+    while t.is_any(at, &["if", "exists", "only", "table"]) {
+        at += 1;
+    }
+    let Some((None, name, _)) = t.qualified(at) else { return false };
+    ctx.temp_tables && ctx.schema.lookup(ctx.search_path, None, &name).is_none()
 }

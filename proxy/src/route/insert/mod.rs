@@ -161,3 +161,6 @@ fn split(
 }
 
 pub use splice::{DrawRewrite, ExtraParam, draw_rewrite};
+
+#[cfg(test)]
+mod tests;

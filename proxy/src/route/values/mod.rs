@@ -145,7 +145,7 @@ pub enum ParamValue<'a> {
     Binary(&'a [u8]),
 }
 
-/// A view over the body of a Bind message.
+/// A view over the body of a Bind message after its two names.
 #[derive(Debug)]
 pub struct BindParams<'a> {
     body: &'a [u8],
@@ -158,21 +158,11 @@ pub struct BindParams<'a> {
 }
 
 impl<'a> BindParams<'a> {
-    /// Looks over the body of a Bind frame (without tag and length); `types` are the parameter type OIDs of its
-    /// statement, which may be fewer than there are parameters (0: unspecified).
+    /// Looks over the body of a Bind message after its two names; `types` are the parameter type OIDs of its statement,
+    /// which may be fewer than there are parameters (0: unspecified).
     pub fn parse(body: &'a [u8], types: &'a [u32]) -> Result<Self, BindError> {
-        let mut at = 0;
-        for _ in 0..2 {
-            let name = body.get(at..).ok_or(BindError::Truncated)?;
-            at += memchr::memchr(0, name).ok_or(BindError::Truncated)? + 1;
-        }
-        Self::parse_at(body, at, types)
-    }
-
-    /// The same for a body whose formats begin at `at`: behind the names, or 0 where they have been cut off.
-    pub fn parse_at(body: &'a [u8], at: usize, types: &'a [u32]) -> Result<Self, BindError> {
-        let n_formats = read_u16(body, at)?;
-        let formats = at + 2..at + 2 + 2 * usize::from(n_formats);
+        let n_formats = read_u16(body, 0)?;
+        let formats = 2..2 + 2 * usize::from(n_formats);
         for format in body.get(formats.clone()).ok_or(BindError::Truncated)?.chunks_exact(2) {
             match format {
                 [0, 0 | 1] => {}

@@ -1,0 +1,326 @@
+//! Function calls: what they read, write, lock and depend on.
+//!
+//! Volatility comes from the catalog; a function that the catalog does not know may do anything.
+
+use super::condition::keys;
+use super::expr::argument_value;
+use super::groups::{NodeId, Via};
+use super::reader::{Read, Reader};
+use super::scope::{Meaning, fold};
+use crate::sql::facts::{Pin, PinCause};
+use crate::sql::parse::ast::{Expr, FunctionArg, ObjectName, Value};
+use crate::sql::schema::{Function, Touches};
+use router_config::key::KeyType;
+
+/// Forms of the grammar that look like calls and are no functions of the catalog.
+const GRAMMAR: [&str; 34] = [
+    "coalesce",
+    "nullif",
+    "greatest",
+    "least",
+    "grouping",
+    "row",
+    "array",
+    "current_user",
+    "session_user",
+    "user",
+    "current_role",
+    "current_catalog",
+    "current_schema",
+    "current_schemas",
+    "system_user",
+    "xmlelement",
+    "xmlforest",
+    "xmlconcat",
+    "xmlparse",
+    "xmlpi",
+    "xmlroot",
+    "xmlserialize",
+    "json_object",
+    "json_array",
+    "json_value",
+    "json_query",
+    "json_exists",
+    "json_scalar",
+    "json_serialize",
+    "json_arrayagg",
+    "json_objectagg",
+    "merge_action",
+    "normalize",
+    "xmlagg",
+];
+
+/// Differ from statement to statement without being volatile.
+const CLOCKS: [&str; 11] = [
+    "now",
+    "current_timestamp",
+    "current_date",
+    "current_time",
+    "localtime",
+    "localtimestamp",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "clock_timestamp",
+    "timeofday",
+    "age",
+];
+
+/// Volatile by name, but a replica may run them and each row may have its own value.
+const HARMLESS: [&str; 14] = [
+    "random",
+    "random_normal",
+    "gen_random_uuid",
+    "uuid_generate_v4",
+    "uuid_generate_v1",
+    "uuidv4",
+    "uuidv7",
+    "clock_timestamp",
+    "timeofday",
+    "pg_sleep",
+    "pg_sleep_for",
+    "pg_sleep_until",
+    "gen_random_bytes",
+    "gen_salt",
+];
+
+/// Answer for the node that they run on.
+const NODE: [&str; 22] = [
+    "inet_server_addr",
+    "inet_server_port",
+    "pg_backend_pid",
+    "txid_current",
+    "txid_current_if_assigned",
+    "txid_current_snapshot",
+    "pg_current_xact_id",
+    "pg_current_xact_id_if_assigned",
+    "pg_current_snapshot",
+    "pg_current_wal_lsn",
+    "pg_current_wal_insert_lsn",
+    "pg_current_wal_flush_lsn",
+    "pg_last_wal_receive_lsn",
+    "pg_last_wal_replay_lsn",
+    "pg_last_xact_replay_timestamp",
+    "pg_is_in_recovery",
+    "pg_export_snapshot",
+    "pg_postmaster_start_time",
+    "pg_conf_load_time",
+    "pg_database_size",
+    "pg_tablespace_size",
+    "pg_blocking_pids",
+];
+
+/// Take the name of a relation as a value.
+const BY_NAME: [&str; 12] = [
+    "nextval",
+    "setval",
+    "currval",
+    "pg_get_serial_sequence",
+    "pg_relation_size",
+    "pg_table_size",
+    "pg_indexes_size",
+    "pg_total_relation_size",
+    "to_regclass",
+    "pg_relation_filepath",
+    "pg_sequence_last_value",
+    "pg_relation_filenode",
+];
+
+/// Run SQL that is handed to them, or read whole tables by name.
+const EXECUTE: [&str; 16] = [
+    "query_to_xml",
+    "query_to_xmlschema",
+    "query_to_xml_and_xmlschema",
+    "cursor_to_xml",
+    "table_to_xml",
+    "table_to_xmlschema",
+    "table_to_xml_and_xmlschema",
+    "schema_to_xml",
+    "schema_to_xml_and_xmlschema",
+    "database_to_xml",
+    "database_to_xml_and_xmlschema",
+    "ts_stat",
+    "ts_rewrite",
+    "dblink",
+    "dblink_exec",
+    "crosstab",
+];
+
+impl<'q> Reader<'_, 'q> {
+    /// Name of the function if it is an aggregate (or a window function, which cannot stand without OVER).
+    pub(super) fn aggregate_name(&self, name: &ObjectName) -> Option<String> {
+        const KNOWN: [&str; 9] = [
+            "count",
+            "sum",
+            "avg",
+            "min",
+            "max",
+            "array_agg",
+            "string_agg",
+            "json_arrayagg",
+            "json_objectagg",
+        ];
+        let name = last(name)?;
+        let aggregate = match self.ctx.schema.function(&name) {
+            Some(function) => function.aggregate,
+            None => KNOWN.contains(&name.as_str()),
+        };
+        aggregate.then_some(name)
+    }
+
+    /// A function as an item of FROM; its node if it is placed by an argument.
+    pub(super) fn function_in_from(
+        &mut self,
+        name: &ObjectName,
+        args: &'q [FunctionArg],
+    ) -> Read<Vec<NodeId>> {
+        Ok(self.call(name, args)?.into_iter().collect())
+    }
+
+    /// Notes what a call does. Its arguments have been read already.
+    pub(super) fn call(&mut self, name: &ObjectName, args: &'q [FunctionArg]) -> Read<Option<NodeId>> {
+        let name = last(name).ok_or("a function of an unknown form")?;
+        if CLOCKS.contains(&name.as_str()) && (name != "age" || args.len() == 1) {
+            self.unrepeatable(&name);
+        }
+        if NODE.contains(&name.as_str()) {
+            self.seen.effects.node_dependent = true;
+            self.seen.home_alone.get_or_insert_with(|| format!("{name}()"));
+        }
+        if EXECUTE.contains(&name.as_str()) {
+            self.unknown(format!("{name}() runs a query that is handed to it as a value"));
+        }
+        let Some(function) = self.ctx.schema.function(&name).copied() else {
+            let clock = CLOCKS.contains(&name.as_str());
+            if !clock && !GRAMMAR.contains(&name.as_str()) {
+                self.unknown(unknown_function(&name));
+            }
+            return Ok(None);
+        };
+        self.sequences_and_locks(&name, args);
+        if let Some(position) = function.key_argument {
+            return self.keyed_call(&name, args, position).map(Some);
+        }
+        if !function.built_in && function.touches_sharded == Touches::Unknown {
+            self.unknown(unknown_function(&name));
+        }
+        if !function.built_in && function.volatile {
+            self.seen.user_function.get_or_insert_with(|| name.clone());
+        }
+        self.volatility(&name, function);
+        Ok(None)
+    }
+
+    fn volatility(&mut self, name: &str, function: Function) {
+        if !function.volatile || function.aggregate {
+            return;
+        }
+        self.unrepeatable(name);
+        if !HARMLESS.contains(&name) {
+            self.seen.primary.get_or_insert_with(|| format!("volatile function {name}"));
+            self.groups.always(format!("volatile function {name}"));
+        }
+    }
+
+    pub(super) fn unrepeatable(&mut self, name: &str) {
+        self.seen.unrepeatable.get_or_insert_with(|| format!("{name}()"));
+    }
+
+    fn sequences_and_locks(&mut self, name: &str, args: &'q [FunctionArg]) {
+        if BY_NAME.contains(&name) {
+            self.seen.by_value = true;
+            let strided = matches!(name, "nextval" | "currval") && self.sequence_of_sharded(args);
+            // Sequences of sharded tables are right on every shard, others on the home shard alone.
+            let slot = if strided { &mut self.seen.home_alone } else { &mut self.seen.home };
+            slot.get_or_insert_with(|| format!("{name}()"));
+        }
+        let effects = &mut self.seen.effects;
+        match name {
+            "nextval" | "setval" => effects.sequence = true,
+            "currval" | "lastval" => effects.currval = true,
+            "pg_notify" => {
+                self.seen.home_alone.get_or_insert_with(|| "pg_notify()".to_string());
+                self.seen.user_function.get_or_insert_with(|| "pg_notify".to_string());
+            }
+            "set_config" => {
+                self.seen.by_value = true;
+                let local = args.get(2).and_then(argument_value).is_some_and(|e| self.is_true(e));
+                if !local {
+                    self.seen.effects.pins = Some(PinCause::Settings);
+                }
+            }
+            _ if name.starts_with("pg_advisory") || name.starts_with("pg_try_advisory") => {
+                effects.advisory_lock = true;
+                if !name.contains("xact") && !name.contains("unlock") {
+                    effects.pins = Some(PinCause::AdvisoryLock);
+                }
+                self.seen.home.get_or_insert_with(|| format!("{name}()"));
+                self.seen.primary.get_or_insert_with(|| format!("advisory lock {name}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the sequence named by the first argument is the default of a sharded table's column: such sequences
+    /// give different values on each shard.
+    fn sequence_of_sharded(&self, args: &[FunctionArg]) -> bool {
+        let Some(name) = args.first().and_then(argument_value).and_then(|e| self.text_value(e)) else {
+            return false;
+        };
+        let name = name.rsplit('.').next().unwrap_or_default().trim_matches('"').to_string();
+        let ends = [format!("'{name}'::"), format!(".{name}'::"), format!("\"{name}\"'::")];
+        let drawn =
+            |default: &String| default.starts_with("nextval(") && ends.iter().any(|e| default.contains(e));
+        let sharded = |r: &&std::sync::Arc<crate::sql::schema::Relation>| r.key_type().is_some();
+        let mut columns = self.ctx.schema.relations.values().filter(sharded).flat_map(|r| &r.columns);
+        columns.any(|c| c.default.as_ref().is_some_and(drawn))
+    }
+
+    fn is_true(&self, e: &Expr) -> bool {
+        match e {
+            Expr::Nested(inner) => self.is_true(inner),
+            Expr::Value(value) => value.value == Value::Boolean(true),
+            _ => false,
+        }
+    }
+
+    /// A function that is declared to stay with the rows of one key.
+    fn keyed_call(&mut self, name: &str, args: &'q [FunctionArg], position: u16) -> Read<NodeId> {
+        let key_type = self.ctx.schema.only_key_type().unwrap_or_else(|| {
+            self.unknown(format!(
+                "function {name} is placed by a key, but the sharded tables have keys of several types"
+            ));
+            KeyType::Int8
+        });
+        self.note_table(format!("{name}()"));
+        let node = self.groups.add(format!("{name}()"), key_type);
+        self.level().sub_nodes.push(node);
+        let index = usize::from(position).saturating_sub(1);
+        let named = args.iter().any(|a| !matches!(a, FunctionArg::Unnamed(_)));
+        match args.get(index).filter(|_| !named).and_then(argument_value) {
+            Some(e) => match (self.meaning(e), self.term(e)) {
+                (Some(Meaning::Key { node: outer, .. }), _) if self.same_type(node, outer) => {
+                    self.groups.attach(node, outer, Via::Correlation);
+                }
+                (_, Some(term)) => self.groups.pin(node, keys(vec![term])),
+                _ => self.groups.pin(node, Pin::Any),
+            },
+            None => self.groups.pin(node, Pin::Any),
+        }
+        self.groups.always(format!("function {name}, which is placed by its key argument"));
+        // It may write.
+        self.seen.user_function.get_or_insert_with(|| name.to_string());
+        self.unrepeatable(name);
+        Ok(node)
+    }
+}
+
+fn unknown_function(name: &str) -> String {
+    format!(
+        "function {name} may reach sharded tables: declare it in [[functions]], with key_argument if it works on one key"
+    )
+}
+
+/// The function's unqualified name as stored.
+fn last(name: &ObjectName) -> Option<String> {
+    name.0.last().and_then(|part| part.as_ident()).map(fold)
+}

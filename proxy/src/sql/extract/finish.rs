@@ -1,0 +1,105 @@
+//! From what was seen in a statement to its [`Facts`].
+
+use super::reader::{Reader, Seen, family};
+use super::{Analysis, base};
+use crate::sql::facts::{Access, Command, Pin, Scope, Sharded};
+use router_config::key::KeyType;
+
+impl Reader<'_, '_> {
+    /// Settles everything.
+    pub(super) fn finish(self) -> Analysis {
+        let access = access(&self.seen, self.quirks.locks);
+        let types: Vec<KeyType> = self.groups.nodes.iter().map(|n| n.key_type).collect();
+        let temp_tables = self.ctx.temp_tables;
+        let (locks, current_of) = (self.quirks.locks, self.quirks.current_of);
+        let lock_of = self.quirks.lock_of.clone();
+        let resolved = self.groups.resolve();
+        let mut seen = self.seen;
+        if current_of && seen.writes_sharded {
+            seen.unknown.get_or_insert("WHERE CURRENT OF on a sharded table".to_string());
+        }
+        if let Some(name) = seen.writes_unknown.clone().filter(|_| !temp_tables) {
+            seen.unknown.get_or_insert(format!("relation {name} is not known (yet) and is written"));
+        }
+        let locks_reference = locks
+            && seen.reference.is_some()
+            && (lock_of.is_empty() || lock_of.iter().any(|n| seen.reference_aliases.contains(n)));
+        if locks_reference {
+            seen.home.get_or_insert("FOR UPDATE on a reference table".to_string());
+        }
+        let scope = if let Some(why) = seen.unknown.take() {
+            Scope::Unknown { why }
+        } else if types.is_empty() {
+            plain_scope(&mut seen)
+        } else {
+            sharded_scope(&mut seen, &types, resolved.pins, resolved.obstacle)
+        };
+        let command = seen.modify.map_or(Command::Query, Command::Modify);
+        let mut facts = base(command, scope);
+        facts.returns_rows = seen.modify.is_none() || seen.returns_rows;
+        facts.access = access;
+        facts.effects = seen.effects;
+        facts.tables = seen.tables;
+        facts.unrepeatable = seen.unrepeatable;
+        Analysis { facts, by_value: seen.by_value }
+    }
+}
+
+fn access(seen: &Seen, locks: bool) -> Access {
+    if seen.modify.is_some() || seen.user_function.is_some() || seen.writes_home.is_some() {
+        Access::Write
+    } else if let Some(why) = &seen.primary {
+        Access::ReadPrimary(why.clone())
+    } else if locks {
+        Access::ReadPrimary("FOR UPDATE or FOR SHARE".to_string())
+    } else {
+        Access::Read
+    }
+}
+
+/// Scope of a statement without sharded tables.
+fn plain_scope(seen: &mut Seen) -> Scope {
+    if let Some(reference) = &seen.writes_reference {
+        let other = seen.home.as_ref().or(seen.writes_home.as_ref()).or(seen.writes_unknown.as_ref());
+        if let Some(other) = other {
+            let why = format!("it writes the reference table {reference} and uses {other} of the home shard");
+            return Scope::Unknown { why };
+        }
+        if let Some(why) = seen.arbitrary_rows.take() {
+            seen.unrepeatable.get_or_insert(why);
+        }
+        return Scope::ReferenceWrite;
+    }
+    let home = [&seen.home, &seen.home_alone, &seen.writes_home, &seen.writes_unknown, &seen.user_function];
+    if home.iter().any(|h| h.is_some()) {
+        Scope::Home
+    } else if seen.reference.is_some() {
+        Scope::Reference
+    } else {
+        Scope::Nothing
+    }
+}
+
+fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle: Option<String>) -> Scope {
+    let first = types[0];
+    let key_type = if types.iter().all(|t| *t == first) { first } else { family(first) };
+    if types.iter().any(|t| family(*t) != family(first)) {
+        return Scope::Unknown { why: "its sharded tables have keys of different types".to_string() };
+    }
+    let several = (groups.len() > 1).then(|| "sharded tables that are not joined on their keys".to_string());
+    let arbitrary = seen.arbitrary_rows.take().filter(|_| seen.modify.is_some());
+    Scope::Sharded(Box::new(Sharded {
+        key_type,
+        groups,
+        no_concat: obstacle.or(several).or(arbitrary),
+        needs_home: seen
+            .home
+            .clone()
+            .or_else(|| seen.writes_home.clone())
+            .or_else(|| seen.writes_unknown.clone()),
+        writes_reference: seen.writes_reference.is_some(),
+        updates_key: seen.updates_key,
+        insert: seen.insert.take(),
+        colocated_insert_select: seen.colocated_insert_select,
+    }))
+}

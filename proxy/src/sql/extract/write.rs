@@ -1,0 +1,287 @@
+//! UPDATE, DELETE and MERGE.
+
+use super::condition::{Side, unnest};
+use super::from::{Tree, parts};
+use super::groups::{NodeId, Obstacle, Via};
+use super::query::Output;
+use super::reader::{Read, Reader};
+use super::scope::{Column, Level, fold};
+use crate::sql::facts::{KeyTerm, Modify};
+use crate::sql::parse::ast::{
+    Assignment, AssignmentTarget, Delete, Expr, FromTable, Merge, MergeAction, MergeClauseKind,
+    MergeInsertExpr, MergeInsertKind, MergeUpdateKind, SelectItem, Statement, TableFactor, TableWithJoins,
+    Update, UpdateTableFromKind,
+};
+use crate::sql::schema::{Placement, Relation};
+use std::sync::Arc;
+
+/// The table that a statement writes.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) relation: Option<Arc<Relation>>,
+    /// If it is sharded.
+    pub(super) node: Option<NodeId>,
+}
+
+impl Target {
+    /// Name of the key column.
+    pub(super) fn key_name(&self) -> Option<&str> {
+        let relation = self.relation.as_ref()?;
+        relation.columns.get(relation.key()?.0).map(|c| c.name.as_str())
+    }
+}
+
+impl<'q> Reader<'_, 'q> {
+    /// INSERT, UPDATE, DELETE or MERGE, as a statement (`top`) or in WITH.
+    pub(super) fn writer(&mut self, statement: &'q Statement, top: bool) -> Read<Output> {
+        self.levels.push(Level::default());
+        self.seen.writers += 1;
+        let (kind, read) = match statement {
+            Statement::Insert(insert) => (Modify::Insert, self.insert(insert, top)),
+            Statement::Update(update) => (Modify::Update, self.update(update)),
+            Statement::Delete(delete) => (Modify::Delete, self.delete(delete)),
+            Statement::Merge(merge) => (Modify::Merge, self.merge(merge)),
+            _ => (Modify::Other, Err("a statement of an unknown form".to_string())),
+        };
+        let level = self.levels.pop().unwrap_or_default();
+        self.seen.modify = if top { Some(kind) } else { self.seen.modify.or(Some(Modify::Other)) };
+        let returned = read?;
+        if top && returned.is_some() {
+            self.seen.returns_rows = true;
+        }
+        Ok(Output { columns: returned.flatten(), nodes: level.nodes, sub_nodes: level.sub_nodes })
+    }
+
+    /// Notes what kind of table is written.
+    pub(super) fn write_to(&mut self, relation: Option<&Arc<Relation>>, name: &str) {
+        let Some(relation) = relation else {
+            self.seen.writes_unknown.get_or_insert_with(|| name.to_string());
+            return;
+        };
+        let full = relation.full_name();
+        let slot = match relation.placement {
+            Placement::Sharded { .. } | Placement::View { .. } => {
+                self.seen.writes_sharded = true;
+                return;
+            }
+            Placement::Reference => &mut self.seen.writes_reference,
+            Placement::Unsharded | Placement::Catalog => &mut self.seen.writes_home,
+        };
+        slot.get_or_insert(full);
+    }
+
+    /// Reads the target of UPDATE, DELETE or MERGE as the first item of FROM.
+    fn target(&mut self, factor: &'q TableFactor) -> Read<(Target, Tree)> {
+        let TableFactor::Table { name, args: None, .. } = factor else {
+            return Err("a target that is no table".to_string());
+        };
+        let (schema, plain) = parts(name)?;
+        // A WITH query of the same name cannot be written.
+        let hidden = std::mem::take(&mut self.named);
+        let tree = self.factor(factor);
+        self.named = hidden;
+        let tree = tree?;
+        let relation = self.ctx.schema.lookup(self.ctx.search_path, schema.as_deref(), &plain);
+        self.write_to(relation.as_ref(), &plain);
+        let target = Target { relation, node: tree.nodes.first().copied() };
+        Ok((target, tree))
+    }
+
+    /// RETURNING; the outer option tells whether there is one.
+    pub(super) fn returning(
+        &mut self,
+        items: Option<&'q Vec<SelectItem>>,
+    ) -> Read<Option<Option<Vec<Column>>>> {
+        items.map(|items| self.projection(items)).transpose()
+    }
+
+    fn only_table<'t>(tables: &'t [TableWithJoins]) -> Read<&'t TableFactor> {
+        match tables {
+            [TableWithJoins { relation, joins }] if joins.is_empty() => Ok(relation),
+            _ => Err("several targets".to_string()),
+        }
+    }
+
+    fn update(&mut self, update: &'q Update) -> Read<Option<Option<Vec<Column>>>> {
+        if update.or.is_some()
+            || update.output.is_some()
+            || update.limit.is_some()
+            || !update.order_by.is_empty()
+        {
+            return Err("an UPDATE of an unknown form".to_string());
+        }
+        let factor = Self::only_table(std::slice::from_ref(&update.table))?;
+        let (target, _) = self.target(factor)?;
+        if let Some(UpdateTableFromKind::BeforeSet(tables) | UpdateTableFromKind::AfterSet(tables)) =
+            &update.from
+        {
+            self.from(tables)?;
+        }
+        if let Some(condition) = &update.selection {
+            self.condition(condition, &Side::Strict)?;
+        }
+        self.assignments(&update.assignments, &target)?;
+        self.returning(update.returning.as_ref())
+    }
+
+    fn delete(&mut self, delete: &'q Delete) -> Read<Option<Option<Vec<Column>>>> {
+        let odd = !delete.tables.is_empty()
+            || delete.output.is_some()
+            || delete.limit.is_some()
+            || !delete.order_by.is_empty();
+        let FromTable::WithFromKeyword(tables) = &delete.from else {
+            return Err("DELETE without FROM".to_string());
+        };
+        if odd {
+            return Err("a DELETE of an unknown form".to_string());
+        }
+        self.target(Self::only_table(tables)?)?;
+        if let Some(using) = &delete.using {
+            self.from(using)?;
+        }
+        if let Some(condition) = &delete.selection {
+            self.condition(condition, &Side::Strict)?;
+        }
+        self.returning(delete.returning.as_ref())
+    }
+
+    /// SET: reads the values, notes a new key.
+    pub(super) fn assignments(&mut self, list: &'q [Assignment], target: &Target) -> Read<()> {
+        for assignment in list {
+            if !is_default(&assignment.value) {
+                self.expr(&assignment.value)?;
+            }
+            let Some(key) = target.key_name() else { continue };
+            let pairs: Vec<(String, Option<&Expr>)> = match &assignment.target {
+                AssignmentTarget::ColumnName(name) => vec![(first(name)?, Some(&assignment.value))],
+                AssignmentTarget::Tuple(names) => {
+                    let values = match unnest(&assignment.value) {
+                        Expr::Tuple(values) if values.len() == names.len() => Some(values),
+                        _ => None,
+                    };
+                    let value = |i: usize| values.and_then(|v| v.get(i));
+                    names.iter().enumerate().map(|(i, n)| Ok((first(n)?, value(i)))).collect::<Read<_>>()?
+                }
+            };
+            for (_, value) in pairs.into_iter().filter(|(name, _)| name == key) {
+                let same = value.is_some_and(|v| self.keeps_key(v, target));
+                self.seen.updates_key |= !same;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the value assigned to the key is the key itself, or the value that the condition demands of it.
+    fn keeps_key(&self, value: &Expr, target: &Target) -> bool {
+        let Some(node) = target.node else { return false };
+        match self.term(value) {
+            Some(term) => self.groups.pinned_to(node, &term),
+            None => self.own_key(value) == Some(node),
+        }
+    }
+
+    fn merge(&mut self, merge: &'q Merge) -> Read<Option<Option<Vec<Column>>>> {
+        if merge.output.is_some() {
+            return Err("MERGE … RETURNING".to_string());
+        }
+        let (target, left) = self.target(&merge.table)?;
+        let right = self.factor(&merge.source)?;
+        let inserts = merge.clauses.iter().any(|c| {
+            matches!(c.clause_kind, MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget)
+                && matches!(c.action, MergeAction::Insert(_))
+        });
+        let by_source =
+            merge.clauses.iter().any(|c| matches!(c.clause_kind, MergeClauseKind::NotMatchedBySource));
+        if by_source && target.node.is_some() {
+            return Err("MERGE … NOT MATCHED BY SOURCE".to_string());
+        }
+        if inserts {
+            let id = self.groups.add_join();
+            let (preserved, nullable) = (right.nodes.clone(), left.nodes.clone());
+            let side = Side::Outer { preserved, nullable, via: Via::Outer(id) };
+            self.condition(&merge.on, &side)?;
+            if right.nodes.is_empty() && target.node.is_some() {
+                let reason = "MERGE from a source that is not sharded".to_string();
+                let obstacle =
+                    Obstacle { reason, inside: vec![], unless_not_null: None, unless_reduced: None };
+                self.groups.obstacle(obstacle);
+            }
+        } else {
+            self.condition(&merge.on, &Side::Strict)?;
+        }
+        for clause in &merge.clauses {
+            if let Some(predicate) = &clause.predicate {
+                self.expr(predicate)?;
+            }
+            match &clause.action {
+                MergeAction::Insert(insert) => self.merge_insert(insert, &target)?,
+                MergeAction::Update(update) => {
+                    let MergeUpdateKind::Set(list) = &update.kind else {
+                        return Err("MERGE … UPDATE *".to_string());
+                    };
+                    if update.update_predicate.is_some() || update.delete_predicate.is_some() {
+                        return Err("a MERGE of an unknown form".to_string());
+                    }
+                    self.assignments(list, &target)?;
+                }
+                MergeAction::Delete { .. } | MergeAction::DoNothing { .. } => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The row that MERGE inserts must have the key that ON compares.
+    fn merge_insert(&mut self, insert: &'q MergeInsertExpr, target: &Target) -> Read<()> {
+        let MergeInsertKind::Values(values) = &insert.kind else {
+            return Err("MERGE … INSERT of a row".to_string());
+        };
+        if insert.insert_predicate.is_some() {
+            return Err("a MERGE of an unknown form".to_string());
+        }
+        let [row] = values.rows.as_slice() else {
+            return Err("MERGE … INSERT of several rows".to_string());
+        };
+        for value in row.content.iter().filter(|v| !is_default(v)) {
+            self.expr(value)?;
+        }
+        let (Some(node), Some(relation)) = (target.node, target.relation.as_ref()) else { return Ok(()) };
+        let names = insert.columns.iter().map(first).collect::<Read<Vec<String>>>()?;
+        let position = match target.key_name() {
+            Some(key) if !names.is_empty() => names.iter().position(|n| n == key),
+            _ => relation.key().map(|(index, _)| index),
+        };
+        let value = position.and_then(|p| row.content.get(p));
+        let tied = value.is_some_and(|value| match self.term(value) {
+            Some(term) => self.groups.pinned_to(node, &term),
+            None => self.own_key(value).is_some_and(|source| self.groups.hangs_on(node, source)),
+        });
+        if !tied {
+            self.unknown(format!(
+                "MERGE inserts into {} a key that ON does not compare",
+                relation.full_name()
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// DEFAULT as a value.
+pub(super) fn is_default(e: &Expr) -> bool {
+    matches!(e, Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
+}
+
+/// The column that a target of SET or INSERT names; further parts are fields of a composite.
+pub(super) fn first(name: &crate::sql::parse::ast::ObjectName) -> Read<String> {
+    name.0
+        .first()
+        .and_then(|p| p.as_ident())
+        .map(fold)
+        .ok_or_else(|| "a column of an unknown form".to_string())
+}
+
+impl super::groups::Groups {
+    /// Whether a condition demands exactly this value of the node's key.
+    fn pinned_to(&self, node: NodeId, term: &KeyTerm) -> bool {
+        self.has_pin(node, &super::condition::keys(vec![term.clone()]))
+    }
+}
