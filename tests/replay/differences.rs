@@ -7,6 +7,7 @@
 //! * `own-error 26000`: errors of this SQLSTATE may be the proxy's own; those name no source file, line and routine.
 //! * `mask file/name what`: in this transcript, of errors only severity, SQLSTATE and message are compared.
 //! * `differs file/name`: this transcript must differ: the list is kept honest by failing when it does not.
+//! * `fault file/name`: this transcript may differ, but should not: it waits for a correction.
 //! * `skip file/name`: this transcript is not played in this mode.
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ pub(crate) struct Differences {
     own_errors: Vec<String>,
     masked: Vec<String>,
     differing: Vec<String>,
+    faults: Vec<String>,
     skipped: Vec<String>,
 }
 
@@ -55,6 +57,7 @@ impl Differences {
                 "own-error" => list.own_errors.push(argument.trim().into()),
                 "mask" => list.masked.push(argument.trim().into()),
                 "differs" => list.differing.push(argument.trim().into()),
+                "fault" => list.faults.push(argument.trim().into()),
                 "skip" => list.skipped.push(argument.trim().into()),
                 other => return Err(format!("unknown rule {other}")),
             }
@@ -67,6 +70,11 @@ impl Differences {
         listed(&self.skipped, name)
     }
 
+    /// True for a transcript that differs by a known fault.
+    pub(crate) fn is_fault(&self, name: &str) -> bool {
+        listed(&self.faults, name)
+    }
+
     /// True for a transcript that must differ.
     pub(crate) fn must_differ(&self, name: &str) -> bool {
         listed(&self.differing, name)
@@ -74,7 +82,7 @@ impl Differences {
 
     /// Names in the list that are no transcript's.
     pub(crate) fn unknown<'a>(&'a self, names: &[String]) -> Vec<&'a str> {
-        let all = self.masked.iter().chain(&self.differing).chain(&self.skipped);
+        let all = self.masked.iter().chain(&self.differing).chain(&self.faults).chain(&self.skipped);
         all.filter(|entry| !names.iter().any(|name| covers(entry, name))).map(String::as_str).collect()
     }
 
