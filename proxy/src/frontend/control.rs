@@ -13,7 +13,7 @@ use super::transaction::Block;
 use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
 use crate::sql::facts::{Command, Facts};
-use crate::wire::backend::{Status, tag};
+use crate::wire::backend::tag;
 use crate::wire::error::Report;
 use crate::wire::{frontend, reply, sqlstate};
 
@@ -60,7 +60,7 @@ impl Session {
     /// Executes a control statement; its CommandComplete is appended or passed on, in order.
     pub async fn control(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
         match &facts.command {
-            Command::Begin { read_only, .. } => self.begin(facts, text, *read_only, via).await,
+            Command::Begin { .. } => self.begin(facts, text, via).await,
             Command::Commit { .. } | Command::Rollback { .. } => self.end(facts, text, via).await,
             Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
                 self.savepoint(facts, text, via).await
@@ -102,20 +102,16 @@ impl Session {
         }
     }
 
-    async fn begin(
-        &mut self,
-        facts: &Arc<Facts>,
-        text: &str,
-        read_only: bool,
-        via: Via,
-    ) -> Result<(), Failure> {
+    async fn begin(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
         let unsynced = self.held.iter().any(|held| held.unsynced);
         if self.block.is_some() || unsynced {
             // PostgreSQL warns, or turns the pipeline's implicit transaction into a block.
             return self.pass_on_home(facts, text, via).await;
         }
-        self.block =
-            Some(Box::new(Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs))));
+        let Command::Begin { read_only, isolation } = facts.command else { return Ok(()) };
+        let mut block = Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs));
+        block.isolation = isolation;
+        self.block = Some(Box::new(block));
         let start = text.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("start"));
         self.answer(if start { "START TRANSACTION" } else { "BEGIN" });
         Ok(())

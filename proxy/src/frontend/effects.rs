@@ -36,7 +36,7 @@ impl Session {
                 continue;
             }
             match &facts.command {
-                Command::Begin { read_only, .. } => self.begun(&text, *read_only, &begun),
+                Command::Begin { .. } => self.begun(&facts, &text, &begun),
                 Command::Commit { chain } | Command::Rollback { chain } => {
                     self.ended(*chain, rolled_back.contains(&ordinal), &begun);
                     begun = Arc::clone(&self.gucs);
@@ -50,10 +50,12 @@ impl Session {
     }
 
     /// BEGIN within a text or pipeline that was passed on: what came before it is part of the transaction.
-    fn begun(&mut self, text: &str, read_only: bool, begun: &Arc<Gucs>) {
+    fn begun(&mut self, facts: &Facts, text: &str, begun: &Arc<Gucs>) {
+        let Command::Begin { read_only, isolation } = facts.command else { return };
         if self.block.is_none() {
-            let begin = text.trim_end_matches(';');
-            self.block = Some(Box::new(Block::new(begin, read_only, Arc::clone(begun))));
+            let mut block = Block::new(text.trim_end_matches(';'), read_only, Arc::clone(begun));
+            block.isolation = isolation;
+            self.block = Some(Box::new(block));
             for held in &mut self.held {
                 held.enlisted = held.lease.status != Status::Idle;
             }
@@ -94,7 +96,12 @@ impl Session {
         match &facts.command {
             Command::Set { local: true, .. } => self.note_local(text),
             Command::Set { name, value, .. } => self.set_as_written(name, value.as_deref()),
-            Command::SetTransaction { session: false, .. } => self.note_local(text),
+            Command::SetTransaction { session: false, isolation, .. } => {
+                self.note_local(text);
+                if let (Some(block), Some(isolation)) = (&mut self.block, isolation) {
+                    block.isolation = Some(*isolation);
+                }
+            }
             Command::SetTransaction { read_only, isolation, session: true } => {
                 if let Some(read_only) = read_only {
                     self.set("default_transaction_read_only", Some(if *read_only { "on" } else { "off" }));

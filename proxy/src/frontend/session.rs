@@ -224,7 +224,8 @@ impl Session {
         if !self.held.iter().any(|held| held.enlisted) {
             return Ok(());
         }
-        let default = self.gucs.get("default_transaction_isolation").map(|v| v.trim_matches('\'').to_lowercase());
+        let default =
+            self.gucs.get("default_transaction_isolation").map(|v| v.trim_matches('\'').to_lowercase());
         let name = match (block.isolation, default.as_deref()) {
             (Some(Isolation::Serializable), _) | (None, Some("serializable")) => "SERIALIZABLE",
             (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => "REPEATABLE READ",

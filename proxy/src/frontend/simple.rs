@@ -77,33 +77,20 @@ impl Session {
         }
         let plan = self.plan_simple(text, analysed, index)?;
         let why = Why::of(&plan);
-        match plan.target {
-            Target::One(shard) | Target::Nowhere(shard) => {
-<<<<<<< HEAD
-                let at = self.acquire(shard, plan.replica).await?;
-                self.forward_query(at, frame, &facts, &own).await
-            }
-            Target::Any => {
-                let shard = self.any_shard();
-                let at = self.acquire(shard, plan.replica).await?;
-                self.forward_query(at, frame, &facts, &own).await
-=======
-                self.note(why, &own);
-                self.one(frame, &facts, &own, (shard, plan.replica, why)).await
-            }
-            Target::Any => {
-                let shard = self.any_shard();
-                self.note(why, &own);
-                self.one(frame, &facts, &own, (shard, plan.replica, why)).await
->>>>>>> console
-            }
+        let shard = match plan.target {
+            Target::One(shard) | Target::Nowhere(shard) => shard,
+            Target::Any => self.any_shard(),
             Target::Draw(draw) => {
                 let drawn = self.draw(&draw).await?;
                 let plan = self.plan_drawn(text, analysed, index, &drawn)?;
-                self.spread_query(plan, &facts, &own).await
+                return self.spread_query(plan, &facts, &own).await;
             }
-            _ => self.spread_query(plan, &facts, &own).await,
-        }
+            _ => return self.spread_query(plan, &facts, &own).await,
+        };
+        self.note(why, &own);
+        let at = self.acquire(shard, plan.replica).await?;
+        self.note_shard(why, at);
+        self.forward_query(at, frame, &facts, &own).await
     }
 
     async fn spread_query(&mut self, plan: Plan, facts: &Arc<Facts>, own: &Bytes) -> Result<(), Failure> {
@@ -111,21 +98,6 @@ impl Session {
         self.spread(Ask { plan, facts: Arc::clone(facts), text: own.clone(), form: Form::Query }).await
     }
 
-<<<<<<< HEAD
-=======
-    async fn one(
-        &mut self,
-        frame: &Bytes,
-        facts: &Arc<Facts>,
-        own: &Bytes,
-        (shard, replica, why): (router_config::topology::ShardId, bool, Why),
-    ) -> Result<(), Failure> {
-        let at = self.acquire(shard, replica).await?;
-        self.note_shard(why, at);
-        self.forward_query(at, frame, facts, own).await
-    }
-
->>>>>>> console
     /// Sends the frame as it is and passes the answer on, but for ReadyForQuery.
     async fn forward_query(
         &mut self,
@@ -258,10 +230,9 @@ impl Session {
                 let empty = |facts: &Facts| matches!(facts.command, Command::Empty);
                 analysed.statements().iter().filter(|statement| !empty(&statement.facts)).count() < 2
             }
-            Command::Reset(name) => self
-                .startup_gucs
-                .iter()
-                .any(|(known, _)| name.as_deref().is_none_or(|name| name == known)),
+            Command::Reset(name) => {
+                self.startup_gucs.iter().any(|(known, _)| name.as_deref().is_none_or(|name| name == known))
+            }
             _ => false,
         }
     }
