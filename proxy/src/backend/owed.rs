@@ -81,6 +81,7 @@ impl Owed {
             | Self::Execute(show)
             | Self::Query(show)
             | Self::Sync(show) => *show,
+            // ReadyForQuery is the session's to say: it knows the state of the whole transaction.
             Self::Function => Show::ALL.without(Show::READY),
             Self::Local(_) => Show::ALL,
         }
