@@ -31,6 +31,7 @@ impl Session {
         self.sent = 0;
         // Outside of a block the statements up to a COMMIT or the end are one transaction.
         let mut begun = Arc::clone(&self.gucs);
+        let outside = self.block.is_none();
         for (ordinal, facts, text) in std::mem::take(&mut self.pending) {
             if ordinal >= completed {
                 continue;
@@ -44,7 +45,11 @@ impl Session {
                 _ => self.apply(&facts, &text),
             }
         }
-        if self.events.error.is_some() && self.block.is_none() {
+        let failed = self.events.error.is_some();
+        if outside && self.block.is_some() && self.held.iter().all(|held| !held.enlisted) {
+            // The transaction has begun and ended in one text (PREPARE TRANSACTION, a COMMIT that failed).
+            self.end_block(failed);
+        } else if failed && self.block.is_none() {
             self.return_to(begun);
         }
     }

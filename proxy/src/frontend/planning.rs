@@ -196,7 +196,8 @@ impl Session {
         if let Some(held) = self.held.first() {
             return held.shard;
         }
-        if !matches!(self.who.kind, DatabaseKind::Sharded) {
+        // A transaction that must stay on one shard had better begin where the unsharded tables are.
+        if !matches!(self.who.kind, DatabaseKind::Sharded) || self.snapshot_level().is_some() {
             return ShardId(0);
         }
         self.spread = self.spread.wrapping_add(1);
