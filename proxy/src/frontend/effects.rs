@@ -86,7 +86,7 @@ impl Session {
     }
 
     fn apply(&mut self, facts: &Facts, text: &str) {
-        if let Some(cause) = facts.effects.pins {
+        if let Some(cause) = pin_of(facts) {
             let shard = self.held.first().map_or(ShardId(0), |held| held.shard);
             self.pinned = Some((cause, shard));
             if cause == PinCause::Temporary {
@@ -222,8 +222,17 @@ impl Session {
     }
 }
 
+/// Why a statement binds the session to its conn, if it does. An UPDATE of pg_settings is a SET that the proxy cannot follow.
+pub fn pin_of(facts: &Facts) -> Option<PinCause> {
+    facts.effects.pins.or_else(|| {
+        let sets = matches!(facts.command, Command::Modify(_))
+            && facts.tables.iter().any(|table| table.ends_with("pg_settings"));
+        sets.then_some(PinCause::Settings)
+    })
+}
+
 fn leaves_trace(facts: &Facts) -> bool {
-    facts.effects.pins.is_some()
+    pin_of(facts).is_some()
         || facts.effects.changes_catalog
         || matches!(
             facts.command,

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::names::Prepared;
 use super::session::{Session, SessionContext};
 use crate::route::plan::{Plan, Reason, SessionView, Target};
-use crate::route::values::{BindParams, TextRules, Values};
+use crate::route::values::{BindError, BindParams, TextRules, Values};
 use crate::route::{self, refusal::Refusal};
 use crate::sql::cache::Analysed;
 use crate::sql::extract::Context;
@@ -115,7 +115,10 @@ impl Session {
         drawn: Option<&[String]>,
     ) -> Result<Plan, Refusal> {
         let params = BindParams::parse(rest, &statement.types).map_err(|error| Refusal {
-            sqlstate: sqlstate::PROTOCOL_VIOLATION,
+            sqlstate: match error {
+                BindError::FormatCode(_) => sqlstate::INVALID_PARAMETER_VALUE,
+                BindError::Truncated | BindError::Formats { .. } => sqlstate::PROTOCOL_VIOLATION,
+            },
             message: error.to_string(),
             detail: None,
             hint: None,
