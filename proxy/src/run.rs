@@ -36,7 +36,7 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
     let shared = handle.block_on_other(start(config, handle.clone()))?;
-    crate::observe::follow(&shared);
+    crate::admin::scrape::follow(&shared);
     let addresses = listener::resolve(&shared.settings.load().listen.address)?;
     let mut threads = Vec::new();
     for number in 0..shared.threads {
