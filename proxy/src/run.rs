@@ -83,7 +83,6 @@ impl BlockOnOther for tokio::runtime::Handle {
 async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result<Arc<Shared>> {
     let settings = Arc::new(config.settings);
     let names: Vec<String> = config.topology.shards.iter().map(|shard| shard.name.clone()).collect();
-    let home = config.topology.shards.first().map(|shard| shard.primary.clone());
     let topology = Arc::new(ArcSwap::from_pointee(config.topology));
     let metrics = Metrics::new(&names)?;
     let connect = Arc::new(ConnectContext::from_settings(&settings)?);
@@ -91,7 +90,7 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
     control.load_configured().await;
     let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
-    let handshake = handshake_context(&settings, &connect, &control, home, tls.clone(), handle)?;
+    let handshake = handshake_context(&settings, &connect, &control, tls.clone(), handle)?;
     if let Some(address) = &settings.listen.metrics {
         let listener = crate::http::bind(address)
             .await
@@ -114,12 +113,12 @@ pub fn handshake_context(
     settings: &Settings,
     connect: &Arc<ConnectContext>,
     control: &Control,
-    configured_home: Option<NodeAddress>,
     tls: Option<Arc<ListenerTls>>,
     handle: tokio::runtime::Handle,
 ) -> anyhow::Result<HandshakeContext> {
     let nodes = Arc::clone(control.nodes());
-    let fallback = configured_home.unwrap_or(NodeAddress { host: "127.0.0.1".to_owned(), port: 5432 });
+    let configured = control.topology().shards.first().map(|shard| shard.primary.clone());
+    let fallback = configured.unwrap_or(NodeAddress { host: "127.0.0.1".to_owned(), port: 5432 });
     let home: HomePrimary = Arc::new(move || {
         nodes.primary(ShardId(0)).and_then(|node| nodes.address(node)).unwrap_or_else(|| fallback.clone())
     });

@@ -50,10 +50,9 @@ pub async fn reload(shared: &Arc<Shared>) -> Result<(), String> {
     if let Some(tls) = &shared.tls {
         tls.reload(&settings.listen).map_err(|error| error.to_string())?;
     }
-    let home = topology.shards.first().map(|shard| shard.primary.clone());
     let handle = tokio::runtime::Handle::current();
     let handshake =
-        handshake_context(&settings, &shared.connect, &shared.control, home, shared.tls.clone(), handle)
+        handshake_context(&settings, &shared.connect, &shared.control, shared.tls.clone(), handle)
             .map_err(|error| error.to_string())?;
     shared.control.reload(Arc::clone(&settings), topology).await.map_err(|error| error.to_string())?;
     shared.handshake.store(Arc::new(handshake));

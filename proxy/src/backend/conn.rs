@@ -271,7 +271,7 @@ impl Conn {
         while let Some(header) = frame::header(&self.read[at..], usize::MAX)? {
             let streamed = matches!(header.tag, tag::DATA_ROW | tag::COPY_DATA);
             let whole = self.read.len() - at >= header.len;
-            if !whole && !(streamed && !self.captures()) {
+            if !whole && (!streamed || self.captures()) {
                 if header.len > WHOLE_FRAME_BYTES {
                     return Err(ConnError::Protocol(format!(
                         "frame {:?} of {} bytes",

@@ -75,6 +75,19 @@ enum Merge {
     First,
 }
 
+impl Merge {
+    /// What is shown of a share's answer.
+    fn show(self, first: bool) -> Show {
+        let rows = match self {
+            Self::Concat => Show::ROWS,
+            Self::Ordered => Show::NOTHING,
+            Self::First if first => Show::ROWS,
+            Self::First => Show::NOTHING,
+        };
+        if first { rows.and(Show::DESCRIPTION).and(Show::ERRORS) } else { rows }
+    }
+}
+
 impl Session {
     /// Executes a statement on the shards of its plan; the answer, without ReadyForQuery, goes to the application.
     pub async fn spread(&mut self, ask: Ask) -> Result<(), Failure> {
@@ -105,7 +118,8 @@ impl Session {
             let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
             self.note_shard(Why::of(&ask.plan), at);
             self.held[at].wrote |= writes;
-            self.queue_share(at, share, &ask, turn == 0, merge)?;
+            self.held[at].lease.capture = merge == Merge::Ordered;
+            self.queue_share(at, share, &ask.form, merge.show(turn == 0))?;
             order.push(at);
         }
         self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
@@ -152,27 +166,13 @@ impl Session {
         })
     }
 
-    /// Queues a share's frames on its conn.
-    fn queue_share(
-        &mut self,
-        at: usize,
-        share: &Share,
-        ask: &Ask,
-        first: bool,
-        merge: Merge,
-    ) -> Result<(), Failure> {
-        let rows = match merge {
-            Merge::Concat => Show::ROWS,
-            Merge::Ordered => Show::NOTHING,
-            Merge::First if first => Show::ROWS,
-            Merge::First => Show::NOTHING,
-        };
-        let show = if first { rows.and(Show::DESCRIPTION).and(Show::ERRORS) } else { rows };
+    /// Queues a share's frames on its conn. The share whose description is shown stands for all in what is not rows.
+    fn queue_share(&mut self, at: usize, share: &Share, form: &Form, show: Show) -> Result<(), Failure> {
+        let first = show.has(Show::DESCRIPTION);
         let held = &mut self.held[at];
         held.unnamed = None;
         let conn = &mut *held.lease;
-        conn.capture = merge == Merge::Ordered;
-        match &ask.form {
+        match form {
             Form::Query => {
                 reply::query(&mut conn.write, &share.text);
                 conn.owe(Owed::Query(show));
@@ -276,7 +276,7 @@ impl Session {
                 Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
             // The home shard's answer is kept back until all have succeeded.
             self.held[at].wrote = true;
-            self.queue_share(at, &share, &ask, true, Merge::First)?;
+            self.queue_share(at, &share, &ask.form, Merge::First.show(true))?;
             let outcome = self.drive(&[at]).await?;
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;

@@ -52,7 +52,9 @@ impl From<FrameError> for Failure {
     fn from(error: FrameError) -> Self {
         match error {
             // The frame's end is known: only its statement is lost, as in PostgreSQL.
-            FrameError::Body { .. } => Self::error(sqlstate::PROTOCOL_VIOLATION, "invalid message format"),
+            FrameError::Body { .. } | FrameError::Kind { .. } => {
+                Self::error(sqlstate::PROTOCOL_VIOLATION, error.to_string())
+            }
             FrameError::Length { .. } | FrameError::TooLong { .. } | FrameError::Type { .. } => {
                 Self::Client(error.into())
             }

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use router_config::topology::ShardId;
@@ -155,11 +156,15 @@ impl Session {
             let at = self.goto(shard, false).await?;
             return self.put_parse(at, &prepared, Show::ALL);
         }
-        match self.plan_ahead(batch, ops, index, &name, &prepared) {
+        match self.plan_ahead(batch, &ops[index + 1..], &name, &prepared) {
             Ahead::Spread => self.local_bare(backend_tag::PARSE_COMPLETE),
             Ahead::One(shard, replica) => {
                 let at = self.goto(shard, replica).await?;
                 self.put_parse(at, &prepared, Show::ALL)
+            }
+            // Known to be right: answered at once, sent along with its first Bind.
+            Ahead::Nothing if prepared.shared.accepted.load(Ordering::Relaxed) => {
+                self.local_bare(backend_tag::PARSE_COMPLETE)
             }
             Ahead::Nothing => {
                 let shard = self.describing_shard(&prepared);
@@ -170,15 +175,8 @@ impl Session {
     }
 
     /// Where a Parse is best sent: where its Bind in the same batch will go.
-    fn plan_ahead(
-        &mut self,
-        batch: &Bytes,
-        ops: &[Op],
-        index: usize,
-        name: &[u8],
-        prepared: &Prepared,
-    ) -> Ahead {
-        for op in &ops[index + 1..] {
+    fn plan_ahead(&mut self, batch: &Bytes, later: &[Op], name: &[u8], prepared: &Prepared) -> Ahead {
+        for op in later {
             let body = &batch[op.body.clone()];
             match op.tag {
                 tag::BIND => {
@@ -235,7 +233,7 @@ impl Session {
             return Ok(());
         }
         held.unsynced = true;
-        let popular = prepared.named || shared.parses.load(std::sync::atomic::Ordering::Relaxed) > 1;
+        let popular = prepared.named || shared.parses.load(Ordering::Relaxed) > 1;
         if !(popular && healthy && prepared.facts().is_some()) {
             reply::parse(&mut conn.write, b"", &shared.text, &shared.types);
             conn.owe(Owed::Parse { show, statement: None });
@@ -592,6 +590,7 @@ impl Session {
             return outcome.or_else(|failure| failure.report(&mut self.io.out));
         }
         let failed = self.pipeline.skipping || self.events.error.is_some() || outcome.is_err();
+        self.accept_parsed();
         let _ = self.check_pipeline_error();
         self.apply_completed();
         let mut outcome = if self.pipeline.skipping { Ok(()) } else { outcome };
@@ -614,6 +613,15 @@ impl Session {
         let status = self.status();
         reply::ready(&mut self.io.out, status);
         Ok(())
+    }
+
+    /// Statements whose Parse a server has accepted need not be sent for the next session that parses them.
+    fn accept_parsed(&self) {
+        for name in self.pipeline.parsed.iter().take(self.events.parsed as usize) {
+            if let Some(prepared) = self.names.statements.get(name) {
+                prepared.shared.accepted.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     async fn sync_conns(&mut self) -> Result<(), Failure> {

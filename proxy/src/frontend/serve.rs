@@ -286,10 +286,8 @@ impl Session {
             if let Some(request) = self.take_request()? {
                 return Ok(Some(request));
             }
-            if self.io.read.is_empty() {
-                if !self.idle().await? {
-                    return Ok(None);
-                }
+            if self.io.read.is_empty() && !self.idle().await? {
+                return Ok(None);
             }
             let room = match self.io.header(0)? {
                 Some(header) => header.len.saturating_sub(self.io.read.len()).min(1 << 20),

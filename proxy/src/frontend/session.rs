@@ -22,7 +22,7 @@ use crate::backend::pool::{Lease, Pool, PoolKey, PoolLimits};
 use crate::control::{InFlight, NodeId};
 use crate::exec::single;
 use crate::metrics::ServedBy;
-use crate::sql::facts::PinCause;
+use crate::sql::facts::{Isolation, PinCause};
 use crate::wire::backend::Status;
 use crate::wire::{reply, sqlstate};
 use crate::worker::Worker;
@@ -201,6 +201,7 @@ impl Session {
                 "Send BEGIN as a statement of its own.",
             ));
         }
+        self.check_isolation()?;
         let mut held = self.lease(shard, replica).await?;
         self.visible.running().conns.push((
             Arc::clone(held.lease.key()),
@@ -213,6 +214,25 @@ impl Session {
         self.join_block(at)?;
         self.ask_lsn(at);
         Ok(at)
+    }
+
+    /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
+    fn check_isolation(&self) -> Result<(), Failure> {
+        let Some(block) = &self.block else { return Ok(()) };
+        if !self.held.iter().any(|held| held.enlisted) {
+            return Ok(());
+        }
+        let default =
+            self.gucs.get("default_transaction_isolation").map(|v| v.trim_matches('\'').to_lowercase());
+        let name = match (block.isolation, default.as_deref()) {
+            (Some(Isolation::Serializable), _) | (None, Some("serializable")) => "SERIALIZABLE",
+            (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => "REPEATABLE READ",
+            _ => return Ok(()),
+        };
+        Err(Failure::unsupported(
+            format!("a transaction of isolation level {name} over several shards is not supported"),
+            "Use READ COMMITTED, or touch one shard only.",
+        ))
     }
 
     /// A conn of its own to the primary of `shard`, apart from what the session holds.

@@ -65,46 +65,31 @@ impl Session {
             let own = String::from_utf8_lossy(&own);
             return self.control(&facts, own.trim(), Via::Simple).await;
         }
-        if let Command::ExplainGavel(inner) = &facts.command {
+        if matches!(facts.command, Command::ExplainGavel(_)) {
             let plan = self.plan_simple(text, analysed, index);
-            return self.explain(inner, plan);
+            return self.explain(&plan);
         }
         let plan = self.plan_simple(text, analysed, index)?;
         let why = Why::of(&plan);
-        match plan.target {
-            Target::One(shard) | Target::Nowhere(shard) => {
-                self.note(why, &own);
-                self.one(frame, &facts, &own, (shard, plan.replica, why)).await
-            }
-            Target::Any => {
-                let shard = self.any_shard();
-                self.note(why, &own);
-                self.one(frame, &facts, &own, (shard, plan.replica, why)).await
-            }
+        let shard = match plan.target {
+            Target::One(shard) | Target::Nowhere(shard) => shard,
+            Target::Any => self.any_shard(),
             Target::Draw(draw) => {
                 let drawn = self.draw(&draw).await?;
                 let plan = self.plan_drawn(text, analysed, index, &drawn)?;
-                self.spread_query(plan, &facts, &own).await
+                return self.spread_query(plan, &facts, &own).await;
             }
-            _ => self.spread_query(plan, &facts, &own).await,
-        }
+            _ => return self.spread_query(plan, &facts, &own).await,
+        };
+        self.note(why, &own);
+        let at = self.acquire(shard, plan.replica).await?;
+        self.note_shard(why, at);
+        self.forward_query(at, frame, &facts, &own).await
     }
 
     async fn spread_query(&mut self, plan: Plan, facts: &Arc<Facts>, own: &Bytes) -> Result<(), Failure> {
         self.note(Why::of(&plan), own);
         self.spread(Ask { plan, facts: Arc::clone(facts), text: own.clone(), form: Form::Query }).await
-    }
-
-    async fn one(
-        &mut self,
-        frame: &Bytes,
-        facts: &Arc<Facts>,
-        own: &Bytes,
-        (shard, replica, why): (router_config::topology::ShardId, bool, Why),
-    ) -> Result<(), Failure> {
-        let at = self.acquire(shard, replica).await?;
-        self.note_shard(why, at);
-        self.forward_query(at, frame, facts, own).await
     }
 
     /// Sends the frame as it is and passes the answer on, but for ReadyForQuery.
@@ -284,13 +269,9 @@ impl Session {
     }
 
     /// EXPLAIN (GAVEL).
-    fn explain(
-        &mut self,
-        inner: &Facts,
-        plan: Result<Plan, crate::route::refusal::Refusal>,
-    ) -> Result<(), Failure> {
+    fn explain(&mut self, plan: &Result<Plan, crate::route::refusal::Refusal>) -> Result<(), Failure> {
         let topology = self.worker.shared.topology.load();
-        let lines = match &plan {
+        let lines = match plan {
             Ok(plan) => explain::of_plan(&topology, plan, true),
             Err(refusal) => explain::of_refusal(refusal),
         }
