@@ -139,6 +139,8 @@ pub struct Parts {
     pub tls: Option<Arc<ListenerTls>>,
     /// Threads that carry sessions.
     pub threads: usize,
+    /// Where the process is in its life.
+    pub phase: watch::Sender<Phase>,
 }
 
 impl Shared {
@@ -161,7 +163,7 @@ impl Shared {
             sessions: Mutex::default(),
             clients: AtomicUsize::new(0),
             threads: parts.threads,
-            phase: watch::Sender::new(Phase::Running),
+            phase: parts.phase,
             workers: Mutex::default(),
             since: Instant::now(),
             drain_until: Mutex::default(),
