@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::gucs::Gucs;
 use super::owed::{Owed, Show};
 use super::prepared::OnConn;
+use super::traffic::Moved;
 use crate::wire::backend::{self, Status, tag};
 use crate::wire::frame::{self, FrameError, HEADER};
 use crate::wire::stream::Stream;
@@ -76,15 +77,6 @@ impl Events {
     pub fn sqlstate(&self) -> Option<&[u8]> {
         self.error.as_ref().and_then(|frame| backend::error_field(&frame[HEADER..], b'C'))
     }
-}
-
-/// Bytes that went through a socket.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Moved {
-    /// Read.
-    pub read: u64,
-    /// Written.
-    pub written: u64,
 }
 
 /// A frame that is being passed on or swallowed piece by piece.

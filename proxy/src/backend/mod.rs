@@ -9,3 +9,4 @@ pub mod gucs;
 pub mod owed;
 pub mod pool;
 pub mod prepared;
+pub mod traffic;
