@@ -12,6 +12,7 @@ use router_config::topology::ShardId;
 
 use super::bind::{self, Rebound};
 use crate::backend::conn::{Conn, Events};
+use crate::backend::copy_trim::CopyTrim;
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
 use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
@@ -19,7 +20,7 @@ use crate::frontend::names::Prepared;
 use crate::frontend::session::Session;
 use crate::frontend::transaction::Block;
 use crate::route::plan::{Draw, Plan, Target};
-use crate::sql::facts::{Access, Facts};
+use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
 use crate::wire::{frontend, reply};
 
@@ -63,6 +64,13 @@ struct Share {
     rows: Vec<u32>,
 }
 
+/// Which of the shares.
+#[derive(Clone, Copy)]
+struct Turn {
+    first: bool,
+    last: bool,
+}
+
 /// How the answers become one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Merge {
@@ -103,7 +111,8 @@ impl Session {
         for (turn, share) in shares.iter().enumerate() {
             let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
             self.held[at].wrote |= writes;
-            self.queue_share(at, share, &ask, turn == 0, merge)?;
+            let place = Turn { first: turn == 0, last: turn + 1 == shares.len() };
+            self.queue_share(at, share, &ask, place, merge)?;
             order.push(at);
         }
         self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
@@ -156,9 +165,10 @@ impl Session {
         at: usize,
         share: &Share,
         ask: &Ask,
-        first: bool,
+        turn: Turn,
         merge: Merge,
     ) -> Result<(), Failure> {
+        let Turn { first, last } = turn;
         let rows = match merge {
             Merge::Concat => Show::ROWS,
             Merge::Ordered => Show::NOTHING,
@@ -166,10 +176,15 @@ impl Session {
             Merge::First => Show::NOTHING,
         };
         let show = if first { rows.and(Show::DESCRIPTION).and(Show::ERRORS) } else { rows };
+        let show = if last { show.and(Show::COPY_DONE) } else { show };
         let held = &mut self.held[at];
         held.unnamed = None;
         let conn = &mut *held.lease;
         conn.capture = merge == Merge::Ordered;
+        conn.copy_trim = match &ask.facts.command {
+            Command::CopyOut(shape) => CopyTrim::of(shape, first, last),
+            _ => None,
+        };
         match &ask.form {
             Form::Query => {
                 reply::query(&mut conn.write, &share.text);
@@ -210,6 +225,7 @@ impl Session {
             Ok(()) => {
                 for at in order {
                     self.held[*at].lease.capture = false;
+                    self.held[*at].lease.copy_trim = None;
                     self.held[*at].asks_lsn = false;
                 }
                 Ok(events)
@@ -273,7 +289,7 @@ impl Session {
                 Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
             // The home shard's answer is kept back until all have succeeded.
             self.held[at].wrote = true;
-            self.queue_share(at, &share, &ask, true, Merge::First)?;
+            self.queue_share(at, &share, &ask, Turn { first: true, last: true }, Merge::First)?;
             let outcome = self.drive(&[at]).await?;
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;
