@@ -36,6 +36,7 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
     let shared = handle.block_on_other(start(config, handle.clone()))?;
+    crate::observe::follow(&shared);
     let addresses = listener::resolve(&shared.settings.load().listen.address)?;
     let mut threads = Vec::new();
     for number in 0..shared.threads {
@@ -82,7 +83,6 @@ impl BlockOnOther for tokio::runtime::Handle {
 async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result<Arc<Shared>> {
     let settings = Arc::new(config.settings);
     let names: Vec<String> = config.topology.shards.iter().map(|shard| shard.name.clone()).collect();
-    let home = config.topology.shards.first().map(|shard| shard.primary.clone());
     let topology = Arc::new(ArcSwap::from_pointee(config.topology));
     let metrics = Metrics::new(&names)?;
     let connect = Arc::new(ConnectContext::from_settings(&settings)?);
@@ -90,7 +90,7 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
     control.load_configured().await;
     let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
-    let handshake = handshake_context(&settings, &connect, &control, home, tls.clone(), handle)?;
+    let handshake = handshake_context(&settings, &connect, &control, tls.clone(), handle)?;
     if let Some(address) = &settings.listen.metrics {
         let listener = crate::http::bind(address)
             .await
@@ -113,12 +113,12 @@ pub fn handshake_context(
     settings: &Settings,
     connect: &Arc<ConnectContext>,
     control: &Control,
-    configured_home: Option<NodeAddress>,
     tls: Option<Arc<ListenerTls>>,
     handle: tokio::runtime::Handle,
 ) -> anyhow::Result<HandshakeContext> {
     let nodes = Arc::clone(control.nodes());
-    let fallback = configured_home.unwrap_or(NodeAddress { host: "127.0.0.1".to_owned(), port: 5432 });
+    let configured = control.topology().shards.first().map(|shard| shard.primary.clone());
+    let fallback = configured.unwrap_or(NodeAddress { host: "127.0.0.1".to_owned(), port: 5432 });
     let home: HomePrimary = Arc::new(move || {
         nodes.primary(ShardId(0)).and_then(|node| nodes.address(node)).unwrap_or_else(|| fallback.clone())
     });
@@ -256,7 +256,7 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
     drop(context);
     let login = *login;
     if login.database == shared.settings.load().admin.database {
-        return Box::pin(crate::admin::serve(login, &shared)).await;
+        return Box::pin(crate::admin::serve(login, peer.to_string(), &shared)).await;
     }
     serve::serve(login, worker, peer.to_string()).await;
 }

@@ -1,11 +1,42 @@
-//! Signals: SIGHUP reloads, SIGTERM and SIGINT drain.
+//! Signals: SIGHUP reloads, SIGTERM and SIGINT drain. The console asks for the same by [`Order`]s.
 
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::run::{Reread, handshake_context};
 use crate::worker::Shared;
+
+/// Orders that wait; the console is told when there are more.
+const ORDERS: usize = 16;
+
+/// What the console asks of the process.
+#[derive(Debug)]
+pub enum Order {
+    /// As SIGHUP; the outcome is sent back.
+    Reload(oneshot::Sender<Result<(), String>>),
+    /// As SIGTERM.
+    Drain,
+}
+
+/// RELOAD: waits for the outcome.
+pub async fn ask_reload(shared: &Shared) -> Result<(), String> {
+    let (done, outcome) = oneshot::channel();
+    order(shared, Order::Reload(done))?;
+    outcome.await.unwrap_or_else(|_| Err("the process is ending".to_owned()))
+}
+
+/// DRAIN: does not wait.
+pub fn ask_drain(shared: &Shared) -> Result<(), String> {
+    order(shared, Order::Drain)
+}
+
+fn order(shared: &Shared, order: Order) -> Result<(), String> {
+    let orders = shared.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let orders = orders.ok_or("the process is starting")?;
+    orders.try_send(order).map_err(|_| "the process is ending, or too many commands wait".to_owned())
+}
 
 /// Follows signals until one asks for the end.
 pub async fn follow(shared: Arc<Shared>, reread: Reread) -> anyhow::Result<()> {
@@ -13,14 +44,26 @@ pub async fn follow(shared: Arc<Shared>, reread: Reread) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     *shared.reread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&reread));
+    let (sender, mut orders) = mpsc::channel(ORDERS);
+    *shared.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sender);
     loop {
-        tokio::select! {
-            _ = hangup.recv() => match reload(&shared).await {
-                Ok(()) => tracing::info!("configuration reloaded"),
-                Err(error) => tracing::error!("the configuration in use stays: {error}"),
+        let asked = tokio::select! {
+            _ = hangup.recv() => None,
+            order = orders.recv() => match order {
+                Some(Order::Reload(done)) => Some(done),
+                Some(Order::Drain) | None => return Ok(()),
             },
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+        };
+        let outcome = reload(&shared).await;
+        match &outcome {
+            Ok(()) => tracing::info!("configuration reloaded"),
+            Err(error) => tracing::error!("the configuration in use stays: {error}"),
+        }
+        if let Some(done) = asked {
+            // The console may have gone.
+            let _ = done.send(outcome);
         }
     }
 }
@@ -34,10 +77,9 @@ pub async fn reload(shared: &Arc<Shared>) -> Result<(), String> {
     if let Some(tls) = &shared.tls {
         tls.reload(&settings.listen).map_err(|error| error.to_string())?;
     }
-    let home = topology.shards.first().map(|shard| shard.primary.clone());
     let handle = tokio::runtime::Handle::current();
     let handshake =
-        handshake_context(&settings, &shared.connect, &shared.control, home, shared.tls.clone(), handle)
+        handshake_context(&settings, &shared.connect, &shared.control, shared.tls.clone(), handle)
             .map_err(|error| error.to_string())?;
     shared.control.reload(Arc::clone(&settings), topology).await.map_err(|error| error.to_string())?;
     shared.handshake.store(Arc::new(handshake));

@@ -27,6 +27,12 @@ const SHARDS_MAX: usize = 1024;
 /// How long ParameterStatus values of a login are given to later ones without asking.
 const WELCOME_LIFE: Duration = Duration::from_secs(30);
 
+/// User, database and fingerprint of the login's settings.
+pub type WelcomeKey = (String, String, u64);
+
+/// ParameterStatus values: names and values.
+pub type Welcome = Arc<Vec<(String, String)>>;
+
 /// The LSN that a replica must have replayed to serve reads: all writes acknowledged by this proxy are before it.
 #[derive(Debug, Default)]
 pub struct Floor {
@@ -100,8 +106,10 @@ pub struct Shared {
     pub drain_until: Mutex<Option<Instant>>,
     /// Reads the configuration again.
     pub reread: Mutex<Option<crate::run::Reread>>,
+    /// What the console asks of the process.
+    pub orders: Mutex<Option<tokio::sync::mpsc::Sender<crate::signals::Order>>>,
     floors: Vec<Floor>,
-    welcomes: Mutex<HashMap<(String, String, u64), (Instant, Arc<Vec<(String, String)>>)>>,
+    welcomes: Mutex<HashMap<WelcomeKey, (Instant, Welcome)>>,
 }
 
 /// What a process begins with; see [`Shared`].
@@ -149,6 +157,7 @@ impl Shared {
             since: Instant::now(),
             drain_until: Mutex::default(),
             reread: Mutex::default(),
+            orders: Mutex::default(),
             floors,
             welcomes: Mutex::default(),
         })
@@ -193,7 +202,7 @@ impl Shared {
     }
 
     /// ParameterStatus values that a recent login of the same kind was told.
-    pub fn welcome(&self, key: &(String, String, u64)) -> Option<Arc<Vec<(String, String)>>> {
+    pub fn welcome(&self, key: &WelcomeKey) -> Option<Welcome> {
         let welcomes = self.welcomes.lock().unwrap_or_else(PoisonError::into_inner);
         welcomes
             .get(key)
@@ -202,7 +211,7 @@ impl Shared {
     }
 
     /// Keeps ParameterStatus values for later logins.
-    pub fn set_welcome(&self, key: (String, String, u64), values: Arc<Vec<(String, String)>>) {
+    pub fn set_welcome(&self, key: WelcomeKey, values: Welcome) {
         const WELCOMES_MAX: usize = 1024;
         let mut welcomes = self.welcomes.lock().unwrap_or_else(PoisonError::into_inner);
         if welcomes.len() >= WELCOMES_MAX {

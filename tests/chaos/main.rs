@@ -40,16 +40,6 @@ async fn prepare(cluster: &Cluster) {
 
 /// What must hold when nobody asks for anything any more.
 async fn check_settled(cluster: &Cluster, acknowledged: &[(u64, u64)]) {
-    let console = cluster.connect_to("gavel_admin").await;
-    eventually(SETTLE, "SHOW POOLS shows no active and no waiting", async || {
-        let messages = console.simple_query("SHOW POOLS").await.expect("SHOW POOLS");
-        let rows = messages.iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
-        rows.into_iter().all(|row| row.get("active") == Some("0") && row.get("waiting") == Some("0"))
-    })
-    .await;
     let busy = "select pid::text || ' ' || state || ' ' || query from pg_stat_activity where datname = 'auction' \
                 and pid <> pg_backend_pid() and backend_type = 'client backend' and state <> 'idle'";
     for node in cluster.nodes.nodes() {
@@ -66,6 +56,16 @@ async fn check_settled(cluster: &Cluster, acknowledged: &[(u64, u64)]) {
         let rows = first_column(&client, &sql).await;
         assert_eq!(rows, ["acknowledged"], "auction {auction}, number {number}: seed {}", seed());
     }
+    let console = cluster.connect_to("gavel_admin").await;
+    eventually(SETTLE, "SHOW POOLS shows no active and no waiting", async || {
+        let messages = console.simple_query("SHOW POOLS").await.expect("SHOW POOLS");
+        let rows = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        rows.into_iter().all(|row| row.get("active") == Some("0") && row.get("waiting") == Some("0"))
+    })
+    .await;
 }
 
 /// Ends one session of the application's database on that node, whatever it does.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::house::{add_auctions, build};
 
 /// The answer to a GET, head and body.
-async fn get(cluster: &Cluster, path: &str) -> String {
+pub(crate) async fn get(cluster: &Cluster, path: &str) -> String {
     let address = (cluster.proxy.host.as_str(), cluster.proxy.metrics_port);
     let mut stream = tokio::net::TcpStream::connect(address).await.expect("connect");
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");

@@ -4,8 +4,10 @@
 //! * `ignore-body K`: the contents of messages of this type are not compared; that they come, and where, is.
 //! * `ignore-sender`: the process id in NotificationResponse is not compared.
 //! * `number-oids`: object ids from 16384 on are replaced by the order in which they first occur.
+//! * `own-error 26000`: errors of this SQLSTATE may be the proxy's own; those name no source file, line and routine.
 //! * `mask file/name what`: in this transcript, of errors only severity, SQLSTATE and message are compared.
 //! * `differs file/name`: this transcript must differ: the list is kept honest by failing when it does not.
+//! * `fault file/name`: this transcript may differ, but should not: it waits for a correction.
 //! * `skip file/name`: this transcript is not played in this mode.
 
 use std::collections::HashMap;
@@ -15,14 +17,19 @@ use tests::wire_print;
 
 use crate::play::Heard;
 
+/// Fields of an error that say where in the server's source it arose.
+const SOURCE: &[u8] = b"FLR";
+
 /// The lines of the list that count in one mode.
 #[derive(Debug, Default)]
 pub(crate) struct Differences {
     ignored: Vec<u8>,
     ignore_sender: bool,
     number_oids: bool,
+    own_errors: Vec<String>,
     masked: Vec<String>,
     differing: Vec<String>,
+    faults: Vec<String>,
     skipped: Vec<String>,
 }
 
@@ -47,8 +54,10 @@ impl Differences {
                 "ignore-body" => list.ignored.extend(argument.bytes()),
                 "ignore-sender" => list.ignore_sender = true,
                 "number-oids" => list.number_oids = true,
+                "own-error" => list.own_errors.push(argument.trim().into()),
                 "mask" => list.masked.push(argument.trim().into()),
                 "differs" => list.differing.push(argument.trim().into()),
+                "fault" => list.faults.push(argument.trim().into()),
                 "skip" => list.skipped.push(argument.trim().into()),
                 other => return Err(format!("unknown rule {other}")),
             }
@@ -61,6 +70,11 @@ impl Differences {
         listed(&self.skipped, name)
     }
 
+    /// True for a transcript that differs by a known fault.
+    pub(crate) fn is_fault(&self, name: &str) -> bool {
+        listed(&self.faults, name)
+    }
+
     /// True for a transcript that must differ.
     pub(crate) fn must_differ(&self, name: &str) -> bool {
         listed(&self.differing, name)
@@ -68,7 +82,7 @@ impl Differences {
 
     /// Names in the list that are no transcript's.
     pub(crate) fn unknown<'a>(&'a self, names: &[String]) -> Vec<&'a str> {
-        let all = self.masked.iter().chain(&self.differing).chain(&self.skipped);
+        let all = self.masked.iter().chain(&self.differing).chain(&self.faults).chain(&self.skipped);
         all.filter(|entry| !names.iter().any(|name| covers(entry, name))).map(String::as_str).collect()
     }
 
@@ -87,6 +101,21 @@ impl Differences {
             }
         }
         lines
+    }
+
+    /// True when the messages are the same, or differ only as an error of the proxy's own may.
+    pub(crate) fn same(&self, expected: &Frame, actual: &Frame) -> bool {
+        let sourceless = || {
+            let fields = wire_print::error_fields(&actual.body);
+            let own = fields.iter().any(|(code, text)| *code == b'C' && self.own_errors.contains(text));
+            own && fields.iter().all(|(code, _)| !SOURCE.contains(code))
+        };
+        if expected == actual || expected.tag != b'E' || actual.tag != b'E' || !sourceless() {
+            return expected == actual;
+        }
+        let mut fields = wire_print::error_fields(&expected.body);
+        fields.retain(|(code, _)| !SOURCE.contains(code));
+        fields == wire_print::error_fields(&actual.body)
     }
 
     fn frame(&self, frame: &Frame, masked: bool, oids: &mut HashMap<u32, u32>) -> Frame {

@@ -13,7 +13,7 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 use crate::wire_message as message;
 
 /// How long a reply may take before the test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One message from the server.
 #[derive(Debug, Clone, PartialEq, Eq)]

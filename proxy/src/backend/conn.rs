@@ -80,6 +80,15 @@ impl Events {
     }
 }
 
+/// Bytes that went through a socket.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moved {
+    /// Read.
+    pub read: u64,
+    /// Written.
+    pub written: u64,
+}
+
 /// A frame that is being passed on or swallowed piece by piece.
 #[derive(Debug, Clone, Copy)]
 struct Partial {
@@ -114,6 +123,10 @@ pub struct Conn {
     pub last_used: Instant,
     /// Set when the session left something on it that cannot be undone, or its state is unknown.
     pub spoiled: bool,
+    /// How long it took to open, until somebody has counted it.
+    pub opened_in: Option<std::time::Duration>,
+    /// Bytes read and written that nobody has counted yet.
+    pub moved: Moved,
     /// Rows are captured into [`Events::rows`] instead of being dropped when they are not shown.
     pub capture: bool,
     /// What is taken out of COPY data on its way to the application.
@@ -139,6 +152,8 @@ impl Conn {
             expires,
             last_used: Instant::now(),
             spoiled: false,
+            opened_in: None,
+            moved: Moved::default(),
             capture: false,
             copy_trim: None,
         }
@@ -209,6 +224,7 @@ impl Conn {
             match Pin::new(&mut self.stream).poll_write(cx, &self.write) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed())),
                 Poll::Ready(Ok(n)) => {
+                    self.moved.written += n as u64;
                     self.write.advance(n);
                     progress = true;
                 }
@@ -226,6 +242,7 @@ impl Conn {
         match read {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed())),
             Poll::Ready(Ok(n)) => {
+                self.moved.read += n as u64;
                 if n >= self.read_size && self.read_size < READ_MAX {
                     self.read_size *= 2;
                 }
@@ -268,7 +285,7 @@ impl Conn {
             let streamed = matches!(header.tag, tag::DATA_ROW | tag::COPY_DATA);
             let whole = self.read.len() - at >= header.len;
             let edited = header.tag == tag::COPY_DATA && self.copy_trim.is_some();
-            if !whole && !(streamed && !edited && !self.captures()) {
+            if !whole && (!streamed || edited || self.captures()) {
                 if header.len > WHOLE_FRAME_BYTES {
                     return Err(ConnError::Protocol(format!(
                         "frame {:?} of {} bytes",

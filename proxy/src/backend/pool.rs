@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use router_config::topology::NodeAddress;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::conn::Conn;
+use super::conn::{Conn, Moved};
 use super::connect::{self, BackendLogin, ConnectContext, ConnectError};
 use crate::wire::startup::CancelKey;
 
@@ -69,9 +69,13 @@ impl managed::Manager for Manager {
         // The semaphore is never closed.
         let _permit = self.gate.acquire().await;
         let login = self.login.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let began = Instant::now();
         let connected = Box::pin(connect::connect(&self.key.node, &login, &self.context)).await?;
+        let now = Instant::now();
         let jitter = rand::rng().random_range(0.9..1.1);
-        Ok(Box::new(Conn::new(connected, Instant::now() + self.limits.max_lifetime.mul_f64(jitter))))
+        let mut conn = Box::new(Conn::new(connected, now + self.limits.max_lifetime.mul_f64(jitter)));
+        conn.opened_in = Some(now - began);
+        Ok(conn)
     }
 
     async fn recycle(&self, conn: &mut Box<Conn>, _: &Metrics) -> RecycleResult<ConnectError> {
@@ -118,8 +122,20 @@ pub struct PoolStatus {
     pub idle: usize,
     /// Requests that wait.
     pub waiting: usize,
+    /// Being opened.
+    pub opening: usize,
     /// Bound.
     pub size: usize,
+}
+
+impl std::ops::AddAssign for PoolStatus {
+    fn add_assign(&mut self, other: Self) {
+        self.active += other.active;
+        self.idle += other.idle;
+        self.waiting += other.waiting;
+        self.opening += other.opening;
+        self.size += other.size;
+    }
 }
 
 impl Pool {
@@ -202,9 +218,11 @@ impl Pool {
         let manager = self.inner.manager();
         let status = self.inner.status();
         let active = manager.active.load(Ordering::Relaxed);
+        let opening = CONNECTS_AT_ONCE.saturating_sub(manager.gate.available_permits());
         PoolStatus {
             active,
-            idle: status.size.saturating_sub(active),
+            idle: status.size.saturating_sub(active + opening),
+            opening,
             waiting: manager.waiting.load(Ordering::Relaxed),
             size: status.max_size,
         }
@@ -292,9 +310,38 @@ impl Drop for Lease {
     }
 }
 
+/// Bytes moved by one session thread.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts.
+    pub fn add(&self, moved: Moved) {
+        self.read.fetch_add(moved.read, Ordering::Relaxed);
+        self.written.fetch_add(moved.written, Ordering::Relaxed);
+    }
+
+    /// Read so far.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Written so far.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
 /// The pools of one session thread.
 #[derive(Default)]
 pub struct Pools {
+    /// Bytes from and to applications.
+    pub frontend: Traffic,
+    /// Bytes from and to nodes.
+    pub backend: Traffic,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
 }
 

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
@@ -28,6 +28,8 @@ pub struct SharedStatement {
     pub types: Bytes,
     /// Times that a Parse named it.
     pub parses: AtomicU32,
+    /// A server has accepted it in this context.
+    pub accepted: AtomicBool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +100,7 @@ impl Registry {
             text: Bytes::copy_from_slice(text),
             types: Bytes::copy_from_slice(types),
             parses: AtomicU32::new(1),
+            accepted: AtomicBool::new(false),
         });
         let identity = Identity { context, text: statement.text.clone(), types: statement.types.clone() };
         self.cache.insert(identity, Arc::clone(&statement));

@@ -14,6 +14,7 @@ use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
 use crate::frontend::io::{ClientError, ClientIo, StepError};
 use crate::frontend::session::Session;
+use crate::frontend::watch::Why;
 use crate::route::copy::{CopyError, CopySplitter};
 use crate::route::plan::Target;
 use crate::route::refusal::Refusal;
@@ -53,10 +54,12 @@ impl Session {
             }
             _ => Way::All,
         };
+        let why = Why::of(&ask.plan);
         self.open_implicit();
         let mut order = Vec::new();
         for shard in 0..topology.shards.len() as u16 {
             let at = self.acquire(ShardId(shard), false).await?;
+            self.note_shard(why, at);
             let held = &mut self.held[at];
             held.wrote = true;
             held.unnamed = None;

@@ -19,6 +19,7 @@ use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
 use crate::frontend::names::Prepared;
 use crate::frontend::session::Session;
 use crate::frontend::transaction::Block;
+use crate::frontend::watch::Why;
 use crate::route::plan::{Draw, Plan, Target};
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
@@ -64,13 +65,6 @@ struct Share {
     rows: Vec<u32>,
 }
 
-/// Which of the shares.
-#[derive(Clone, Copy)]
-struct Turn {
-    first: bool,
-    last: bool,
-}
-
 /// How the answers become one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Merge {
@@ -80,6 +74,19 @@ enum Merge {
     Ordered,
     /// The first share's answer stands for all.
     First,
+}
+
+impl Merge {
+    /// What is shown of a share's answer.
+    fn show(self, first: bool) -> Show {
+        let rows = match self {
+            Self::Concat => Show::ROWS,
+            Self::Ordered => Show::NOTHING,
+            Self::First if first => Show::ROWS,
+            Self::First => Show::NOTHING,
+        };
+        if first { rows.and(Show::DESCRIPTION).and(Show::ERRORS) } else { rows }
+    }
 }
 
 impl Session {
@@ -110,9 +117,18 @@ impl Session {
         let mut order = Vec::with_capacity(shares.len());
         for (turn, share) in shares.iter().enumerate() {
             let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
+            self.note_shard(Why::of(&ask.plan), at);
             self.held[at].wrote |= writes;
-            let place = Turn { first: turn == 0, last: turn + 1 == shares.len() };
-            self.queue_share(at, share, &ask, place, merge)?;
+            let last = turn + 1 == shares.len();
+            let conn = &mut self.held[at].lease;
+            conn.capture = merge == Merge::Ordered;
+            conn.copy_trim = match &ask.facts.command {
+                Command::CopyOut(shape) => CopyTrim::of(shape, turn == 0, last),
+                _ => None,
+            };
+            let show = merge.show(turn == 0);
+            let show = if last { show.and(Show::COPY_DONE) } else { show };
+            self.queue_share(at, share, &ask.form, show)?;
             order.push(at);
         }
         self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
@@ -159,33 +175,13 @@ impl Session {
         })
     }
 
-    /// Queues a share's frames on its conn.
-    fn queue_share(
-        &mut self,
-        at: usize,
-        share: &Share,
-        ask: &Ask,
-        turn: Turn,
-        merge: Merge,
-    ) -> Result<(), Failure> {
-        let Turn { first, last } = turn;
-        let rows = match merge {
-            Merge::Concat => Show::ROWS,
-            Merge::Ordered => Show::NOTHING,
-            Merge::First if first => Show::ROWS,
-            Merge::First => Show::NOTHING,
-        };
-        let show = if first { rows.and(Show::DESCRIPTION).and(Show::ERRORS) } else { rows };
-        let show = if last { show.and(Show::COPY_DONE) } else { show };
+    /// Queues a share's frames on its conn. The share whose description is shown stands for all in what is not rows.
+    fn queue_share(&mut self, at: usize, share: &Share, form: &Form, show: Show) -> Result<(), Failure> {
+        let first = show.has(Show::DESCRIPTION);
         let held = &mut self.held[at];
         held.unnamed = None;
         let conn = &mut *held.lease;
-        conn.capture = merge == Merge::Ordered;
-        conn.copy_trim = match &ask.facts.command {
-            Command::CopyOut(shape) => CopyTrim::of(shape, first, last),
-            _ => None,
-        };
-        match &ask.form {
+        match form {
             Form::Query => {
                 reply::query(&mut conn.write, &share.text);
                 conn.owe(Owed::Query(show));
@@ -285,11 +281,12 @@ impl Session {
         }
         for turn in 0..count {
             let at = self.acquire(ShardId(turn), false).await?;
+            self.note_shard(Why::of(&ask.plan), at);
             let share =
                 Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
             // The home shard's answer is kept back until all have succeeded.
             self.held[at].wrote = true;
-            self.queue_share(at, &share, &ask, Turn { first: true, last: true }, Merge::First)?;
+            self.queue_share(at, &share, &ask.form, Merge::First.show(true))?;
             let outcome = self.drive(&[at]).await?;
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;

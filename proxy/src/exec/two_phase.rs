@@ -87,12 +87,15 @@ impl Session {
                     }
                     transaction.hand_over();
                     let _ = self.rollback_all().await;
+                    shared.metrics.two_phase(Outcome::Aborted);
                     return Err(failure);
                 }
             }
         }
         let names = shards.iter().map(|shard| self.shard_name(*shard)).collect();
-        match shared.control.two_phase().decide(&gid, names).await {
+        let outcome = shared.control.two_phase().decide(&gid, names).await;
+        shared.metrics.two_phase(outcome);
+        match outcome {
             Outcome::Committed => {}
             Outcome::Aborted => {
                 transaction.hand_over();

@@ -9,7 +9,7 @@ use router_config::topology::ShardId;
 
 use super::failure::Failure;
 use super::session::Session;
-use super::transaction::{Block, quote};
+use super::transaction::Block;
 use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
 use crate::sql::facts::{Command, Facts, Isolation, PinCause};
@@ -47,9 +47,8 @@ impl Session {
     /// Executes a control statement; its CommandComplete is appended or passed on, in order.
     pub async fn control(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
         match &facts.command {
-            Command::Begin { read_only, .. } => self.begin(facts, text, *read_only, via).await,
-            Command::Commit { chain } => self.end(facts, text, via, true, *chain).await,
-            Command::Rollback { chain } => self.end(facts, text, via, false, *chain).await,
+            Command::Begin { .. } => self.begin(facts, text, via).await,
+            Command::Commit { .. } | Command::Rollback { .. } => self.end(facts, text, via).await,
             Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
                 self.savepoint(facts, text, via).await
             }
@@ -90,34 +89,28 @@ impl Session {
         }
     }
 
-    async fn begin(
-        &mut self,
-        facts: &Arc<Facts>,
-        text: &str,
-        read_only: bool,
-        via: Via,
-    ) -> Result<(), Failure> {
+    async fn begin(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
         let unsynced = self.held.iter().any(|held| held.unsynced);
         if self.block.is_some() || unsynced {
             // PostgreSQL warns, or turns the pipeline's implicit transaction into a block.
             return self.pass_on_home(facts, text, via).await;
         }
-        self.block =
-            Some(Box::new(Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs))));
+        let Command::Begin { read_only, isolation } = facts.command else { return Ok(()) };
+        let mut block = Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs));
+        block.isolation = isolation;
+        self.block = Some(Box::new(block));
         let start = text.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("start"));
         self.answer(if start { "START TRANSACTION" } else { "BEGIN" });
         Ok(())
     }
 
     /// COMMIT or ROLLBACK.
-    async fn end(
-        &mut self,
-        facts: &Arc<Facts>,
-        text: &str,
-        via: Via,
-        commit: bool,
-        chain: bool,
-    ) -> Result<(), Failure> {
+    async fn end(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        let (commit, chain) = match facts.command {
+            Command::Commit { chain } => (true, chain),
+            Command::Rollback { chain } => (false, chain),
+            _ => return Ok(()),
+        };
         if self.block.is_none() {
             return self.pass_on_home(facts, text, via).await;
         }
@@ -386,7 +379,12 @@ impl Session {
         match &facts.command {
             Command::Set { local: true, .. } => self.note_local(text),
             Command::Set { name, value, .. } => self.set(name, value.as_deref()),
-            Command::SetTransaction { session: false, .. } => self.note_local(text),
+            Command::SetTransaction { session: false, isolation, .. } => {
+                self.note_local(text);
+                if let (Some(block), Some(isolation)) = (&mut self.block, isolation) {
+                    block.isolation = Some(*isolation);
+                }
+            }
             Command::SetTransaction { read_only, isolation, session: true } => {
                 if let Some(read_only) = read_only {
                     self.set("default_transaction_read_only", Some(if *read_only { "on" } else { "off" }));

@@ -52,7 +52,9 @@ impl From<FrameError> for Failure {
     fn from(error: FrameError) -> Self {
         match error {
             // The frame's end is known: only its statement is lost, as in PostgreSQL.
-            FrameError::Body { .. } => Self::error(sqlstate::PROTOCOL_VIOLATION, "invalid message format"),
+            FrameError::Body { .. } | FrameError::Kind { .. } => {
+                Self::error(sqlstate::PROTOCOL_VIOLATION, error.to_string())
+            }
             FrameError::Length { .. } | FrameError::TooLong { .. } | FrameError::Type { .. } => {
                 Self::Client(error.into())
             }
@@ -104,7 +106,11 @@ impl Failure {
                 .map_or_else(String::new, |code| String::from_utf8_lossy(code).into_owned()),
             Self::Lost { committing: true, .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN.to_owned(),
             Self::Lost { .. } => sqlstate::CONNECTION_FAILURE.to_owned(),
-            Self::Lease { .. } => sqlstate::TOO_MANY_CONNECTIONS.to_owned(),
+            Self::Lease { error: LeaseError::Connect(error), .. } => error.sqlstate().to_owned(),
+            Self::Lease { error: LeaseError::Timeout { .. }, .. } => {
+                sqlstate::TOO_MANY_CONNECTIONS.to_owned()
+            }
+            Self::Lease { error: LeaseError::Closed, .. } => sqlstate::CONNECTION_FAILURE.to_owned(),
             Self::Client(_) => sqlstate::PROTOCOL_VIOLATION.to_owned(),
         }
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
-use crate::backend::conn::{Conn, ConnError, Events};
+use crate::backend::conn::{Conn, ConnError, Events, Moved};
 use crate::wire::frame::{self, FrameError, Header};
 use crate::wire::stream::Stream;
 
@@ -42,12 +42,14 @@ pub struct ClientIo {
     pub eof: bool,
     /// Longest frame accepted, bytes.
     pub max_frame: usize,
+    /// Bytes read and written that nobody has counted yet.
+    pub moved: Moved,
 }
 
 impl ClientIo {
     /// Over a stream that has logged in; `leftover` was read behind the login.
     pub fn new(stream: Stream, leftover: BytesMut, max_frame: usize) -> Self {
-        Self { stream, read: leftover, out: BytesMut::new(), eof: false, max_frame }
+        Self { stream, read: leftover, out: BytesMut::new(), eof: false, max_frame, moved: Moved::default() }
     }
 
     /// Header of the frame at `at` bytes into what has been read.
@@ -58,10 +60,12 @@ impl ClientIo {
     /// Reads more. Cancel-safe. An application that closes its side ends the session.
     pub async fn fill(&mut self, room: usize) -> Result<(), ClientError> {
         self.read.reserve(room.max(READ_BYTES));
-        if self.eof || self.stream.read_buf(&mut self.read).await? == 0 {
+        let n = if self.eof { 0 } else { self.stream.read_buf(&mut self.read).await? };
+        if n == 0 {
             self.eof = true;
             return Err(gone());
         }
+        self.moved.read += n as u64;
         Ok(())
     }
 
@@ -87,7 +91,10 @@ impl ClientIo {
         while !self.out.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(gone())),
-                Poll::Ready(Ok(n)) => self.out.advance(n),
+                Poll::Ready(Ok(n)) => {
+                    self.moved.written += n as u64;
+                    self.out.advance(n);
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => return Poll::Pending,
             }
@@ -120,7 +127,7 @@ impl ClientIo {
             self.read.reserve(READ_BYTES);
             match pin!(self.stream.read_buf(&mut self.read)).poll(cx) {
                 Poll::Ready(Ok(0)) => self.eof = true,
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(n)) => self.moved.read += n as u64,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(StepError::Client(error.into()))),
                 Poll::Pending => return Poll::Pending,
             }

@@ -14,3 +14,4 @@ pub mod serve;
 pub mod session;
 pub mod simple;
 pub mod transaction;
+pub mod watch;

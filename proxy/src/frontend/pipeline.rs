@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use router_config::topology::ShardId;
@@ -17,8 +18,10 @@ use super::io::ClientError;
 use super::names::{Place, Portal, Prepared};
 use super::session::Session;
 use super::transaction::Block;
+use super::watch::Why;
 use crate::backend::owed::{Owed, Show};
 use crate::exec::spread::{Ask, Form};
+use crate::metrics::Cache;
 use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Access, Command, Facts, Scope};
 use crate::wire::backend::{Status, tag as backend_tag};
@@ -112,7 +115,7 @@ impl Session {
         self.pipeline.skipping = true;
         self.pipeline.refused = true;
         self.doom();
-        self.worker.shared.metrics.error(&failure.sqlstate());
+        self.count_failure(&failure);
         failure.report(&mut self.io.out)
     }
 
@@ -153,11 +156,15 @@ impl Session {
             let at = self.goto(shard, false).await?;
             return self.put_parse(at, &prepared, Show::ALL);
         }
-        match self.plan_ahead(batch, ops, index, &name, &prepared) {
+        match self.plan_ahead(batch, &ops[index + 1..], &name, &prepared) {
             Ahead::Spread => self.local_bare(backend_tag::PARSE_COMPLETE),
             Ahead::One(shard, replica) => {
                 let at = self.goto(shard, replica).await?;
                 self.put_parse(at, &prepared, Show::ALL)
+            }
+            // Known to be right: answered at once, sent along with its first Bind.
+            Ahead::Nothing if prepared.shared.accepted.load(Ordering::Relaxed) => {
+                self.local_bare(backend_tag::PARSE_COMPLETE)
             }
             Ahead::Nothing => {
                 let shard = self.describing_shard(&prepared);
@@ -168,15 +175,8 @@ impl Session {
     }
 
     /// Where a Parse is best sent: where its Bind in the same batch will go.
-    fn plan_ahead(
-        &mut self,
-        batch: &Bytes,
-        ops: &[Op],
-        index: usize,
-        name: &[u8],
-        prepared: &Prepared,
-    ) -> Ahead {
-        for op in &ops[index + 1..] {
+    fn plan_ahead(&mut self, batch: &Bytes, later: &[Op], name: &[u8], prepared: &Prepared) -> Ahead {
+        for op in later {
             let body = &batch[op.body.clone()];
             match op.tag {
                 tag::BIND => {
@@ -224,14 +224,16 @@ impl Session {
         let conn = &mut *held.lease;
         let shared = &prepared.shared;
         let healthy = conn.status != Status::Failed;
-        if healthy && conn.prepared.touch(shared.id) {
+        let known = healthy && conn.prepared.touch(shared.id);
+        self.worker.shared.metrics.cache(Cache::Statements, known);
+        if known {
             if show.has(Show::COMPLETE) {
                 conn.owe(Owed::Local(Bytes::from_static(b"1\0\0\0\x04")));
             }
             return Ok(());
         }
         held.unsynced = true;
-        let popular = prepared.named || shared.parses.load(std::sync::atomic::Ordering::Relaxed) > 1;
+        let popular = prepared.named || shared.parses.load(Ordering::Relaxed) > 1;
         if !(popular && healthy && prepared.facts().is_some()) {
             reply::parse(&mut conn.write, b"", &shared.text, &shared.types);
             conn.owe(Owed::Parse { show, statement: None });
@@ -293,6 +295,8 @@ impl Session {
             }
             _ => plan,
         };
+        let why = Why::of(&plan);
+        self.note(why, &prepared.shared.text);
         let shard = match plan.target {
             Target::One(shard) | Target::Nowhere(shard) => shard,
             Target::Any => self.any_shard(),
@@ -304,6 +308,7 @@ impl Session {
             }
         };
         let at = self.goto(shard, plan.replica).await?;
+        self.note_shard(why, at);
         self.put_bind(at, name, &prepared, bind.rest)
     }
 
@@ -585,6 +590,7 @@ impl Session {
             return outcome.or_else(|failure| failure.report(&mut self.io.out));
         }
         let failed = self.pipeline.skipping || self.events.error.is_some() || outcome.is_err();
+        self.accept_parsed();
         let _ = self.check_pipeline_error();
         self.apply_completed();
         let mut outcome = if self.pipeline.skipping { Ok(()) } else { outcome };
@@ -594,8 +600,9 @@ impl Session {
                 outcome = ended;
             }
         }
+        self.count_shard_error();
         if let Err(failure) = outcome {
-            self.worker.shared.metrics.error(&failure.sqlstate());
+            self.count_failure(&failure);
             failure.report(&mut self.io.out)?;
             self.doom();
         }
@@ -606,6 +613,15 @@ impl Session {
         let status = self.status();
         reply::ready(&mut self.io.out, status);
         Ok(())
+    }
+
+    /// Statements whose Parse a server has accepted need not be sent for the next session that parses them.
+    fn accept_parsed(&self) {
+        for name in self.pipeline.parsed.iter().take(self.events.parsed as usize) {
+            if let Some(prepared) = self.names.statements.get(name) {
+                prepared.shared.accepted.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     async fn sync_conns(&mut self) -> Result<(), Failure> {

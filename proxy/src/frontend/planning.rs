@@ -178,9 +178,10 @@ impl Session {
     }
 
     pub(crate) fn text_rules(&self) -> TextRules {
-        TextRules {
-            standard_strings: self.context.as_ref().is_none_or(|context| context.conforming),
-            ..TextRules::default()
+        let conforming = self.context.as_ref().is_none_or(|context| context.conforming);
+        match self.gucs.get("client_encoding") {
+            None => TextRules { standard_strings: conforming, ..TextRules::default() },
+            Some(name) => TextRules::new(name.trim().trim_matches('\''), conforming),
         }
     }
 

@@ -218,6 +218,7 @@ impl Session {
             tag_at: None,
             catalog: None,
             pipeline: super::pipeline::PipelineState::default(),
+            watch: super::watch::Watch::default(),
         }
     }
 
@@ -265,6 +266,7 @@ impl Session {
             };
             self.pass_pause().await;
             self.visible.state.store(1, Ordering::Relaxed);
+            self.watch.begin();
             match request {
                 Request::Query(frame) => Box::pin(self.simple_query(frame)).await?,
                 Request::Batch(batch) => Box::pin(self.extended(batch)).await?,
@@ -274,6 +276,7 @@ impl Session {
             self.count_request();
             self.visible.state.store(if self.block.is_some() { 2 } else { 0 }, Ordering::Relaxed);
             self.io.flush().await?;
+            self.observe();
         }
     }
 
@@ -283,10 +286,8 @@ impl Session {
             if let Some(request) = self.take_request()? {
                 return Ok(Some(request));
             }
-            if self.io.read.is_empty() {
-                if !self.idle().await? {
-                    return Ok(None);
-                }
+            if self.io.read.is_empty() && !self.idle().await? {
+                return Ok(None);
             }
             let room = match self.io.header(0)? {
                 Some(header) => header.len.saturating_sub(self.io.read.len()).min(1 << 20),
@@ -396,7 +397,9 @@ impl Session {
             return Ok(());
         }
         let outcome = self.call(&frame).await;
+        self.count_shard_error();
         if let Err(failure) = outcome {
+            self.count_failure(&failure);
             self.doom();
             failure.report(&mut self.io.out)?;
         }

@@ -22,7 +22,7 @@ use crate::backend::pool::{Lease, Pool, PoolKey, PoolLimits};
 use crate::control::{InFlight, NodeId};
 use crate::exec::single;
 use crate::metrics::ServedBy;
-use crate::sql::facts::PinCause;
+use crate::sql::facts::{Isolation, PinCause};
 use crate::wire::backend::Status;
 use crate::wire::{reply, sqlstate};
 use crate::worker::Worker;
@@ -152,6 +152,8 @@ pub struct Session {
     pub catalog: Option<Arc<crate::control::Catalog>>,
     /// The pipeline under way.
     pub pipeline: super::pipeline::PipelineState,
+    /// What the request under way is counted as.
+    pub watch: super::watch::Watch,
 }
 
 /// See [`crate::sql::extract::Context`].
@@ -199,6 +201,7 @@ impl Session {
                 "Send BEGIN as a statement of its own.",
             ));
         }
+        self.check_isolation()?;
         let mut held = self.lease(shard, replica).await?;
         self.visible.running().conns.push((
             Arc::clone(held.lease.key()),
@@ -211,6 +214,25 @@ impl Session {
         self.join_block(at)?;
         self.ask_lsn(at);
         Ok(at)
+    }
+
+    /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
+    fn check_isolation(&self) -> Result<(), Failure> {
+        let Some(block) = &self.block else { return Ok(()) };
+        if !self.held.iter().any(|held| held.enlisted) {
+            return Ok(());
+        }
+        let default =
+            self.gucs.get("default_transaction_isolation").map(|v| v.trim_matches('\'').to_lowercase());
+        let name = match (block.isolation, default.as_deref()) {
+            (Some(Isolation::Serializable), _) | (None, Some("serializable")) => "SERIALIZABLE",
+            (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => "REPEATABLE READ",
+            _ => return Ok(()),
+        };
+        Err(Failure::unsupported(
+            format!("a transaction of isolation level {name} over several shards is not supported"),
+            "Use READ COMMITTED, or touch one shard only.",
+        ))
     }
 
     /// A conn of its own to the primary of `shard`, apart from what the session holds.
@@ -238,7 +260,7 @@ impl Session {
         };
         let pool = self.pool(address);
         let began = Instant::now();
-        let lease = match pool.lease().await {
+        let mut lease = match pool.lease().await {
             Ok(lease) => lease,
             Err(error) => {
                 if let Some(node) = node {
@@ -253,6 +275,9 @@ impl Session {
         let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
         if let Some(metrics) = self.worker.shared.metrics.shard(shard, role) {
             metrics.pool_wait(began.elapsed());
+            if let Some(took) = lease.opened_in.take() {
+                metrics.connected(took);
+            }
         }
         let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
         Ok(Held {
@@ -375,6 +400,7 @@ impl Session {
                 let mut running = self.visible.running();
                 for held in &mut self.held {
                     end_transaction(held, &shared);
+                    self.worker.pools.backend.add(std::mem::take(&mut held.lease.moved));
                     held.lease.spoiled |= running.cancelling > 0;
                 }
                 running.conns.clear();
@@ -435,6 +461,7 @@ impl Session {
     /// Gives up a conn on which something failed.
     pub fn lose(&mut self, at: usize, error: super::io::StepError, committing: bool) -> Failure {
         let held = self.held.swap_remove(at);
+        self.worker.pools.backend.add(held.lease.moved);
         if let (Some(node), super::io::StepError::Backend(_)) = (held.node, &error) {
             self.worker.shared.nodes().check_now(node);
         }

@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::io::ClientError;
 use super::session::Session;
 use super::transaction::Block;
+use super::watch::Why;
 use crate::backend::owed::{Owed, Show};
 use crate::exec::spread::{Ask, Form};
 use crate::route::explain;
@@ -64,42 +65,31 @@ impl Session {
             let own = String::from_utf8_lossy(&own);
             return self.control(&facts, own.trim(), Via::Simple).await;
         }
-        if let Command::ExplainGavel(inner) = &facts.command {
+        if matches!(facts.command, Command::ExplainGavel(_)) {
             let plan = self.plan_simple(text, analysed, index);
-            return self.explain(inner, plan);
+            return self.explain(&plan);
         }
         let plan = self.plan_simple(text, analysed, index)?;
-        match plan.target {
-            Target::One(shard) | Target::Nowhere(shard) => {
-                self.one(frame, &facts, &own, shard, plan.replica).await
-            }
-            Target::Any => {
-                let shard = self.any_shard();
-                self.one(frame, &facts, &own, shard, plan.replica).await
-            }
+        let why = Why::of(&plan);
+        let shard = match plan.target {
+            Target::One(shard) | Target::Nowhere(shard) => shard,
+            Target::Any => self.any_shard(),
             Target::Draw(draw) => {
                 let drawn = self.draw(&draw).await?;
                 let plan = self.plan_drawn(text, analysed, index, &drawn)?;
-                self.spread_query(plan, &facts, &own).await
+                return self.spread_query(plan, &facts, &own).await;
             }
-            _ => self.spread_query(plan, &facts, &own).await,
-        }
+            _ => return self.spread_query(plan, &facts, &own).await,
+        };
+        self.note(why, &own);
+        let at = self.acquire(shard, plan.replica).await?;
+        self.note_shard(why, at);
+        self.forward_query(at, frame, &facts, &own).await
     }
 
     async fn spread_query(&mut self, plan: Plan, facts: &Arc<Facts>, own: &Bytes) -> Result<(), Failure> {
+        self.note(Why::of(&plan), own);
         self.spread(Ask { plan, facts: Arc::clone(facts), text: own.clone(), form: Form::Query }).await
-    }
-
-    async fn one(
-        &mut self,
-        frame: &Bytes,
-        facts: &Arc<Facts>,
-        own: &Bytes,
-        shard: router_config::topology::ShardId,
-        replica: bool,
-    ) -> Result<(), Failure> {
-        let at = self.acquire(shard, replica).await?;
-        self.forward_query(at, frame, facts, own).await
     }
 
     /// Sends the frame as it is and passes the answer on, but for ReadyForQuery.
@@ -130,7 +120,9 @@ impl Session {
                 let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
                 self.expect(&statement.facts, &own);
             }
+            self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;
+            self.note_shard(Why::whole_text(), at);
             let held = &mut self.held[at];
             held.wrote |= analysed.statements().iter().any(|s| s.facts.access != Access::Read);
             held.unnamed = None;
@@ -244,10 +236,14 @@ impl Session {
         } else if outcome.is_err() {
             self.doom();
         }
+        self.count_shard_error();
         if let Err(failure) = outcome {
-            self.worker.shared.metrics.error(&failure.sqlstate());
+            self.count_failure(&failure);
             failure.report(&mut self.io.out)?;
         }
+        // A pipeline that follows knows nothing of it.
+        self.events.error = None;
+        self.events.rolled_back = false;
         self.settle();
         self.refresh_catalog().await;
         let status = self.status();
@@ -276,13 +272,9 @@ impl Session {
     }
 
     /// EXPLAIN (GAVEL).
-    fn explain(
-        &mut self,
-        inner: &Facts,
-        plan: Result<Plan, crate::route::refusal::Refusal>,
-    ) -> Result<(), Failure> {
+    fn explain(&mut self, plan: &Result<Plan, crate::route::refusal::Refusal>) -> Result<(), Failure> {
         let topology = self.worker.shared.topology.load();
-        let lines = match &plan {
+        let lines = match plan {
             Ok(plan) => explain::of_plan(&topology, plan, true),
             Err(refusal) => explain::of_refusal(refusal),
         }

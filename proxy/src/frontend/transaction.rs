@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::backend::gucs::Gucs;
+use crate::sql::facts::Isolation;
 
 /// An open transaction block.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Block {
     pub implicit: bool,
     /// READ ONLY was asked for.
     pub read_only: bool,
+    /// The level named in BEGIN or SET TRANSACTION.
+    pub isolation: Option<Isolation>,
     /// Statements were run that the proxy has not looked into (a text of several statements with transaction control): no
     /// further shard may join.
     pub opaque: bool,
@@ -45,6 +48,7 @@ impl Block {
             gucs,
             implicit: false,
             read_only,
+            isolation: None,
             opaque: false,
             doomed: false,
         }

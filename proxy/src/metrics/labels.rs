@@ -70,6 +70,13 @@ pub(super) const PLANS: [&str; 10] = [
     "pass_through",
 ];
 
+impl PlanKind {
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        PLANS[self as usize]
+    }
+}
+
 impl From<&Target> for PlanKind {
     fn from(target: &Target) -> Self {
         match target {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus::proto::MetricType;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -92,10 +93,15 @@ struct Families {
     node_primary: IntGaugeVec,
 }
 
+/// Sets at each scrape what is not counted all along.
+pub type AtScrape = Box<dyn Fn(&Metrics) + Send + Sync>;
+
 /// Everything that is counted.
-#[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    at_scrape: OnceLock<AtScrape>,
+    /// One scrape at a time: the hook adds differences.
+    scraping: Mutex<()>,
     families: Arc<Families>,
     shards: ArcSwap<Vec<[Arc<ShardMetrics>; 2]>>,
     known: Mutex<Vec<(String, [Arc<ShardMetrics>; 2])>>,
@@ -164,6 +170,8 @@ impl Metrics {
         let cell = |cache| ["hit", "miss"].map(|result| caches.with_label_values(&[cache, result]));
         let side = |side, direction| bytes.with_label_values(&[side, direction]);
         let metrics = Self {
+            at_scrape: OnceLock::new(),
+            scraping: Mutex::default(),
             families: Arc::new(make.families()?),
             shards: ArcSwap::default(),
             known: Mutex::default(),
@@ -217,6 +225,31 @@ impl Metrics {
     /// A shard's children. Keep them; `None` for a shard that is not there.
     pub fn shard(&self, shard: ShardId, role: ServedBy) -> Option<Arc<ShardMetrics>> {
         self.shards.load().get(usize::from(shard.0)).map(|pair| Arc::clone(&pair[role as usize]))
+    }
+
+    /// A statement was answered by a shard, by this plan and in this time.
+    pub fn statement(&self, shard: ShardId, role: ServedBy, (plan, took): (PlanKind, Duration)) {
+        if let Some(pair) = self.shards.load().get(usize::from(shard.0)) {
+            pair[role as usize].statement(plan, took);
+        }
+    }
+
+    /// Sets the hook of scrapes; the first one stays.
+    pub fn at_scrape(&self, hook: AtScrape) {
+        // A process has one set of sessions to ask.
+        let _ = self.at_scrape.set(hook);
+    }
+
+    /// Look-ups in a cache that counts them itself, since the start.
+    pub fn cache_total(&self, cache: Cache, hits: u64, misses: u64) {
+        let [hit, miss] = &self.caches[cache as usize];
+        self.raise(hit, hits);
+        self.raise(miss, misses);
+    }
+
+    /// Raises a counter to a total that was counted elsewhere.
+    pub fn raise(&self, counter: &IntCounter, total: u64) {
+        counter.inc_by(total.saturating_sub(counter.get()));
     }
 
     /// An error was sent to an application.
@@ -298,11 +331,59 @@ impl Metrics {
         self.control_connect.observe(took.as_secs_f64());
     }
 
+    fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        let _one = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hook) = self.at_scrape.get() {
+            hook(self);
+        }
+        self.registry.gather()
+    }
+
+    /// Name, labels and value of everything that is not zero, for the console. Histograms give their count and mean.
+    pub fn samples(&self) -> Vec<(String, String, String)> {
+        let mut samples = Vec::new();
+        for family in self.gather() {
+            for metric in family.get_metric() {
+                let labels: Vec<String> = metric
+                    .get_label()
+                    .iter()
+                    .map(|pair| format!("{}={}", pair.name(), pair.value()))
+                    .collect();
+                let mut add = |name: String, value: f64| {
+                    if value != 0.0 {
+                        let digits = if value.fract() == 0.0 { 0 } else { 3 };
+                        samples.push((name, labels.join(" "), format!("{value:.digits$}")));
+                    }
+                };
+                let name = family.name();
+                match family.get_field_type() {
+                    MetricType::COUNTER => add(name.to_owned(), metric.get_counter().get_value()),
+                    MetricType::HISTOGRAM => {
+                        let histogram = metric.get_histogram();
+                        let count = histogram.get_sample_count() as f64;
+                        add(format!("{name}_count"), count);
+                        add(format!("{name}_mean_ms"), histogram.get_sample_sum() * 1000.0 / count.max(1.0));
+                    }
+                    MetricType::GAUGE | MetricType::SUMMARY | MetricType::UNTYPED => {
+                        add(name.to_owned(), metric.get_gauge().get_value());
+                    }
+                }
+            }
+        }
+        samples
+    }
+
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&self.gather(), &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
 
@@ -342,7 +423,7 @@ impl Maker {
         Ok(Families {
             statements: self.histograms(
                 "gavel_statement_duration_seconds",
-                "From the request to the last byte of its answer, by shard, role and plan.",
+                "From the request to the last byte of its answer, by shard, role and plan; the statements of a pipeline share its time.",
                 &["shard", "role", "plan"],
             )?,
             pool_wait: self.histograms(

@@ -27,7 +27,7 @@ pub(super) fn found(term: &KeyTerm, key_type: KeyType, values: &Values<'_>) -> R
         },
     };
     match &term.value {
-        ValueRef::Null => Ok(Found::Keys(SmallVec::new())),
+        ValueRef::Null => Ok(Found::none()),
         ValueRef::Default | ValueRef::Computed => {
             Ok(Found::Any(Some("the array is computed by an expression")))
         }
@@ -51,7 +51,7 @@ pub(super) fn found(term: &KeyTerm, key_type: KeyType, values: &Values<'_>) -> R
             };
             match params.get(*n) {
                 None => Ok(Found::Any(Some("the parameter has no value"))),
-                Some(ParamValue::Null) => Ok(Found::Keys(SmallVec::new())),
+                Some(ParamValue::Null) => Ok(Found::none()),
                 Some(ParamValue::Binary(bytes)) => binary_array(bytes, element, key_type, values),
                 Some(ParamValue::Text(bytes)) => match std::str::from_utf8(bytes) {
                     Ok(content) => text_array(content, element, key_type, values),
@@ -95,7 +95,7 @@ fn text_array(
     let inner = trimmed.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or_else(malformed)?;
     let mut keys = SmallVec::new();
     if inner.trim_matches(is_space).is_empty() {
-        return Ok(Found::Keys(keys));
+        return Ok(Found::Keys { keys, excluded: false });
     }
     let mut rest = inner;
     loop {
@@ -112,7 +112,7 @@ fn text_array(
             return Ok(unknown);
         }
         match after {
-            None => return Ok(Found::Keys(keys)),
+            None => return Ok(Found::Keys { keys, excluded: false }),
             Some(after) => rest = after,
         }
     }
@@ -194,7 +194,7 @@ fn binary_array(
     };
     let mut keys = SmallVec::new();
     match dimensions {
-        0 => return Ok(Found::Keys(keys)),
+        0 => return Ok(Found::Keys { keys, excluded: false }),
         1 => {}
         _ => return Ok(NOT_FOLLOWED),
     }
@@ -214,7 +214,7 @@ fn binary_array(
         }
         at = end;
     }
-    if at == bytes.len() { Ok(Found::Keys(keys)) } else { Err(malformed()) }
+    if at == bytes.len() { Ok(Found::Keys { keys, excluded: false }) } else { Err(malformed()) }
 }
 
 fn is_int(key_type: KeyType) -> bool {

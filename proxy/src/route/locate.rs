@@ -6,7 +6,8 @@ use super::key::{self, Found};
 use super::place::Case;
 use super::plan::{Reason, ShardSet};
 use super::refusal::Refusal;
-use crate::sql::facts::{Command, Pin, Sharded};
+use crate::sql::facts::{Access, Command, Pin, Sharded};
+use crate::sql::normalise::identifiers;
 
 /// Where the rows are that a statement demands, the rows of VALUES not counted.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,9 +52,14 @@ pub(super) fn locate(case: &Case<'_>, sharded: &Sharded) -> Result<Located, Refu
     let mut why = None;
     for pin in sharded.groups.iter().filter(|pin| !matches!(pin, Pin::Insert)) {
         match key::found(pin, sharded.key_type, case.values)? {
+            Found::Keys { excluded: true, .. } if may_insert(case) => {
+                groups += 1;
+                any = true;
+                why = why.or(Some("a row might be inserted whose key matches no condition"));
+            }
             // A group without any row is empty on every shard.
-            Found::Keys(found) if found.is_empty() => {}
-            Found::Keys(found) => {
+            Found::Keys { keys: found, .. } if found.is_empty() => {}
+            Found::Keys { keys: found, .. } => {
                 groups += 1;
                 for key in found {
                     insert(&mut shards, case.topology.owner(&key));
@@ -72,7 +78,9 @@ pub(super) fn locate(case: &Case<'_>, sharded: &Sharded) -> Result<Located, Refu
             }
         }
     }
-    if matches!(reason, Reason::Key { .. }) && matches!(case.facts.command, Command::Call) {
+    let by_function = || case.facts.tables.iter().all(|table| table.ends_with("()"));
+    if matches!(reason, Reason::Key { .. }) && (matches!(case.facts.command, Command::Call) || by_function())
+    {
         reason = Reason::FunctionKey;
     }
     Ok(match (groups, any) {
@@ -84,4 +92,16 @@ pub(super) fn locate(case: &Case<'_>, sharded: &Sharded) -> Result<Located, Refu
         (_, false) if shards.len() == 1 => Located::Shards { shards, reason },
         (_, false) => Located::Apart { shards, why },
     })
+}
+
+/// Whether the statement may insert rows whose keys the groups' pins stand for: a value that no row's key equals is
+/// then converted, and the row belongs somewhere.
+fn may_insert(case: &Case<'_>) -> bool {
+    let mut inserts = false;
+    if case.facts.access == Access::Write {
+        identifiers(case.values.statement(), case.values.rules.standard_strings, false, &mut |name| {
+            inserts |= matches!(name, "insert" | "merge");
+        });
+    }
+    inserts
 }

@@ -12,7 +12,7 @@ use super::locate::{self, Located};
 use super::plan::{Plan, Reason, SessionView, ShardSet, Target};
 use super::refusal::Refusal;
 use super::values::Values;
-use crate::sql::facts::{Access, Command, DdlKind, Facts, Modify, Pin, Scope, Sharded};
+use crate::sql::facts::{Access, Command, DdlKind, Facts, Modify, Scope, Sharded};
 use crate::sql::normalise::identifiers;
 
 /// Evaluated once per transaction or statement: the same in all rows.
@@ -115,24 +115,26 @@ impl Case<'_> {
     fn by_command(&self, hint: Option<Hint>) -> Result<Option<Plan>, Refusal> {
         let at_state = self.primary(Target::One(self.stateful()), Reason::HomeShard);
         Ok(match &self.facts.command {
+            Command::Ddl(_) if matches!(self.facts.scope, Scope::Sharded(_) | Scope::Unknown { .. }) => {
+                return Err(self.ddl_refusal());
+            }
+            Command::Ddl(_) if self.facts.unrepeatable.is_some() => {
+                let what = self.facts.unrepeatable.as_deref().unwrap_or_default();
+                return Err(Refusal::unrepeatable(
+                    what,
+                    "A reference table has the same rows on every shard.",
+                ));
+            }
             Command::Ddl(DdlKind::Temporary)
             | Command::Execute(_)
             | Command::Deallocate(_)
             | Command::Fetch(_)
             | Command::CloseCursor(_) => at_state,
             Command::Ddl(DdlKind::Home) => self.primary(Target::One(self.home()), Reason::Ddl),
-            Command::Ddl(DdlKind::Transactional) => match &self.facts.scope {
-                Scope::Sharded(_) | Scope::Unknown { .. } => {
-                    return Err(Refusal::unsupported(
-                        "this DDL reads or writes rows of sharded tables",
-                        "Create the table first, then fill it with INSERT ... SELECT or COPY.",
-                    ));
-                }
-                _ => {
-                    let (target, _) = self.everywhere(Target::Everywhere, hint)?;
-                    self.primary(target, Reason::Ddl)
-                }
-            },
+            Command::Ddl(DdlKind::Transactional) => {
+                let (target, _) = self.everywhere(Target::Everywhere, hint)?;
+                self.primary(target, Reason::Ddl)
+            }
             Command::Ddl(DdlKind::NonTransactional) => {
                 if self.session.in_transaction {
                     return Err(Refusal::new(
@@ -161,6 +163,17 @@ impl Case<'_> {
             Command::Explain => self.explain()?,
             _ => None,
         })
+    }
+
+    fn ddl_refusal(&self) -> Refusal {
+        let refusal = Refusal::unsupported(
+            "this DDL cannot be run on every shard alike",
+            "Create the table first, then fill it with INSERT ... SELECT or COPY.",
+        );
+        match &self.facts.scope {
+            Scope::Unknown { why } => refusal.because(why.clone()),
+            _ => refusal.because("It reads or writes rows of sharded tables."),
+        }
     }
 
     /// EXPLAIN of what would run on several shards: the home shard's answer is as good as any, unless it executes.
@@ -196,10 +209,19 @@ impl Case<'_> {
         match hint {
             Some(Hint { shard, explicit: true }) if shard != self.home() => match self.facts.access {
                 Access::Read if !self.facts.effects.advisory_lock => Ok((Target::One(shard), Reason::Hint)),
+                // What could not be read is believed to be what the hint says.
+                _ if matches!(self.facts.command, Command::Unreadable { .. }) || self.is_for_the_server() => {
+                    Ok((Target::One(shard), Reason::Hint))
+                }
                 _ => Err(self.disagrees(shard, "Unsharded tables are written on the home shard only.")),
             },
             _ => Ok((Target::One(self.home()), Reason::HomeShard)),
         }
+    }
+
+    /// CHECKPOINT and the like: about no table.
+    fn is_for_the_server(&self) -> bool {
+        matches!(self.facts.command, Command::Other) && self.facts.tables.is_empty()
     }
 
     fn reference_write(&self, hint: Option<Hint>) -> Result<(Target, Reason), Refusal> {
@@ -219,7 +241,7 @@ impl Case<'_> {
     /// A write on every shard.
     fn everywhere(&self, target: Target, hint: Option<Hint>) -> Result<(Target, Reason), Refusal> {
         self.agrees_everywhere(hint)?;
-        if !self.session.two_phase {
+        if !self.session.two_phase && self.facts.access != Access::Read {
             return Err(Refusal::two_phase_off("the statement"));
         }
         Ok((target, Reason::Ddl))
@@ -294,9 +316,6 @@ impl Case<'_> {
         if sharded.updates_key {
             return Err(Refusal::updates_key());
         }
-        if sharded.insert.is_none() && self.inserts(sharded) && !sharded.colocated_insert_select {
-            return Err(Refusal::insert_select());
-        }
         let located = locate::locate(self, sharded)?;
         if let Some(shape) = &sharded.insert {
             let (target, reason) = insert::place(self, sharded, shape, (located, drawn))?;
@@ -324,15 +343,13 @@ impl Case<'_> {
                     (Target::One(hint.shard), Reason::Hint)
                 }
                 Some(hint) => return Err(self.disagrees(hint.shard, "Its keys are on other shards.")),
+                None if matches!(self.facts.command, Command::Modify(Modify::Insert)) => {
+                    return Err(Refusal::insert_select());
+                }
                 None => return Err(Refusal::not_joined_on_key(why)),
             },
         };
         self.checked(sharded, hint, (target, reason))
-    }
-
-    fn inserts(&self, sharded: &Sharded) -> bool {
-        matches!(self.facts.command, Command::Modify(Modify::Insert))
-            || sharded.groups.iter().any(|pin| matches!(pin, Pin::Insert))
     }
 
     /// What holds for every plan of sharded tables: the home shard where it is needed, and agreement with the hint.
@@ -385,7 +402,7 @@ impl Case<'_> {
                     (None, None) => Ok(Target::Concat(shards)),
                 };
             }
-            Command::Modify(Modify::Insert) => "INSERT ... SELECT",
+            Command::Modify(Modify::Insert) => return Err(Refusal::insert_select()),
             Command::Modify(Modify::Update) => "UPDATE",
             Command::Modify(Modify::Delete) => "DELETE",
             Command::Modify(Modify::Merge) => "MERGE",
@@ -398,6 +415,7 @@ impl Case<'_> {
                     refusal
                 });
             }
+            Command::Modify(Modify::Other) => "a query that writes",
             Command::Prepare(_) => "PREPARE in SQL",
             Command::Declare { .. } => "a cursor",
             Command::Call => "CALL",

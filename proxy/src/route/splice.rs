@@ -23,7 +23,7 @@ impl<'a> Source<'a> {
         shape: &'a InsertShape,
         drawn: &[String],
     ) -> Result<Self, Refusal> {
-        let text = std::str::from_utf8(values.text).map_err(|_| {
+        let text = std::str::from_utf8(values.statement()).map_err(|_| {
             Refusal::not_placed("The text is not UTF-8, and its rows belong to several shards.")
         })?;
         let mut drawn = drawn.iter();

@@ -9,7 +9,7 @@ use super::plan::SessionView;
 use crate::sql::Context;
 use crate::sql::cache::{Analysed, Cache};
 use crate::sql::facts::{Access, Command, Effects, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
-use crate::sql::schema::Schema;
+use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
 
 /// A cluster of `n` shards, `shard-1` the home shard. Made once: proposing a slot map takes a while.
 pub(super) fn topology(n: usize) -> Arc<Topology> {
@@ -33,6 +33,17 @@ pub(super) fn analysed(text: &str) -> Analysed {
 }
 
 pub(super) fn analysed_with(text: &str, schema: &Schema) -> Analysed {
+    cached(&[text], schema, &|cache, text, ctx| cache.extended(text, ctx))
+}
+
+/// The last of these texts of the simple protocol, all of them in one cache.
+pub(super) fn analysed_after(texts: &[&str], schema: &Schema) -> Analysed {
+    cached(texts, schema, &|cache, text, ctx| cache.simple(text, ctx))
+}
+
+type Analyse<'f> = &'f dyn Fn(&Cache, &str, &Context<'_>) -> Analysed;
+
+fn cached(texts: &[&str], schema: &Schema, analyse: Analyse<'_>) -> Analysed {
     let cache = Cache::new(16);
     let search_path = ["public".to_owned()];
     let ctx = Context {
@@ -43,7 +54,7 @@ pub(super) fn analysed_with(text: &str, schema: &Schema) -> Analysed {
         statement_parse_bytes: 1 << 20,
         id: cache.context_id(1, &search_path, false, true),
     };
-    cache.extended(text, &ctx)
+    texts.iter().map(|text| analyse(&cache, text, &ctx)).last().expect("at least one text")
 }
 
 /// The body of a Bind after its names: each value with its format.
@@ -97,4 +108,89 @@ pub(super) fn sharded(sharded: Sharded) -> Scope {
 
 pub(super) fn session() -> SessionView<'static> {
     SessionView { two_phase: true, reads_replica: true, ..SessionView::default() }
+}
+
+/// An auction house: `auctions` and `bids` sharded by `auction_id`, `users` reference, `settings`
+/// unsharded; `place_bid` placed by its first argument.
+pub(super) fn schema() -> Schema {
+    let sharded = |key_column, key_type| Placement::Sharded { key_column, key_type };
+    let serial = Some("nextval('auctions_auction_id_seq'::regclass)");
+    let tables = [
+        relation(
+            "auctions",
+            sharded(0, KeyType::Int8),
+            &[
+                ("auction_id", "bigint", serial),
+                ("title", "text", None),
+                ("ends_at", "timestamp with time zone", None),
+            ],
+        ),
+        relation(
+            "bids",
+            sharded(1, KeyType::Int8),
+            &[
+                ("id", "bigint", Some("nextval('bids_id_seq'::regclass)")),
+                ("auction_id", "bigint", None),
+                ("user_id", "bigint", None),
+                ("amount", "numeric", None),
+            ],
+        ),
+        relation("users", Placement::Reference, &[("user_id", "bigint", None), ("name", "text", None)]),
+        relation("settings", Placement::Unsharded, &[("name", "text", None), ("value", "text", None)]),
+    ];
+    let mut schema = Schema { default_search_path: vec!["public".to_owned()], ..Schema::default() };
+    for table in tables {
+        schema.relations.insert((table.schema.clone(), table.name.clone()), Arc::new(table));
+    }
+    let plain = Function {
+        volatile: false,
+        built_in: true,
+        aggregate: false,
+        set_returning: false,
+        touches_sharded: Touches::No,
+        key_argument: None,
+    };
+    for (name, function) in [
+        ("count", Function { aggregate: true, ..plain }),
+        ("max", Function { aggregate: true, ..plain }),
+        ("lower", plain),
+        ("now", plain),
+        ("random", Function { volatile: true, ..plain }),
+        ("nextval", Function { volatile: true, ..plain }),
+        ("pg_advisory_xact_lock", Function { volatile: true, ..plain }),
+        (
+            "place_bid",
+            Function {
+                volatile: true,
+                built_in: false,
+                touches_sharded: Touches::Unknown,
+                key_argument: Some(1),
+                ..plain
+            },
+        ),
+    ] {
+        schema.functions.insert(name.to_owned(), function);
+    }
+    schema
+}
+
+fn relation(name: &str, placement: Placement, columns: &[(&str, &str, Option<&str>)]) -> Relation {
+    let column = |(name, type_name, default): &(&str, &str, Option<&str>)| Column {
+        name: (*name).to_owned(),
+        type_name: (*type_name).to_owned(),
+        type_oid: 20,
+        not_null: false,
+        default: default.map(str::to_owned),
+        identity_always: false,
+        generated: false,
+    };
+    Relation {
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+        oid: 16_384,
+        kind: RelationKind::Table,
+        columns: columns.iter().map(column).collect(),
+        placement,
+        has_user_triggers: false,
+    }
 }

@@ -154,16 +154,13 @@ fn names(t: &Tokens<'_>, at: usize, out: &mut Prepared) -> Result<Option<usize>,
         return Ok(None);
     }
     let Some((_, _, end)) = t.qualified(at) else { return Ok(None) };
-    if t.is_mark(end, "[")
-        && at > 0
-        && (t.is(at - 1, "set") || t.is_mark(at - 1, ",") || t.is_mark(at - 1, "("))
-    {
-        if let Some(next) = subscripts(t, end) {
-            let assigned = t.is_mark(next, "=") && !t.is_mark(at - 1, "(");
-            if assigned || in_insert_columns(t, at, next) {
-                out.pieces.extend((at..end).map(Piece::Source));
-                return Ok(Some(next));
-            }
+    let listed = at > 0 && (t.is(at - 1, "set") || t.is_mark(at - 1, ",") || t.is_mark(at - 1, "("));
+    let after = subscripts(t, end).filter(|_| listed && t.is_mark(end, "["));
+    if let Some(next) = after {
+        let assigned = t.is_mark(next, "=") && !t.is_mark(at - 1, "(");
+        if assigned || in_insert_columns(t, at, next) {
+            out.pieces.extend((at..end).map(Piece::Source));
+            return Ok(Some(next));
         }
     }
     let word = end == at + 1 && t.kind(at) == Some(Kind::Word);

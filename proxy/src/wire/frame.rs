@@ -33,10 +33,18 @@ pub enum FrameError {
         tag: u8,
     },
     /// A body that is not what its tag promises.
-    #[error("malformed body of a frame of type {tag:?}")]
+    #[error("{problem}")]
     Body {
-        /// Tag byte.
-        tag: char,
+        /// PostgreSQL's words.
+        problem: &'static str,
+    },
+    /// Describe or Close of neither a statement nor a portal.
+    #[error("invalid {} message subtype {kind}", if *.close { "CLOSE" } else { "DESCRIBE" })]
+    Kind {
+        /// Close.
+        close: bool,
+        /// What was given.
+        kind: u8,
     },
 }
 

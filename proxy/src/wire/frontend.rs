@@ -5,6 +5,15 @@
 
 use super::frame::{FrameError, cstr, i16, i32};
 
+/// PostgreSQL's words for a string without its NUL.
+const NO_STRING: FrameError = FrameError::Body { problem: "invalid string in message" };
+/// PostgreSQL's words for a body that ends too early.
+const TOO_SHORT: FrameError = FrameError::Body { problem: "insufficient data left in message" };
+/// PostgreSQL's words for bytes left over.
+const TOO_LONG: FrameError = FrameError::Body { problem: "invalid message format" };
+/// PostgreSQL's words for a body without its first byte.
+const NOTHING: FrameError = FrameError::Body { problem: "no data left in message" };
+
 /// Tags of frontend frames.
 pub mod tag {
     #![allow(missing_docs, reason = "the names are the protocol's own")]
@@ -58,14 +67,12 @@ pub struct Parse<'a> {
 impl<'a> Parse<'a> {
     /// Reads the body of a `P` frame.
     pub fn read(mut body: &'a [u8]) -> Result<Self, FrameError> {
-        Self::fields(&mut body).ok_or(FrameError::Body { tag: 'P' })
-    }
-
-    fn fields(body: &mut &'a [u8]) -> Option<Self> {
-        let name = cstr(body)?;
-        let text = cstr(body)?;
-        let count = i16(body)? as u16 as usize;
-        (body.len() == count * 4).then_some(Self { name, text, types: body })
+        let body = &mut body;
+        let name = cstr(body).ok_or(NO_STRING)?;
+        let text = cstr(body).ok_or(NO_STRING)?;
+        let count = i16(body).ok_or(TOO_SHORT)? as u16 as usize;
+        ended(body.get(count * 4..).ok_or(TOO_SHORT)?)?;
+        Ok(Self { name, text, types: body })
     }
 }
 
@@ -84,24 +91,23 @@ impl<'a> Bind<'a> {
     /// Reads the body of a `B` frame and checks that its counts and lengths add up.
     pub fn read(mut body: &'a [u8]) -> Result<Self, FrameError> {
         let body = &mut body;
-        let read = |body: &mut &'a [u8]| -> Option<Self> {
-            let portal = cstr(body)?;
-            let statement = cstr(body)?;
-            let bind = Self { portal, statement, rest: body };
-            skip(body, 2)?;
-            let values = i16(body)? as u16;
-            for _ in 0..values {
-                let len = i32(body)?;
-                match len {
-                    -1 => {}
-                    0.. => *body = body.get(len as usize..)?,
-                    _ => return None,
+        let portal = cstr(body).ok_or(NO_STRING)?;
+        let statement = cstr(body).ok_or(NO_STRING)?;
+        let bind = Self { portal, statement, rest: body };
+        skip(body, 2).ok_or(TOO_SHORT)?;
+        let values = i16(body).ok_or(TOO_SHORT)? as u16;
+        for _ in 0..values {
+            match i32(body).ok_or(TOO_SHORT)? {
+                -1 => {}
+                len => {
+                    let len = usize::try_from(len).map_err(|_| TOO_SHORT)?;
+                    *body = body.get(len..).ok_or(TOO_SHORT)?;
                 }
             }
-            skip(body, 2)?;
-            body.is_empty().then_some(bind)
-        };
-        read(body).ok_or(FrameError::Body { tag: 'B' })
+        }
+        skip(body, 2).ok_or(TOO_SHORT)?;
+        ended(body)?;
+        Ok(bind)
     }
 }
 
@@ -110,6 +116,10 @@ fn skip(body: &mut &[u8], width: usize) -> Option<()> {
     let count = i16(body)? as u16 as usize;
     *body = body.get(count * width..)?;
     Some(())
+}
+
+fn ended(rest: &[u8]) -> Result<(), FrameError> {
+    if rest.is_empty() { Ok(()) } else { Err(TOO_LONG) }
 }
 
 /// Describe or Close: what and which.
@@ -124,14 +134,14 @@ pub struct Named<'a> {
 impl<'a> Named<'a> {
     /// Reads the body of a `D` or `C` frame.
     pub fn read(tag: u8, mut body: &'a [u8]) -> Result<Self, FrameError> {
-        let error = FrameError::Body { tag: char::from(tag) };
-        let (&kind, rest) = body.split_first().ok_or(error)?;
+        let (&kind, rest) = body.split_first().ok_or(NOTHING)?;
         body = rest;
-        let name = cstr(&mut body).ok_or(error)?;
-        match (kind, body.is_empty()) {
-            (b'P', true) => Ok(Self { portal: true, name }),
-            (b'S', true) => Ok(Self { portal: false, name }),
-            _ => Err(error),
+        let name = cstr(&mut body).ok_or(NO_STRING)?;
+        ended(body)?;
+        match kind {
+            b'P' => Ok(Self { portal: true, name }),
+            b'S' => Ok(Self { portal: false, name }),
+            kind => Err(FrameError::Kind { close: tag == self::tag::CLOSE, kind }),
         }
     }
 }
@@ -148,22 +158,23 @@ pub struct Execute<'a> {
 impl<'a> Execute<'a> {
     /// Reads the body of an `E` frame.
     pub fn read(mut body: &'a [u8]) -> Result<Self, FrameError> {
-        let body = &mut body;
-        let fields = cstr(body).zip(i32(body));
-        match (fields, body.is_empty()) {
-            (Some((portal, max_rows)), true) => Ok(Self { portal, max_rows }),
-            _ => Err(FrameError::Body { tag: 'E' }),
-        }
+        let portal = cstr(&mut body).ok_or(NO_STRING)?;
+        let max_rows = i32(&mut body).ok_or(TOO_SHORT)?;
+        ended(body)?;
+        Ok(Self { portal, max_rows })
     }
 }
 
 /// The text of a Query frame.
 pub fn query(mut body: &[u8]) -> Result<&[u8], FrameError> {
-    let text = cstr(&mut body);
-    match (text, body.is_empty()) {
-        (Some(text), true) => Ok(text),
-        _ => Err(FrameError::Body { tag: 'Q' }),
-    }
+    let text = cstr(&mut body).ok_or(NO_STRING)?;
+    ended(body)?;
+    Ok(text)
+}
+
+/// The body of a frame that has none.
+pub fn bare(body: &[u8]) -> Result<(), FrameError> {
+    ended(body)
 }
 
 #[cfg(test)]

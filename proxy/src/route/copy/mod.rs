@@ -9,6 +9,7 @@
 mod binary;
 mod fields;
 mod lines;
+mod origins;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub struct CopySplitter {
     carry: Vec<u8>,
     /// The end marker has been seen.
     ended: bool,
+    /// By shard.
+    origins: Vec<origins::Origins>,
 }
 
 /// Whether the data can be split at all.
@@ -143,7 +146,8 @@ impl CopySplitter {
         let table = table.rsplit('.').next().unwrap_or(table).to_owned();
         let key_column = "shard key".to_owned();
         let (carry, ended) = (Vec::new(), false);
-        Ok(Self { topology, rows, key_type, utf8, table, key_column, carry, ended })
+        let origins = topology.shards.iter().map(|_| origins::Origins::default()).collect();
+        Ok(Self { topology, rows, key_type, utf8, table, key_column, carry, ended, origins })
     }
 
     /// The key column's name, for messages.
@@ -151,6 +155,13 @@ impl CopySplitter {
     pub fn with_key_column(mut self, name: &str) -> Self {
         name.clone_into(&mut self.key_column);
         self
+    }
+
+    /// CONTEXT of a shard's error with the line's number in the application's data; `None` when it names no line or the
+    /// line is no longer known.
+    pub fn rewrite_context(&self, shard: ShardId, context: &str) -> Option<String> {
+        let origins = self.origins.get(usize::from(shard.0))?;
+        origins::rewrite(context, |line| origins.find(line))
     }
 
     /// Takes the body of a CopyData, cut anywhere, and hands on all rows that are complete.
@@ -187,6 +198,7 @@ impl CopySplitter {
         let mut piece: Option<(ShardId, usize)> = None;
         let result = loop {
             let rest = buffer.get(at..).unwrap_or_default();
+            let before = self.line();
             let (bytes, shard) = match self.step(rest, eof) {
                 Ok(Step::More) => break Ok(at),
                 Ok(Step::End) => break Ok(buffer.len()),
@@ -206,9 +218,14 @@ impl CopySplitter {
                     piece = shard.map(|shard| (shard, at));
                 }
             }
-            if shard.is_none() {
-                for shard in self.topology.shard_ids() {
-                    out(shard, rest.get(..bytes).unwrap_or_default());
+            let lines = before + 1..=self.line();
+            match shard {
+                Some(shard) => self.came_from(shard, lines),
+                None => {
+                    for shard in self.topology.shard_ids() {
+                        self.came_from(shard, lines.clone());
+                        out(shard, rest.get(..bytes).unwrap_or_default());
+                    }
                 }
             }
             at += bytes;
@@ -216,6 +233,12 @@ impl CopySplitter {
         // `at` stays where the last complete row ends.
         flush(piece, buffer, at, out);
         result
+    }
+
+    fn came_from(&mut self, shard: ShardId, lines: std::ops::RangeInclusive<u64>) {
+        if let Some(origins) = self.origins.get_mut(usize::from(shard.0)) {
+            origins.push(lines);
+        }
     }
 
     fn step<'b>(&mut self, rest: &'b [u8], eof: bool) -> Result<Step<'b>, Fault> {

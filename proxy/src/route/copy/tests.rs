@@ -168,6 +168,30 @@ fn nothing_after_the_end_marker_counts() {
     }
 }
 
+#[test]
+fn lines_of_shards_are_lines_of_the_application() {
+    let mut shape = shape(CopyFormat::Csv);
+    shape.header = true;
+    let data = "note,auction_id,x\na,1,\nb,2,\nc,1,\nd,1,\n";
+    let splitter = CopySplitter::new(&shape, "bids", TextRules::default(), topology(4));
+    let mut splitter = splitter.expect("can be split");
+    splitter.push(data.as_bytes(), &mut |_, _| {}).expect("well formed");
+    let shard = topology(4).owner(&KeyValue::Int(1));
+    let rewritten = |context: &str| splitter.rewrite_context(shard, context);
+    assert_eq!(rewritten("COPY bids, line 1").as_deref(), Some("COPY bids, line 1"));
+    assert_eq!(
+        rewritten("COPY bids, line 2, column x: \"\"").as_deref(),
+        Some("COPY bids, line 2, column x: \"\"")
+    );
+    assert_eq!(
+        rewritten("SQL function\nCOPY bids, line 3").as_deref(),
+        Some("SQL function\nCOPY bids, line 4")
+    );
+    assert_eq!(rewritten("COPY bids, line 4: \"d,1,\"").as_deref(), Some("COPY bids, line 5: \"d,1,\""));
+    assert_eq!(rewritten("COPY bids, line 5"), None);
+    assert_eq!(rewritten("PL/pgSQL function f(), line 3"), None);
+}
+
 /// A row: text, key, text.
 #[derive(Debug, Clone)]
 struct Row {

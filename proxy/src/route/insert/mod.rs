@@ -67,7 +67,7 @@ fn keys_of_rows(
     shape: &InsertShape,
     drawn: Option<&[String]>,
 ) -> Result<Vec<Option<KeyValue>>, Refusal> {
-    let table = || case.facts.tables.first().map_or("?", String::as_str);
+    let table = || case.facts.tables.first().and_then(|name| name.rsplit('.').next()).unwrap_or("?");
     let mut drawn = drawn.map(<[String]>::iter);
     let mut keys = Vec::with_capacity(shape.rows.len());
     for (n, row) in shape.rows.iter().enumerate() {
@@ -108,7 +108,7 @@ fn drawn_key(sharded: &Sharded, spelled: &str, row: usize) -> Result<KeyValue, R
 fn draw(case: &Case<'_>, shape: &InsertShape, rows: usize) -> Result<(Target, Reason), Refusal> {
     match &case.facts.command {
         Command::Explain if case.facts.access != Access::Write => {
-            return Ok((Target::Nowhere(case.home()), Reason::NoMatch));
+            return Ok((Target::One(case.home()), Reason::Rows { count: shape.rows.len() }));
         }
         Command::Modify(_) | Command::Query => {}
         _ => return Err(Refusal::insert_key(0, "the key is left to its default, which is not known here")),

@@ -141,14 +141,14 @@ fn an_insert_is_split_at_its_rows() {
     let show = |part: &Part| format!("{:?} {:?} {:?}\n{}\n", part.shard, part.params, part.rows, part.text);
     expect![[r#"
         ShardId(1) [3, 4, 6] [1, 2]
-        insert into bids (note, auction_id) values ($1 || 'it''s $1 /*' , '1001'::bigint), ($2 || 'it''s $1 /*' , 2) on conflict do nothing returning $3, auction_id -- $1
+        insert into bids (note, auction_id) values ($1 || 'it''s $1 /*' , '1001'::bigint), ($2 || 'it''s $1 /*' , 2) on conflict do nothing returning $3, auction_id
         ShardId(3) [1, 2, 5, 6] [0, 3]
-        insert into bids (note, auction_id) values ($1 || 'it''s $1 /*' , $2), ($3 || 'it''s $1 /*' , '1') on conflict do nothing returning $4, auction_id -- $1
+        insert into bids (note, auction_id) values ($1 || 'it''s $1 /*' , $2), ($3 || 'it''s $1 /*' , '1') on conflict do nothing returning $4, auction_id
     "#]].assert_eq(&parts.iter().map(show).collect::<String>());
     let Target::Split(parts) = planned(&insert(&[Given::Default], false)) else { panic!("not split") };
     expect![[r#"
         ShardId(0) [1, 2] [0]
-        insert into bids (note, "auction_id") values ($1 || 'it''s $1 /*' , '1000'::bigint) on conflict do nothing returning $2, auction_id -- $1
+        insert into bids (note, "auction_id") values ($1 || 'it''s $1 /*' , '1000'::bigint) on conflict do nothing returning $2, auction_id
     "#]].assert_eq(&parts.iter().map(show).collect::<String>());
 }
 

@@ -44,9 +44,21 @@ pub enum Usage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// These; none at all when no row can match.
-    Keys(SmallVec<[KeyValue; 1]>),
+    Keys {
+        /// In the order of the terms.
+        keys: SmallVec<[KeyValue; 1]>,
+        /// Some of the values match no row, whatever its key.
+        excluded: bool,
+    },
     /// Any key may occur; says why if there was a condition that could not be used.
     Any(Option<&'static str>),
+}
+
+impl Found {
+    /// No row can match.
+    pub(super) fn none() -> Self {
+        Self::Keys { keys: SmallVec::new(), excluded: true }
+    }
 }
 
 const TYPES_DIFFER: &str = "the value is not of the key column's type";
@@ -55,18 +67,19 @@ const TYPES_DIFFER: &str = "the value is not of the key column's type";
 pub fn found(pin: &Pin, key_type: KeyType, values: &Values<'_>) -> Result<Found, Refusal> {
     match pin {
         Pin::Any | Pin::Insert => Ok(Found::Any(None)),
-        Pin::Never => Ok(Found::Keys(SmallVec::new())),
+        Pin::Never => Ok(Found::none()),
         Pin::Array(term) => array::found(term, key_type, values),
         Pin::Keys(terms) => {
             let mut keys = SmallVec::new();
+            let mut excluded = false;
             for term in terms {
                 match key_of(term, key_type, values, Usage::Compare)? {
                     KeyOutcome::Key(key) => keys.push(key),
-                    KeyOutcome::NoRow | KeyOutcome::Null => {}
+                    KeyOutcome::NoRow | KeyOutcome::Null => excluded = true,
                     KeyOutcome::Unknown(why) => return Ok(Found::Any(Some(why))),
                 }
             }
-            Ok(Found::Keys(keys))
+            Ok(Found::Keys { keys, excluded })
         }
     }
 }

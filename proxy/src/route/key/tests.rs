@@ -247,7 +247,7 @@ fn array(key_type: KeyType, value: (i16, &[u8])) -> String {
     let params = BindParams::parse(&body, &[]).expect("well formed");
     let values = Values::of_text(b"select $1", &analysed, 0).with_params(&params);
     match found(&Pin::Array(term(ValueRef::Param(1))), key_type, &values) {
-        Ok(Found::Keys(keys)) => keys.iter().map(|key| format!("<{key}>")).collect(),
+        Ok(Found::Keys { keys, .. }) => keys.iter().map(|key| format!("<{key}>")).collect(),
         Ok(Found::Any(_)) => "any".to_owned(),
         Err(refusal) => refusal.to_string(),
     }

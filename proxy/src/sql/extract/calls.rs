@@ -8,7 +8,7 @@ use super::groups::{NodeId, Via};
 use super::reader::{Read, Reader};
 use super::scope::{Meaning, fold};
 use crate::sql::facts::{Pin, PinCause};
-use crate::sql::parse::ast::{Expr, FunctionArg, ObjectName, Value};
+use crate::sql::parse::ast::{FunctionArg, ObjectName};
 use crate::sql::schema::{Function, Touches};
 use router_config::key::KeyType;
 
@@ -243,10 +243,9 @@ impl<'q> Reader<'_, 'q> {
             }
             "set_config" => {
                 self.seen.by_value = true;
-                let local = args.get(2).and_then(argument_value).is_some_and(|e| self.is_true(e));
-                if !local {
-                    self.seen.effects.pins = Some(PinCause::Settings);
-                }
+                // Even a LOCAL one must reach each shard that the transaction will use: only a pinned session can tell.
+                self.seen.effects.pins = Some(PinCause::Settings);
+                self.seen.home_alone.get_or_insert_with(|| "set_config()".to_string());
             }
             _ if name.starts_with("pg_advisory") || name.starts_with("pg_try_advisory") => {
                 effects.advisory_lock = true;
@@ -273,14 +272,6 @@ impl<'q> Reader<'_, 'q> {
         let sharded = |r: &&std::sync::Arc<crate::sql::schema::Relation>| r.key_type().is_some();
         let mut columns = self.ctx.schema.relations.values().filter(sharded).flat_map(|r| &r.columns);
         columns.any(|c| c.default.as_ref().is_some_and(drawn))
-    }
-
-    fn is_true(&self, e: &Expr) -> bool {
-        match e {
-            Expr::Nested(inner) => self.is_true(inner),
-            Expr::Value(value) => value.value == Value::Boolean(true),
-            _ => false,
-        }
     }
 
     /// A function that is declared to stay with the rows of one key.

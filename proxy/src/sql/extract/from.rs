@@ -131,10 +131,10 @@ impl<'q> Reader<'_, 'q> {
     pub(super) fn relation(&mut self, name: &ObjectName, alias: Option<&TableAlias>) -> Read<Tree> {
         let start = self.level().sources.len();
         let (schema, name) = parts(name)?;
-        if schema.is_none() {
-            if let Some(index) = self.named.iter().rposition(|n| n.name == name) {
-                return self.named_query(index, &name, alias);
-            }
+        if schema.is_none()
+            && let Some(index) = self.named.iter().rposition(|n| n.name == name)
+        {
+            return self.named_query(index, &name, alias);
         }
         let Some(relation) = self.ctx.schema.lookup(self.ctx.search_path, schema.as_deref(), &name) else {
             self.note_table(schema.as_ref().map_or(name.clone(), |s| format!("{s}.{name}")));

@@ -123,6 +123,11 @@ impl Groups {
         *pin != Pin::Never && self.pins.iter().any(|(n, p)| *n == node && p == pin)
     }
 
+    /// What conditions demand of the node itself.
+    pub(super) fn pins_of(&self, node: NodeId) -> impl Iterator<Item = &Pin> {
+        self.pins.iter().filter(move |(n, _)| *n == node).map(|(_, pin)| pin)
+    }
+
     /// Whether an outer join's condition makes the keys of `child` and `parent` equal.
     pub(super) fn hangs_on(&self, child: NodeId, parent: NodeId) -> bool {
         self.find(child) == self.find(parent)

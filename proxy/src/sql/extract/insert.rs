@@ -37,14 +37,20 @@ impl<'q> Reader<'_, 'q> {
         let node = relation.as_ref().and_then(|r| self.insert_node(r));
         let columns = insert.columns.iter().map(first).collect::<Read<Vec<String>>>()?;
         let target = Target { relation, node };
-        match &insert.source {
-            None => self.default_values(&target),
+        let given = match &insert.source {
+            None => {
+                self.default_values(&target);
+                Vec::new()
+            }
             Some(query) => match values_of(query) {
-                Some(values) => self.insert_values(values, &columns, &target, (insert, top))?,
-                None => self.insert_select(query, &columns, &target)?,
+                Some(values) => {
+                    self.insert_values(values, &columns, &target, (insert, top))?;
+                    given_by_rows(values)
+                }
+                None => vec![true; self.insert_select(query, &columns, &target)?],
             },
-        }
-        self.omitted_defaults(&columns, &target);
+        };
+        self.omitted_defaults(&columns, &given, &target);
         let alias = insert.table_alias.as_ref().map_or(plain_name, |a| fold(&a.alias));
         self.open_target(&alias, &target);
         if let Some(on) = &insert.on {
@@ -258,41 +264,56 @@ impl<'q> Reader<'_, 'q> {
         Some((at, format!(" ({})", names.join(", "))))
     }
 
-    /// INSERT … SELECT stays on the shard it reads from if the key comes from the key of the rows read.
-    fn insert_select(&mut self, query: &'q Query, columns: &[String], target: &Target) -> Read<()> {
+    /// INSERT … SELECT stays on the shard it reads from if the key comes from the key of the rows read. Returns how many
+    /// columns it is known to give.
+    fn insert_select(&mut self, query: &'q Query, columns: &[String], target: &Target) -> Read<usize> {
         // The source sees no columns of the target.
         let output = self.query(query, false)?;
         let level = self.level();
         level.sub_nodes.extend(&output.nodes);
         level.sub_nodes.extend(&output.sub_nodes);
-        let Some(place) = self.key_place(columns, target) else { return Ok(()) };
+        let width = output.columns.as_ref().map_or(columns.len(), Vec::len);
+        let Some(place) = self.key_place(columns, target) else { return Ok(width) };
         let source = place.position.and_then(|p| output.columns.as_ref()?.get(p)?.key);
         if let Some(source) = source.filter(|s| self.same_type(*s, place.node)) {
             self.groups.attach(place.node, source, Via::Correlation);
             self.seen.colocated_insert_select = self.seen.writers == 1;
-            return Ok(());
+            return Ok(width);
         }
         let term = place.position.and_then(|p| constant_item(query, p)).and_then(|e| self.term(e));
         match term {
             Some(term) => self.groups.pin(place.node, super::condition::keys(vec![term])),
             None => self.groups.always("INSERT … SELECT whose key is not the key of the rows read"),
         }
-        Ok(())
+        Ok(width)
     }
 
-    /// A reference table's omitted columns must not get different values on different shards.
-    fn omitted_defaults(&mut self, columns: &[String], target: &Target) {
+    /// A reference table's defaults must not give different values on different shards. `given` tells for each listed
+    /// column whether every row has a value of its own for it.
+    fn omitted_defaults(&mut self, columns: &[String], given: &[bool], target: &Target) {
         let Some(relation) = target.relation.clone().filter(|r| r.placement == Placement::Reference) else {
             return;
         };
-        for column in relation.columns.iter().filter(|c| !columns.contains(&c.name)) {
+        for (index, column) in relation.columns.iter().enumerate() {
+            let position = match columns {
+                [] => Some(index),
+                listed => listed.iter().position(|c| *c == column.name),
+            };
             let Some(default) = &column.default else { continue };
-            if super::utility::unrepeatable_name(self.ctx, default.as_bytes()).is_some() {
+            let has_value = position.and_then(|p| given.get(p)).copied().unwrap_or(false);
+            if !has_value && super::utility::unrepeatable_name(self.ctx, default.as_bytes()).is_some() {
                 let name = format!("the default of {}.{}", relation.full_name(), column.name);
                 self.seen.unrepeatable.get_or_insert(name);
             }
         }
     }
+}
+
+/// For each column whether every row gives a value for it.
+fn given_by_rows(values: &Values) -> Vec<bool> {
+    let width = values.rows.iter().map(|row| row.content.len()).min().unwrap_or(0);
+    let given = |at: usize| values.rows.iter().all(|row| row.content.get(at).is_some_and(|e| !is_default(e)));
+    (0..width).map(given).collect()
 }
 
 /// Forms of other databases.

@@ -13,6 +13,7 @@ use super::schema::{Placement, Schema};
 use super::tokens::Tokens;
 
 mod calls;
+mod clauses;
 mod condition;
 mod copy;
 mod expr;

@@ -187,7 +187,7 @@ impl<'c, 'q> Reader<'c, 'q> {
             Expr::UnaryOp { op: UnaryOperator::Minus, expr } => {
                 let term = self.term(expr)?;
                 let number = matches!(term.value, ValueRef::Literal(_)) && self.is_number(expr);
-                number.then(|| KeyTerm { negated: !term.negated, ..term })
+                number.then_some(KeyTerm { negated: !term.negated, ..term })
             }
             Expr::UnaryOp { op: UnaryOperator::Plus, expr } => {
                 self.term(expr).filter(|_| self.is_number(expr))

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::sql::facts::Scope;
 use crate::sql::normalise::identifiers;
-use crate::sql::schema::{Placement, Touches};
+use crate::sql::schema::{Function, Placement, Touches};
 use crate::sql::tokens::Tokens;
 
 /// Home if no sharded or reference table's name and no function that may reach one occurs in the text, be it inside
@@ -21,10 +21,9 @@ pub(super) fn scope(tokens: &Tokens<'_>, ctx: &Context<'_>, complaint: &str) -> 
                 tables.push(full);
             }
         }
-        if let Some(function) = ctx.schema.function(name) {
-            if !function.built_in && function.touches_sharded == Touches::Unknown && culprit.is_none() {
-                culprit = Some(format!("{complaint}; it names the function {name}"));
-            }
+        let risky = |f: &Function| !f.built_in && f.touches_sharded == Touches::Unknown;
+        if culprit.is_none() && ctx.schema.function(name).is_some_and(risky) {
+            culprit = Some(format!("{complaint}; it names the function {name}"));
         }
     });
     if culprit.is_none() {
@@ -54,11 +53,8 @@ pub(super) fn relations_named<'c>(
 ) -> impl Iterator<Item = std::sync::Arc<crate::sql::schema::Relation>> + use<'c> {
     let mut found = Vec::new();
     for schema in ctx.schema.schemas() {
-        if let Some(relation) = ctx.schema.lookup(&[], Some(schema), name) {
-            if relation.placement != Placement::Catalog {
-                found.push(relation);
-            }
-        }
+        let relation = ctx.schema.lookup(&[], Some(schema), name);
+        found.extend(relation.filter(|r| r.placement != Placement::Catalog));
     }
     found.into_iter()
 }
@@ -94,7 +90,14 @@ pub(super) fn audit(t: &Tokens<'_>, ctx: &Context<'_>, seen: &[String]) -> Resul
         }
         let Some(relation) = ctx.schema.lookup(ctx.search_path, schema.as_deref(), &name) else { continue };
         let placed = !matches!(relation.placement, Placement::Unsharded | Placement::Catalog);
-        let defined = (0..t.len()).any(|i| i != at && t.name(i).as_deref() == Some(&*name));
+        // The name of a WITH query, or `IS DISTINCT FROM column`.
+        let defines = |i: usize| {
+            t.is_mark(i + 1, "(")
+                || (t.is(i + 1, "as") && t.is_any(i + 2, &["materialized", "not"]))
+                || (t.is(i + 1, "as") && t.is_mark(i + 2, "("))
+        };
+        let defined = (0..t.len()).any(|i| i != at && t.name(i).as_deref() == Some(&*name) && defines(i))
+            || (at > 1 && t.is(at - 2, "distinct"));
         if placed && !defined && !seen.contains(&relation.full_name()) {
             return Err(format!("the table {} was not understood", relation.full_name()));
         }

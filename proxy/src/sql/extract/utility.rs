@@ -170,11 +170,9 @@ fn reads_in_ddl(t: &Tokens<'_>, ctx: &Context<'_>, facts: &mut Facts) {
     let Some(body) = body.filter(|_| creates) else { return };
     let read = mentioned(t, ctx, body + 1);
     let materialized = (1..4).any(|i| t.is(i, "materialized"));
-    if let Some(sharded) = read.iter().find(|r| r.key_type().is_some()) {
-        if !materialized {
-            let why = format!("CREATE TABLE AS reads the sharded table {}", sharded.full_name());
-            facts.scope = Scope::Unknown { why };
-        }
+    if let Some(sharded) = read.iter().find(|r| r.key_type().is_some() && !materialized) {
+        let why = format!("CREATE TABLE AS reads the sharded table {}", sharded.full_name());
+        facts.scope = Scope::Unknown { why };
     }
     let unknown = (body..t.len()).find_map(|i| {
         let name = t.name(i).filter(|_| t.is_mark(i + 1, "("))?;

@@ -1,12 +1,12 @@
 //! UPDATE, DELETE and MERGE.
 
-use super::condition::{Side, unnest};
+use super::condition::{Side, keys, unnest};
 use super::from::{Tree, parts};
 use super::groups::{NodeId, Obstacle, Via};
 use super::query::Output;
 use super::reader::{Read, Reader};
 use super::scope::{Column, Level, fold};
-use crate::sql::facts::{KeyTerm, Modify};
+use crate::sql::facts::{KeyTerm, Modify, Pin, ValueRef};
 use crate::sql::parse::ast::{
     Assignment, AssignmentTarget, Delete, Expr, FromTable, Merge, MergeAction, MergeClauseKind,
     MergeInsertExpr, MergeInsertKind, MergeUpdateKind, SelectItem, Statement, TableFactor, TableWithJoins,
@@ -95,7 +95,7 @@ impl<'q> Reader<'_, 'q> {
         items.map(|items| self.projection(items)).transpose()
     }
 
-    fn only_table<'t>(tables: &'t [TableWithJoins]) -> Read<&'t TableFactor> {
+    fn only_table(tables: &[TableWithJoins]) -> Read<&TableFactor> {
         match tables {
             [TableWithJoins { relation, joins }] if joins.is_empty() => Ok(relation),
             _ => Err("several targets".to_string()),
@@ -172,12 +172,36 @@ impl<'q> Reader<'_, 'q> {
     }
 
     /// Whether the value assigned to the key is the key itself, or the value that the condition demands of it.
-    fn keeps_key(&self, value: &Expr, target: &Target) -> bool {
+    fn keeps_key(&mut self, value: &Expr, target: &Target) -> bool {
         let Some(node) = target.node else { return false };
         match self.term(value) {
-            Some(term) => self.groups.pinned_to(node, &term),
+            Some(term) => self.pinned_to(node, &term),
             None => self.own_key(value) == Some(node),
         }
+    }
+
+    /// Whether a condition demands exactly this value of the node's key: the same parameter, or a literal that is
+    /// spelled the same.
+    fn pinned_to(&mut self, node: NodeId, term: &KeyTerm) -> bool {
+        let ValueRef::Literal(literal) = term.value else {
+            return self.groups.has_pin(node, &keys(vec![term.clone()]));
+        };
+        let spelling = |n: u16| {
+            let start = *self.literals.get(usize::from(n).checked_sub(self.tokens.literals_before)?)?;
+            let token = self.tokens.list.iter().find(|t| t.start == start)?;
+            Some(&self.tokens.text[token.start..token.end])
+        };
+        let same = self.groups.pins_of(node).any(|pin| match pin {
+            Pin::Keys(terms) => match terms.as_slice() {
+                [KeyTerm { value: ValueRef::Literal(other), negated, cast }] => {
+                    *negated == term.negated && *cast == term.cast && spelling(*other) == spelling(literal)
+                }
+                _ => false,
+            },
+            Pin::Any | Pin::Array(_) | Pin::Never | Pin::Insert => false,
+        });
+        self.seen.by_value = true;
+        same
     }
 
     fn merge(&mut self, merge: &'q Merge) -> Read<Option<Option<Vec<Column>>>> {
@@ -252,7 +276,7 @@ impl<'q> Reader<'_, 'q> {
         };
         let value = position.and_then(|p| row.content.get(p));
         let tied = value.is_some_and(|value| match self.term(value) {
-            Some(term) => self.groups.pinned_to(node, &term),
+            Some(term) => self.pinned_to(node, &term),
             None => self.own_key(value).is_some_and(|source| self.groups.hangs_on(node, source)),
         });
         if !tied {
@@ -277,11 +301,4 @@ pub(super) fn first(name: &crate::sql::parse::ast::ObjectName) -> Read<String> {
         .and_then(|p| p.as_ident())
         .map(fold)
         .ok_or_else(|| "a column of an unknown form".to_string())
-}
-
-impl super::groups::Groups {
-    /// Whether a condition demands exactly this value of the node's key.
-    fn pinned_to(&self, node: NodeId, term: &KeyTerm) -> bool {
-        self.has_pin(node, &super::condition::keys(vec![term.clone()]))
-    }
 }

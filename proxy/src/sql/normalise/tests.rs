@@ -141,6 +141,16 @@ proptest! {
         prop_assert!(total <= bytes.len());
     }
 
+    /// The fast way finds the literals that the tokens are.
+    #[test]
+    fn both_ways_agree(text in "[eEuUbBxXnN&$'\"\\\\/*\\-;a1 .()+\n]{0,60}", conforming: bool) {
+        let bytes = text.as_bytes();
+        let slow: Vec<Token> = Lexer::new(bytes, conforming).filter(|t| t.kind.is_literal()).collect();
+        let fast = normalise(bytes, conforming).literals;
+        let fast: Vec<Token> = fast.iter().map(|l| Token { kind: l.kind, start: l.start, end: l.end }).collect();
+        prop_assert_eq!(slow, fast);
+    }
+
     /// Texts that differ in literals have the same key, and the literals stand where they were put.
     #[test]
     fn literals_do_not_show(

@@ -154,6 +154,11 @@ fn scopes_and_functions() {
             "SELECT query_to_xml('select * from bids', true, true, '')",
             "INSERT INTO users (user_id, name, token) VALUES (1, 'a', NULL)",
             "INSERT INTO users (user_id, name) VALUES (1, 'a')",
+            "INSERT INTO users VALUES (1, 'a', NULL)",
+            "INSERT INTO users VALUES (1, 'a', DEFAULT)",
+            "INSERT INTO users SELECT 1, 'a', NULL",
+            "UPDATE bids SET auction_id = 5, amount = 2 WHERE auction_id = 5",
+            "SELECT tableoid::regclass FROM bids WHERE auction_id = 5",
             "UPDATE users SET name = 'x' WHERE user_id = 1",
             "DELETE FROM users WHERE user_id IN (SELECT user_id FROM users LIMIT 1)",
             "INSERT INTO users SELECT * FROM stats",
@@ -216,9 +221,9 @@ fn scopes_and_functions() {
             SELECT pg_advisory_xact_lock(1)
                 Home ReadPrimary("advisory lock pg_advisory_xact_lock") unrepeatable:pg_advisory_xact_lock() advisory
             SELECT set_config('x', 'y', false)
-                Nothing ReadPrimary("volatile function set_config") unrepeatable:set_config() pins:Settings
+                Home ReadPrimary("volatile function set_config") unrepeatable:set_config() pins:Settings
             SELECT set_config('x', 'y', true)
-                Nothing ReadPrimary("volatile function set_config") unrepeatable:set_config()
+                Home ReadPrimary("volatile function set_config") unrepeatable:set_config() pins:Settings
             SELECT pg_notify('c', 'x')
                 Home Write unrepeatable:pg_notify()
             SELECT txid_current()
@@ -229,12 +234,22 @@ fn scopes_and_functions() {
                 Insert ReferenceWrite Write
             INSERT INTO users (user_id, name) VALUES (1, 'a')
                 Insert ReferenceWrite Write unrepeatable:the default of public.users.token
+            INSERT INTO users VALUES (1, 'a', NULL)
+                Insert ReferenceWrite Write
+            INSERT INTO users VALUES (1, 'a', DEFAULT)
+                Insert ReferenceWrite Write unrepeatable:the default of public.users.token
+            INSERT INTO users SELECT 1, 'a', NULL
+                Insert ReferenceWrite Write
+            UPDATE bids SET auction_id = 5, amount = 2 WHERE auction_id = 5
+                Update [#2] Write
+            SELECT tableoid::regclass FROM bids WHERE auction_id = 5
+                [#0]
             UPDATE users SET name = 'x' WHERE user_id = 1
                 Update ReferenceWrite Write
             DELETE FROM users WHERE user_id IN (SELECT user_id FROM users LIMIT 1)
                 Delete ReferenceWrite Write unrepeatable:LIMIT without ORDER BY
             INSERT INTO users SELECT * FROM stats
-                Insert Unknown { why: "it writes the reference table public.users and uses public.stats of the home shard" } Write unrepeatable:the default of public.users.user_id
+                Insert Unknown { why: "it writes the reference table public.users and uses public.stats of the home shard" } Write unrepeatable:the default of public.users.token
             UPDATE users SET name = 'x' FROM bids b WHERE b.auction_id = 1
                 Update [#1] writes-reference Write
             INSERT INTO stats SELECT auction_id, count(*) FROM bids WHERE auction_id = 1 GROUP BY 1
@@ -258,7 +273,7 @@ fn scopes_and_functions() {
             MERGE INTO bids t USING auctions s ON t.auction_id = s.auction_id WHEN NOT MATCHED THEN INSERT (auction_id, amount) VALUES (s.seller, 1)
                 Merge Unknown { why: "MERGE inserts into public.bids a key that ON does not compare" } Write
             MERGE INTO bids t USING (VALUES (1, 2)) s(k, a) ON t.auction_id = 5 AND t.user_id = s.k WHEN NOT MATCHED THEN INSERT (auction_id, amount) VALUES (5, 1)
-                Merge Unknown { why: "MERGE inserts into public.bids a key that ON does not compare" } Write
+                Merge [#2] !MERGE from a source that is not sharded Write
         "#]],
     );
 }

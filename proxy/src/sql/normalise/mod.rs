@@ -118,10 +118,15 @@ const HINT_MARK: u8 = 4;
 /// Scans `text` once.
 pub fn normalise(text: &[u8], conforming: bool) -> Normalised {
     let mut out = Normalised::default();
+    normalise_into(text, conforming, &mut out);
+    out
+}
+
+/// As [`normalise`], into an empty place of the caller's, so that nothing large is moved.
+pub fn normalise_into(text: &[u8], conforming: bool, out: &mut Normalised) {
     let mut copied = 0;
     let mut lexer = Lexer::new(text, conforming);
-    loop {
-        let token = lexer.next();
+    while let Some(Token { kind, start, end }) = lexer.next_literal() {
         if let Some((start, end)) = lexer.take_hint() {
             out.key.extend_from_slice(&text[copied..start]);
             out.key.push(HINT_MARK);
@@ -129,7 +134,6 @@ pub fn normalise(text: &[u8], conforming: bool) -> Normalised {
             out.hint_spans.push((out.literals.len(), start, end));
             read_hint(text, start..end, &mut out.hints);
         }
-        let Some(Token { kind, start, end }) = token else { break };
         if !kind.is_literal() {
             continue;
         }
@@ -143,7 +147,6 @@ pub fn normalise(text: &[u8], conforming: bool) -> Normalised {
         out.literals.push(Literal { kind, start, end });
     }
     out.key.extend_from_slice(&text[copied..]);
-    out
 }
 
 /// Reads `gavel: key=… shard=…` out of a comment.

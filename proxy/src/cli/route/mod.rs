@@ -200,6 +200,13 @@ fn schema_of(topology: &Topology, args: &RouteArgs) -> Schema {
             schema.relations.insert((namespace.to_owned(), name.clone()), Arc::new(relation));
         }
     }
+    // Functions are placed by a key of the type that sharded tables have, named in the statement or not.
+    for (n, rule) in topology.tables.iter().enumerate() {
+        if matches!(rule.kind, TableKind::Sharded { .. }) {
+            let relation = relation("", "", &rule.kind, &BTreeSet::new());
+            schema.relations.insert((String::new(), n.to_string()), Arc::new(relation));
+        }
+    }
     for name in &names {
         let rule = topology.function(name);
         let function = Function {
@@ -207,7 +214,11 @@ fn schema_of(topology: &Topology, args: &RouteArgs) -> Schema {
             built_in: rule.is_none(),
             aggregate: AGGREGATES.contains(&name.as_str()),
             set_returning: matches!(name.as_str(), "generate_series" | "unnest"),
-            touches_sharded: Touches::No,
+            touches_sharded: if rule.is_some_and(|rule| rule.key_argument.is_some()) {
+                Touches::Unknown
+            } else {
+                Touches::No
+            },
             key_argument: rule.and_then(|rule| rule.key_argument),
         };
         schema.functions.insert(name.clone(), function);
@@ -257,3 +268,6 @@ fn relation(schema: &str, name: &str, kind: &TableKind, names: &BTreeSet<String>
         has_user_triggers: false,
     }
 }
+
+#[cfg(test)]
+mod tests;

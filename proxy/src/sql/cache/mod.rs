@@ -16,7 +16,7 @@ use quick_cache::{Equivalent, Weighter};
 
 use super::extract::{Analysis, Context, analysis};
 use super::facts::{DdlKind, Facts, PinCause};
-use super::normalise::{HintSpans, Hints, Literal, Literals, Normalised, normalise, split};
+use super::normalise::{HintSpans, Hints, Literal, Literals, Normalised, normalise, normalise_into, split};
 
 /// Facts of a whole text.
 #[derive(Debug)]
@@ -249,7 +249,8 @@ impl Cache {
     /// Facts of a text of the simple protocol.
     pub fn simple(&self, text: impl AsRef<[u8]>, ctx: &Context<'_>) -> Analysed {
         let text = text.as_ref();
-        let normalised = normalise(text, ctx.standard_conforming_strings);
+        let mut normalised = Normalised::default();
+        normalise_into(text, ctx.standard_conforming_strings, &mut normalised);
         let shared = KeyRef { context: ctx.id, exact: false, text: &normalised.key };
         match self.entries.get(&shared) {
             Some(Entry::Script(script)) => {

@@ -1,5 +1,7 @@
 //! The planner as a whole, over facts made by hand.
 
+mod statements;
+
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use router_config::key::KeyValue;
@@ -152,14 +154,14 @@ fn writes_and_commands() {
             merge → refused [] -: MERGE over several shards is not supported 0A000
             update of the key → refused [] -: the shard key of a row cannot be updated 0A000
             writes a reference table → refused [] -: one statement cannot write a reference table and use sharded tables 0A000
-            insert select → refused [] -: INSERT ... SELECT into a sharded table is supported only where every row stays on the shard it is read from 0A000
+            insert select → one shard [shard-4] primary: one key, in slot 5958
             insert select, co-located → one shard [shard-4] primary: one key, in slot 5958
             reference table → every shard, in one transaction [shard-1 shard-2 shard-3 shard-4] primary: reference tables only
             reference read → any shard [shard-1 shard-2 shard-3 shard-4] replica: reference tables only
             no table → any shard [shard-1 shard-2 shard-3 shard-4] replica: no table
             home → one shard [shard-1] primary: unsharded table, catalog or state of the home shard
             ddl → every shard, in one transaction [shard-1 shard-2 shard-3 shard-4] primary: DDL
-            ddl with rows → refused [] -: this DDL reads or writes rows of sharded tables 0A000
+            ddl with rows → refused [] -: this DDL cannot be run on every shard alike 0A000
             vacuum → every shard, one by one, outside of a transaction [shard-1 shard-2 shard-3 shard-4] primary: DDL
             explain by key → one shard [shard-4] replica: one key, in slot 5958
             explain of all → refused [] -: EXPLAIN over several shards is not supported 0A000

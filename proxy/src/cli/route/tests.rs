@@ -1,0 +1,143 @@
+//! `gavel route` over a small configuration.
+
+use std::path::PathBuf;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+const CONFIG: &str = r#"
+[listen]
+address = "127.0.0.1:6432"
+[[databases]]
+name = "*"
+kind = "sharded"
+[[shards]]
+name = "a"
+primary = "127.0.0.1:5433"
+[[shards]]
+name = "b"
+primary = "127.0.0.1:5434"
+[[tables]]
+name = "users"
+kind = "reference"
+[[tables]]
+column = "auction_id"
+kind = "sharded"
+[[functions]]
+name = "place_bid"
+key_argument = 1
+"#;
+
+fn check(sql: &str, change: &dyn Fn(&mut RouteArgs), expected: &Expect) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = directory.path().join("gavel.toml");
+    std::fs::write(&config, CONFIG).expect("a file");
+    let mut args =
+        RouteArgs { config, sql: sql.to_owned(), tables: Vec::new(), params: Vec::new(), json: false };
+    change(&mut args);
+    let mut out = Vec::new();
+    let placed = run(&args, &mut out).expect("a plan");
+    let out = String::from_utf8(out).expect("UTF-8").replace(CAVEAT, "(caveat)");
+    expected.assert_eq(&format!("{out}all placed: {placed}\n"));
+}
+
+#[test]
+fn statements_are_planned_by_the_rules() {
+    let same = |_: &mut RouteArgs| {};
+    check(
+        "select * from bids where auction_id = 42; update bids set x = 1",
+        &same,
+        &expect![[r#"
+        Plan: one shard
+        Shards: a
+        Role: replica
+        Reason: one key, in slot 16072
+        Key: 42
+        Slot: 16072
+
+        Plan: refused
+        Refused: UPDATE over several shards is not supported (0A000)
+        Detail: No single shard holds all of the rows that it may touch.
+        Hint: Add a condition of the form shard_key = value to the WHERE clause, or run the statement once for each key.
+
+        (caveat)
+        all placed: false
+    "#]],
+    );
+    check(
+        "select place_bid(42, 1); select * from users; select * from other",
+        &same,
+        &expect![[r#"
+            Plan: one shard
+            Shards: a
+            Role: primary
+            Reason: declared key argument of the function
+
+            Plan: any shard
+            Shards: a, b
+            Role: replica
+            Reason: reference tables only
+
+            Plan: one shard
+            Shards: a
+            Role: replica
+            Reason: unsharded table, catalog or state of the home shard
+
+            (caveat)
+            all placed: true
+        "#]],
+    );
+}
+
+#[test]
+fn parameters_tables_and_hints_are_taken() {
+    check(
+        "insert into bids (auction_id, x) values (1, 2), (2, 3), ($1, 4)",
+        &|args| args.params = vec!["7".into()],
+        &expect![[r#"
+            Plan: one shard
+            Shards: a
+            Role: primary
+            Reason: 3 rows of VALUES
+
+            (caveat)
+            all placed: true
+        "#]],
+    );
+    check(
+        "select x from bids",
+        &|args| args.tables = vec!["bids".into()],
+        &expect![[r#"
+        Plan: several shards
+        Shards: a, b
+        Role: replica
+        Reason: no condition on the shard key
+        Merge: answers one after the other
+
+        (caveat)
+        all placed: true
+    "#]],
+    );
+    check(
+        "/* gavel: shard=b */ selekt x",
+        &|args| args.json = true,
+        &expect![[r#"
+            {"plan":"one shard","shards":["b"],"role":"primary","reason":"routing hint"}
+            all placed: true
+        "#]],
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let args = RouteArgs {
+        config: PathBuf::from("/nowhere/gavel.toml"),
+        sql: String::new(),
+        tables: Vec::new(),
+        params: Vec::new(),
+        json: false,
+    };
+    let error = run(&args, &mut Vec::new()).expect_err("no such file");
+    assert!(error.to_string().starts_with("cannot read /nowhere/gavel.toml"));
+}

@@ -1,0 +1,183 @@
+//! What a request is counted as, and the log of slow ones.
+//!
+//! Planning notes each statement with its shards; when the last byte of the answer has been written, the time since the
+//! request was read is observed for each of them. The statements of one pipeline share its time evenly, so that sums and
+//! counts are right. Nothing is looked up by name and nothing is allocated on the way of an ordinary statement.
+
+use bytes::Bytes;
+use router_config::topology::{ShardId, Slot};
+use smallvec::SmallVec;
+use tokio::time::{Duration, Instant};
+
+use super::failure::Failure;
+use super::session::{Session, shard_name};
+use crate::metrics::{PlanKind, RefusalClass, ServedBy};
+use crate::route::plan::{Plan, Reason};
+use crate::sql::normalise::normalise;
+
+/// Characters of a slow statement that are logged.
+const TEXT_CHARS: usize = 1000;
+/// Statements of one pipeline that are observed; the others are left out of the histograms.
+const NOTES_MAX: usize = 1024;
+
+/// A statement's part on one shard.
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    shard: ShardId,
+    role: ServedBy,
+    plan: PlanKind,
+}
+
+/// Why a plan was what it was, as far as the log tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Why {
+    plan: PlanKind,
+    reason: &'static str,
+    slot: Option<Slot>,
+}
+
+impl Why {
+    /// Of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        let kind = match (&plan.reason, &plan.target) {
+            (Reason::PassThrough, _) => PlanKind::PassThrough,
+            (_, target) => PlanKind::from(target),
+        };
+        let slot = match &plan.reason {
+            Reason::Key { slot, .. } => Some(*slot),
+            _ => None,
+        };
+        Self { plan: kind, reason: plan.reason.label(), slot }
+    }
+
+    /// Of a text of several statements that one shard was sent whole.
+    pub fn whole_text() -> Self {
+        Self { plan: PlanKind::One, reason: "several_statements", slot: None }
+    }
+}
+
+/// What is known of the request under way.
+#[derive(Debug, Default)]
+pub struct Watch {
+    began: Option<Instant>,
+    statements: u32,
+    notes: SmallVec<[Note; 2]>,
+    first: Option<(Bytes, Why)>,
+}
+
+impl Watch {
+    /// A request has been read.
+    pub fn begin(&mut self) {
+        self.began = Some(Instant::now());
+        self.statements = 0;
+        self.notes.clear();
+        self.first = None;
+    }
+}
+
+impl Session {
+    /// A statement of the request with this plan goes out.
+    pub fn note(&mut self, why: Why, text: &Bytes) {
+        self.watch.statements += 1;
+        if let Some(slot) = why.slot {
+            self.worker.shared.metrics.slot(slot);
+        }
+        if self.watch.first.is_none() {
+            self.watch.first = Some((text.clone(), why));
+        }
+    }
+
+    /// The statement noted last runs on this shard.
+    pub fn note_shard(&mut self, why: Why, at: usize) {
+        let held = &self.held[at];
+        let role = if held.replica { ServedBy::Replica } else { ServedBy::Primary };
+        if self.watch.notes.len() < NOTES_MAX {
+            self.watch.notes.push(Note { shard: held.shard, role, plan: why.plan });
+        }
+    }
+
+    /// The last byte of the answer has been written.
+    pub fn observe(&mut self) {
+        let shared = &self.worker.shared;
+        self.worker.pools.frontend.add(std::mem::take(&mut self.io.moved));
+        let Some(began) = self.watch.began.take() else { return };
+        let took = began.elapsed();
+        let each = took / self.watch.statements.max(1);
+        for note in &self.watch.notes {
+            shared.metrics.statement(note.shard, note.role, (note.plan, each));
+        }
+        let limit = shared.settings.load().log.slow_statement;
+        if took >= limit && !limit.is_zero() {
+            self.log_slow(took);
+        }
+        self.watch.first = None;
+    }
+
+    fn log_slow(&self, took: Duration) {
+        let Some((text, why)) = &self.watch.first else { return };
+        let shared = &self.worker.shared;
+        let topology = shared.topology.load();
+        let mut shards: Vec<String> =
+            self.watch.notes.iter().map(|note| shard_name(&topology, note.shard)).collect();
+        shards.sort();
+        shards.dedup();
+        let sql: String =
+            redacted(text, shared.settings.load().log.literals).chars().take(TEXT_CHARS).collect();
+        tracing::warn!(
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            user = %self.who.user,
+            database = %self.who.database,
+            plan = why.plan.label(),
+            reason = why.reason,
+            slot = why.slot.map(|slot| slot.0),
+            shards = shards.join(","),
+            statements = self.watch.statements,
+            sql = sql.trim(),
+            "slow statement"
+        );
+    }
+
+    /// Counts an error that the application is told of.
+    pub fn count_failure(&self, failure: &Failure) {
+        let metrics = &self.worker.shared.metrics;
+        metrics.error(&failure.sqlstate());
+        if let Failure::Refused(refusal) = failure {
+            metrics.refused(RefusalClass::of(refusal.sqlstate));
+        }
+    }
+
+    /// Counts the error that a shard has reported in this request, if there is one.
+    pub fn count_shard_error(&self) {
+        if let Some(code) = self.events.sqlstate() {
+            self.worker.shared.metrics.error(&String::from_utf8_lossy(code));
+        }
+    }
+}
+
+/// A statement's text for logs and the console: literals as `?`, unless they may be shown.
+pub fn redacted(text: &[u8], literals: bool) -> String {
+    if literals {
+        return String::from_utf8_lossy(text).into_owned();
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut copied = 0;
+    for literal in &normalise(text, true).literals {
+        out.extend_from_slice(&text[copied..literal.start]);
+        out.push(b'?');
+        copied = literal.end;
+    }
+    out.extend_from_slice(&text[copied..]);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redacted;
+
+    #[test]
+    fn literals_are_masked_unless_they_may_be_shown() {
+        let sql = b"select $1, 'secret', 42, E'a\\'b' from t where x = $tag$hidden$tag$ -- end";
+        assert_eq!(redacted(sql, false), "select $1, ?, ?, ? from t where x = ? -- end");
+        assert_eq!(redacted(sql, true).as_bytes(), sql);
+    }
+}
