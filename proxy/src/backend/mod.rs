@@ -5,6 +5,7 @@
 
 pub mod conn;
 pub mod connect;
+pub mod copy_trim;
 pub mod gucs;
 pub mod owed;
 pub mod pool;

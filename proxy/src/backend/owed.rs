@@ -14,7 +14,7 @@ impl Show {
     /// Nothing: the proxy asked for itself. Errors are kept for the caller.
     pub const NOTHING: Self = Self(0);
     /// Everything.
-    pub const ALL: Self = Self(0b1_1111);
+    pub const ALL: Self = Self(0b11_1111);
     /// RowDescription, ParameterDescription, NoData.
     pub const DESCRIPTION: Self = Self(0b00001);
     /// DataRow and COPY data.
