@@ -23,6 +23,8 @@ impl Show {
     pub const COMPLETE: Self = Self(0b00100);
     /// ReadyForQuery.
     pub const READY: Self = Self(0b01000);
+    /// CopyDone.
+    pub const COPY_DONE: Self = Self(0b10_0000);
     /// ErrorResponse, and what is not asked for: notices and notifications.
     pub const ERRORS: Self = Self(0b10000);
 
