@@ -13,11 +13,14 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
+use super::copy_trim::CopyTrim;
 use super::gucs::Gucs;
 use super::owed::{Owed, Show};
 use super::prepared::OnConn;
+use super::traffic::Moved;
 use crate::wire::backend::{self, Status, tag};
 use crate::wire::frame::{self, FrameError, HEADER};
+use crate::wire::reply;
 use crate::wire::stream::Stream;
 
 /// A frame of the server's that is looked at whole may be this long; rows and COPY data are streamed and have no limit here.
@@ -77,15 +80,6 @@ impl Events {
     }
 }
 
-/// Bytes that went through a socket.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Moved {
-    /// Read.
-    pub read: u64,
-    /// Written.
-    pub written: u64,
-}
-
 /// A frame that is being passed on or swallowed piece by piece.
 #[derive(Debug, Clone, Copy)]
 struct Partial {
@@ -126,6 +120,8 @@ pub struct Conn {
     pub moved: Moved,
     /// Rows are captured into [`Events::rows`] instead of being dropped when they are not shown.
     pub capture: bool,
+    /// What is taken out of COPY data on its way to the application.
+    pub copy_trim: Option<CopyTrim>,
 }
 
 impl Conn {
@@ -150,6 +146,7 @@ impl Conn {
             opened_in: None,
             moved: Moved::default(),
             capture: false,
+            copy_trim: None,
         }
     }
 
@@ -277,7 +274,8 @@ impl Conn {
         while let Some(header) = frame::header(&self.read[at..], usize::MAX)? {
             let streamed = matches!(header.tag, tag::DATA_ROW | tag::COPY_DATA);
             let whole = self.read.len() - at >= header.len;
-            if !whole && (!streamed || self.captures()) {
+            let edited = header.tag == tag::COPY_DATA && self.copy_trim.is_some();
+            if !whole && (!streamed || edited || self.captures()) {
                 if header.len > WHOLE_FRAME_BYTES {
                     return Err(ConnError::Protocol(format!(
                         "frame {:?} of {} bytes",
@@ -304,9 +302,12 @@ impl Conn {
             if !whole {
                 self.partial = Some(Partial { left: header.len - (end - at), shown });
             }
-            if !shown {
+            if !shown || edited {
                 out.extend_from_slice(&self.read[run..at]);
                 run = end;
+            }
+            if shown && edited {
+                self.trim(at..end, out);
             }
             at = end;
             if matches!(self.owed.front(), Some(Owed::Local(_))) && self.partial.is_none() {
@@ -342,6 +343,15 @@ impl Conn {
                 Ok(shown)
             }
             _ => Err(unexpected(tag)),
+        }
+    }
+
+    /// Passes on what is left of a CopyData frame.
+    fn trim(&mut self, at: std::ops::Range<usize>, out: &mut BytesMut) {
+        let Some(trim) = &mut self.copy_trim else { return };
+        let left = trim.keep(&self.read[at.start + HEADER..at.end]);
+        if !left.is_empty() {
+            reply::frame(out, tag::COPY_DATA, |b| b.extend_from_slice(left));
         }
     }
 
@@ -451,7 +461,7 @@ impl Conn {
                 (Show::DESCRIPTION, false)
             }
             (tag::COPY_OUT, Owed::Execute(_) | Owed::Query(_)) => (Show::DESCRIPTION, false),
-            (tag::COPY_DONE, Owed::Execute(_) | Owed::Query(_)) => (Show::ROWS, false),
+            (tag::COPY_DONE, Owed::Execute(_) | Owed::Query(_)) => (Show::COPY_DONE, false),
             (tag::FUNCTION_RESULT, Owed::Function) => (Show::ROWS, false),
             _ => return Err(unexpected(tag)),
         };

@@ -5,7 +5,9 @@
 
 pub mod conn;
 pub mod connect;
+pub mod copy_trim;
 pub mod gucs;
 pub mod owed;
 pub mod pool;
 pub mod prepared;
+pub mod traffic;

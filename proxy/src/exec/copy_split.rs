@@ -153,15 +153,14 @@ impl Copy<'_> {
                 Ok(End::Failed | End::Stopped) => {}
                 Err(broken) => {
                     // Every shard must leave the COPY before the transaction can be rolled back.
-                    self.fail_all("the proxy stopped the COPY");
-                    self.settle(|conn, _| conn.is_quiet()).await?;
+                    self.abandon("the proxy stopped the COPY").await?;
                     return Err(broken);
                 }
             }
         }
         // A shard that failed has left the COPY; the others must too.
         if self.events.iter().any(|events| events.error.is_some()) {
-            self.fail_all("another shard rejected the data");
+            self.abandon("another shard rejected the data").await?;
         }
         self.settle(|conn, _| conn.is_quiet()).await
     }
@@ -174,13 +173,24 @@ impl Copy<'_> {
         }
     }
 
-    fn fail_all(&mut self, reason: &str) {
+    /// Makes every shard leave the COPY. What they say to that is not the application's: it is told the cause.
+    async fn abandon(&mut self, reason: &str) -> Result<(), Broken> {
+        let caused: Vec<bool> = self.events.iter().map(|events| events.error.is_some()).collect();
+        let told = self.io.out.len();
         self.end_all(|out| {
             reply::frame(out, tag::COPY_FAIL, |b| {
                 b.put_slice(reason.as_bytes());
                 b.put_u8(0);
             });
         });
+        self.settle(|conn, _| conn.is_quiet()).await?;
+        if !caused.first().is_some_and(|caused| *caused) {
+            self.io.out.truncate(told);
+        }
+        for (events, caused) in self.events.iter_mut().zip(caused) {
+            events.error.take_if(|_| !caused);
+        }
+        Ok(())
     }
 
     /// Runs the conns until `enough` holds for each.

@@ -12,6 +12,7 @@ use router_config::topology::ShardId;
 
 use super::bind::{self, Rebound};
 use crate::backend::conn::{Conn, Events};
+use crate::backend::copy_trim::CopyTrim;
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
 use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
@@ -20,7 +21,7 @@ use crate::frontend::session::Session;
 use crate::frontend::transaction::Block;
 use crate::frontend::watch::Why;
 use crate::route::plan::{Draw, Plan, Target};
-use crate::sql::facts::{Access, Facts};
+use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
 use crate::wire::{frontend, reply};
 
@@ -118,8 +119,16 @@ impl Session {
             let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
             self.note_shard(Why::of(&ask.plan), at);
             self.held[at].wrote |= writes;
-            self.held[at].lease.capture = merge == Merge::Ordered;
-            self.queue_share(at, share, &ask.form, merge.show(turn == 0))?;
+            let last = turn + 1 == shares.len();
+            let conn = &mut self.held[at].lease;
+            conn.capture = merge == Merge::Ordered;
+            conn.copy_trim = match &ask.facts.command {
+                Command::CopyOut(shape) => CopyTrim::of(shape, turn == 0, last),
+                _ => None,
+            };
+            let show = merge.show(turn == 0);
+            let show = if last { show.and(Show::COPY_DONE) } else { show };
+            self.queue_share(at, share, &ask.form, show)?;
             order.push(at);
         }
         self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
@@ -212,6 +221,7 @@ impl Session {
             Ok(()) => {
                 for at in order {
                     self.held[*at].lease.capture = false;
+                    self.held[*at].lease.copy_trim = None;
                     self.held[*at].asks_lsn = false;
                 }
                 Ok(events)

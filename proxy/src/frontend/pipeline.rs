@@ -280,6 +280,10 @@ impl Session {
         let held = &mut self.held[at];
         let id = prepared.shared.id;
         if held.lease.prepared.touch(id) {
+            // The Parse of an unnamed one has been counted in this very request.
+            if prepared.named {
+                self.worker.shared.metrics.cache(Cache::Statements, true);
+            }
             return Ok(prepared.shared.name.clone());
         }
         if held.unnamed == Some(id) {

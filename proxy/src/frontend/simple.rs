@@ -261,6 +261,9 @@ impl Session {
             self.count_failure(&failure);
             failure.report(&mut self.io.out)?;
         }
+        // A pipeline that follows knows nothing of it.
+        self.events.error = None;
+        self.events.rolled_back.clear();
         self.settle();
         self.refresh_catalog().await;
         self.ready();

@@ -37,11 +37,6 @@ fn query(t: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Result<Facts, Strin
     }
     let mut shape = CopyShape::plain();
     options(t, ctx, close + 3, &mut shape)?;
-    if let Scope::Sharded(sharded) = &mut facts.scope
-        && (shape.header || shape.format == CopyFormat::Binary)
-    {
-        sharded.no_concat.get_or_insert("COPY with a header".to_string());
-    }
     facts.command = Command::CopyOut(shape);
     facts.returns_rows = false;
     Ok(facts)
@@ -100,12 +95,6 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
             None => false,
         });
     facts.access = if head.inbound { Access::Write } else { Access::Read };
-    if let Scope::Sharded(sharded) = &mut facts.scope
-        && !head.inbound
-        && (shape.header || shape.format == CopyFormat::Binary)
-    {
-        sharded.no_concat = Some("COPY with a header".to_string());
-    }
     facts.command = if head.inbound { Command::CopyIn(shape) } else { Command::CopyOut(shape) };
     Ok(facts)
 }

@@ -217,7 +217,7 @@ fn copy() {
             COPY bids TO STDOUT
                 CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [any]
             COPY bids TO STDOUT CSV HEADER
-                CopyOut(CopyShape { format: Csv, delimiter: 44, null: "", quote: 34, escape: 34, header: true, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [any] !COPY with a header
+                CopyOut(CopyShape { format: Csv, delimiter: 44, null: "", quote: 34, escape: 34, header: true, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None }) [any]
             COPY (SELECT * FROM bids WHERE auction_id = 3) TO STDOUT WITH (FORMAT csv)
                 CopyOut(CopyShape { format: Csv, delimiter: 44, null: "", quote: 34, escape: 34, header: false, key_field: None, key_type: None, columns: 0, force_null_key: false, encoding: None }) [#0]
             COPY users FROM STDIN
