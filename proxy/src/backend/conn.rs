@@ -373,7 +373,9 @@ impl Conn {
         at: std::ops::Range<usize>,
         events: &mut Events,
     ) -> Result<bool, ConnError> {
-        let shown = self.owed.front().is_none_or(|owed| owed.show().has(Show::ERRORS));
+        // Notifications are the application's whatever the proxy is doing on the conn.
+        let shown =
+            tag == tag::NOTIFICATION || self.owed.front().is_none_or(|owed| owed.show().has(Show::ERRORS));
         let body = &self.read[at.start + HEADER..at.end];
         match tag {
             tag::PARAMETER_STATUS => {

@@ -1,8 +1,10 @@
 //! The loop of a session, from login to Terminate: the one place that sees the whole line of a request.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use router_config::settings::{Database, DatabaseKind, PoolMode};
@@ -12,10 +14,11 @@ use tokio::time::Duration;
 use super::failure::Failure;
 use super::handshake::Login;
 use super::io::{ClientError, ClientIo};
-use super::session::{Session, Visible, Who};
-use crate::backend::conn::Events;
+use super::session::{Held, Session, Visible, Who};
+use crate::backend::conn::{ConnError, Events};
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::{Gucs, literal};
+use crate::sql::facts::PinCause;
 use crate::wire::backend::Status;
 use crate::wire::error::Report;
 use crate::wire::frontend::tag;
@@ -313,6 +316,11 @@ impl Session {
             tokio::select! {
                 biased;
                 waited = self.io.wait() => { waited?; return Ok(true); }
+                at = speaks(&mut self.held, self.pinned) => {
+                    if !self.hear(at).await? {
+                        return Ok(false);
+                    }
+                }
                 _ = phase.changed() => {}
                 () = sleep_or_never(idle_limit) => {
                     Report::fatal(sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
@@ -323,6 +331,35 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Passes on what the server says of its own accord: notifications. `false` when the conn is lost, and with it what the
+    /// session keeps there: the session ends, as it does when PostgreSQL goes down.
+    async fn hear(&mut self, at: usize) -> Result<bool, ClientError> {
+        let conn = &mut *self.held[at].lease;
+        let (out, events) = (&mut self.io.out, &mut self.events);
+        // Once, without waiting: the application's next request must not wait for the server.
+        let step = poll_fn(|cx| Poll::Ready(conn.poll_step(cx, out, events))).await;
+        let lost = match step {
+            Poll::Ready(Err(ConnError::Fatal(frame))) => {
+                self.io.out.extend_from_slice(&frame);
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                let message =
+                    format!("connection to shard \"{}\" lost", self.shard_name(self.held[at].shard));
+                Report::fatal(sqlstate::CONNECTION_FAILURE, &message)
+                    .detail(error.to_string().as_str())
+                    .write(&mut self.io.out);
+                true
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => false,
+        };
+        if lost {
+            self.held.swap_remove(at);
+        }
+        self.io.flush().await?;
+        Ok(!lost)
     }
 
     /// While the proxy is paused, requests outside of a transaction wait.
@@ -434,6 +471,19 @@ impl Session {
 
 fn unknown_frame(tag: u8) -> ClientError {
     ClientError::Frame(crate::wire::frame::FrameError::Type { tag })
+}
+
+/// Waits until the conn that a session is bound to has something to say; its index. Cancel-safe.
+async fn speaks(held: &mut [Held], pinned: Option<(PinCause, ShardId)>) -> usize {
+    let bound = |held: &Held| !held.replica && pinned.is_some_and(|(_, shard)| shard == held.shard);
+    match held.iter().position(bound) {
+        Some(at) => {
+            // An error shows again when the conn is read.
+            let _ = held[at].lease.stream().readable().await;
+            at
+        }
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_or_never(limit: Option<Duration>) {
