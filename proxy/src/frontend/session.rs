@@ -220,21 +220,25 @@ impl Session {
 
     /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
     fn check_isolation(&self) -> Result<(), Failure> {
-        let Some(block) = &self.block else { return Ok(()) };
-        if !self.held.iter().any(|held| held.enlisted) {
-            return Ok(());
+        match self.snapshot_level() {
+            Some(name) if self.held.iter().any(|held| held.enlisted) => Err(Failure::unsupported(
+                format!("a transaction of isolation level {name} over several shards is not supported"),
+                "Use READ COMMITTED, or touch one shard only.",
+            )),
+            _ => Ok(()),
         }
+    }
+
+    /// The isolation level of the open block, if it is one with a snapshot for the whole transaction.
+    pub fn snapshot_level(&self) -> Option<&'static str> {
+        let block = self.block.as_ref()?;
         let default =
             self.gucs.get("default_transaction_isolation").map(|v| v.trim_matches('\'').to_lowercase());
-        let name = match (block.isolation, default.as_deref()) {
-            (Some(Isolation::Serializable), _) | (None, Some("serializable")) => "SERIALIZABLE",
-            (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => "REPEATABLE READ",
-            _ => return Ok(()),
-        };
-        Err(Failure::unsupported(
-            format!("a transaction of isolation level {name} over several shards is not supported"),
-            "Use READ COMMITTED, or touch one shard only.",
-        ))
+        match (block.isolation, default.as_deref()) {
+            (Some(Isolation::Serializable), _) | (None, Some("serializable")) => Some("SERIALIZABLE"),
+            (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => Some("REPEATABLE READ"),
+            _ => None,
+        }
     }
 
     /// A conn of its own to the primary of `shard`, apart from what the session holds.

@@ -337,7 +337,7 @@ impl Session {
 
 /// Whether the session must know when the statement has completed.
 fn leaves_a_name(facts: &Facts) -> bool {
-    facts.effects.pins.is_some()
+    super::effects::pin_of(facts).is_some()
         || facts.effects.changes_catalog
         || !matches!(facts.command, Command::Query | Command::Modify(_) | Command::Empty)
 }
