@@ -11,7 +11,6 @@ pub mod http;
 pub mod listener;
 pub mod md5_password;
 pub mod metrics;
-pub mod observe;
 pub mod route;
 pub mod run;
 pub mod scram;

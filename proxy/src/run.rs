@@ -36,7 +36,7 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
     let shared = handle.block_on_other(start(config, handle.clone()))?;
-    crate::observe::follow(&shared);
+    crate::admin::scrape::follow(&shared);
     let addresses = listener::resolve(&shared.settings.load().listen.address)?;
     let mut threads = Vec::new();
     for number in 0..shared.threads {
@@ -91,13 +91,17 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     control.load_configured().await;
     let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
     let handshake = handshake_context(&settings, &connect, &control, tls.clone(), handle)?;
+    let phase = tokio::sync::watch::Sender::new(Phase::Running);
     if let Some(address) = &settings.listen.metrics {
         let listener = crate::http::bind(address)
             .await
             .map_err(|error| anyhow::anyhow!("listen.metrics = \"{address}\": {error}"))?;
         let ready = {
-            let control = control.clone();
-            Arc::new(move || control.ready())
+            let (control, phase) = (control.clone(), phase.subscribe());
+            Arc::new(move || match *phase.borrow() {
+                Phase::Draining => Err("draining".to_owned()),
+                Phase::Running | Phase::Paused => control.ready(),
+            })
         };
         tokio::spawn(crate::http::serve(listener, Arc::clone(&metrics), ready));
     }
@@ -105,7 +109,7 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
     };
-    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, tls, threads }))
+    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, tls, threads, phase }))
 }
 
 /// How applications log in with these settings.

@@ -3,40 +3,13 @@
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::run::{Reread, handshake_context};
-use crate::worker::Shared;
+use crate::worker::{Order, Shared};
 
-/// Orders that wait; the console is told when there are more.
+/// Orders of the console that wait; it is told when there are more.
 const ORDERS: usize = 16;
-
-/// What the console asks of the process.
-#[derive(Debug)]
-pub enum Order {
-    /// As SIGHUP; the outcome is sent back.
-    Reload(oneshot::Sender<Result<(), String>>),
-    /// As SIGTERM.
-    Drain,
-}
-
-/// RELOAD: waits for the outcome.
-pub async fn ask_reload(shared: &Shared) -> Result<(), String> {
-    let (done, outcome) = oneshot::channel();
-    order(shared, Order::Reload(done))?;
-    outcome.await.unwrap_or_else(|_| Err("the process is ending".to_owned()))
-}
-
-/// DRAIN: does not wait.
-pub fn ask_drain(shared: &Shared) -> Result<(), String> {
-    order(shared, Order::Drain)
-}
-
-fn order(shared: &Shared, order: Order) -> Result<(), String> {
-    let orders = shared.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-    let orders = orders.ok_or("the process is starting")?;
-    orders.try_send(order).map_err(|_| "the process is ending, or too many commands wait".to_owned())
-}
 
 /// Follows signals until one asks for the end.
 pub async fn follow(shared: Arc<Shared>, reread: Reread) -> anyhow::Result<()> {

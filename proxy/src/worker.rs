@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use router_config::settings::Settings;
 use router_config::topology::{ShardId, Topology};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant};
 
 use crate::backend::connect::ConnectContext;
@@ -51,6 +51,15 @@ pub enum Phase {
     Paused,
     /// Ending: transactions finish, then sessions are told to go.
     Draining,
+}
+
+/// What the console asks of the process.
+#[derive(Debug)]
+pub enum Order {
+    /// As SIGHUP; the outcome is sent back.
+    Reload(oneshot::Sender<Result<(), String>>),
+    /// As SIGTERM.
+    Drain,
 }
 
 /// A session as the console and cancel requests know it.
@@ -107,7 +116,7 @@ pub struct Shared {
     /// Reads the configuration again.
     pub reread: Mutex<Option<crate::run::Reread>>,
     /// What the console asks of the process.
-    pub orders: Mutex<Option<tokio::sync::mpsc::Sender<crate::signals::Order>>>,
+    pub orders: Mutex<Option<mpsc::Sender<Order>>>,
     floors: Vec<Floor>,
     welcomes: Mutex<HashMap<WelcomeKey, (Instant, Welcome)>>,
 }
@@ -130,6 +139,8 @@ pub struct Parts {
     pub tls: Option<Arc<ListenerTls>>,
     /// Threads that carry sessions.
     pub threads: usize,
+    /// Where the process is in its life.
+    pub phase: watch::Sender<Phase>,
 }
 
 impl Shared {
@@ -152,7 +163,7 @@ impl Shared {
             sessions: Mutex::default(),
             clients: AtomicUsize::new(0),
             threads: parts.threads,
-            phase: watch::Sender::new(Phase::Running),
+            phase: parts.phase,
             workers: Mutex::default(),
             since: Instant::now(),
             drain_until: Mutex::default(),
@@ -223,6 +234,24 @@ impl Shared {
     /// After a reload: logins ask anew.
     pub fn forget_welcomes(&self) {
         self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// RELOAD: waits for the outcome.
+    pub async fn ask_reload(&self) -> Result<(), String> {
+        let (done, outcome) = oneshot::channel();
+        self.order(Order::Reload(done))?;
+        outcome.await.unwrap_or_else(|_| Err("the process is ending".to_owned()))
+    }
+
+    /// DRAIN: does not wait.
+    pub fn ask_drain(&self) -> Result<(), String> {
+        self.order(Order::Drain)
+    }
+
+    fn order(&self, order: Order) -> Result<(), String> {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let orders = orders.ok_or("the process is starting")?;
+        orders.try_send(order).map_err(|_| "the process is ending, or too many commands wait".to_owned())
     }
 
     /// One more session; `false` at the limit.

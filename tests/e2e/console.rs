@@ -242,3 +242,19 @@ async fn readiness_follows_the_primaries() {
     .await;
     assert!(get(&cluster, "/healthz").await.starts_with("HTTP/1.1 200"), "alive all the same");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_proxy_is_not_ready() {
+    let cluster = Cluster::builder().shards(1).start().await;
+    let mut client = cluster.connect().await;
+    let transaction = client.transaction().await.expect("begin");
+    transaction.execute("SELECT 1", &[]).await.expect("select");
+    cluster.connect_to(DATABASE).await.batch_execute("DRAIN").await.expect("drain");
+    eventually(Duration::from_secs(5), "not ready while draining", || async {
+        let answer = get(&cluster, "/readyz").await;
+        answer.starts_with("HTTP/1.1 503") && answer.contains("draining")
+    })
+    .await;
+    transaction.commit().await.expect("the transaction finishes");
+    cluster.proxy.stop().await;
+}

@@ -7,6 +7,7 @@
 mod command;
 mod config;
 mod login;
+pub mod scrape;
 mod show;
 mod topic;
 
@@ -24,7 +25,6 @@ pub use self::topic::{Column, Topic};
 use crate::frontend::handshake::Login;
 use crate::frontend::io::{ClientError, ClientIo};
 use crate::frontend::session::Visible;
-use crate::signals;
 use crate::sql::normalise::split;
 use crate::wire::backend::{Status, tag as backend};
 use crate::wire::error::Report;
@@ -316,7 +316,7 @@ impl Console {
                 Done::Said("RESUME")
             }
             Command::Reload => {
-                let reloaded = signals::ask_reload(&self.shared).await;
+                let reloaded = self.shared.ask_reload().await;
                 reloaded.map_err(|error| {
                     let hint = "The configuration in use stays.".to_owned();
                     Refused(sqlstate::CONFIG_FILE_ERROR, error, Some(hint))
@@ -325,7 +325,8 @@ impl Console {
             }
             Command::Drain => {
                 tracing::info!(user = %self.user, "DRAIN on the admin console");
-                signals::ask_drain(&self.shared)
+                self.shared
+                    .ask_drain()
                     .map_err(|error| Refused(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, error, None))?;
                 Done::Said("DRAIN")
             }

@@ -17,6 +17,7 @@ use super::copy_trim::CopyTrim;
 use super::gucs::Gucs;
 use super::owed::{Owed, Show};
 use super::prepared::OnConn;
+use super::traffic::Moved;
 use crate::wire::backend::{self, Status, tag};
 use crate::wire::frame::{self, FrameError, HEADER};
 use crate::wire::reply;
@@ -58,14 +59,13 @@ pub struct Events {
     pub completed: u32,
     /// The last CommandComplete tag.
     pub last_tag: Option<Bytes>,
-    /// Whether a COMMIT that was sent ended in `ROLLBACK`, or the like; every CommandComplete tag that starts a transaction
-    /// control word is kept.
-    pub rolled_back: bool,
+    /// Which of the completed statements answered `ROLLBACK` (a COMMIT of a failed transaction does).
+    pub rolled_back: Vec<u32>,
     /// First error, as a whole ErrorResponse frame.
     pub error: Option<Bytes>,
     /// The server waits for COPY data.
     pub copy_in: bool,
-    /// ParameterStatus seen: name and value.
+    /// ParameterStatus seen: name and value. They are never shown: the session tells what has changed before ReadyForQuery.
     pub parameters: Vec<(String, String)>,
     /// DataRow bodies of captured (not shown) replies.
     pub rows: Vec<Bytes>,
@@ -78,15 +78,6 @@ impl Events {
     pub fn sqlstate(&self) -> Option<&[u8]> {
         self.error.as_ref().and_then(|frame| backend::error_field(&frame[HEADER..], b'C'))
     }
-}
-
-/// Bytes that went through a socket.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Moved {
-    /// Read.
-    pub read: u64,
-    /// Written.
-    pub written: u64,
 }
 
 /// A frame that is being passed on or swallowed piece by piece.
@@ -111,7 +102,7 @@ pub struct Conn {
     pub applied: Option<Arc<Gucs>>,
     /// Shared statements that it has.
     pub prepared: OnConn,
-    /// ParameterStatus values at the time of login.
+    /// ParameterStatus values.
     pub parameters: Vec<(String, String)>,
     /// For cancel requests.
     pub process_id: i32,
@@ -202,8 +193,7 @@ impl Conn {
     /// An idle conn may report a changed parameter (a reload, a promotion) at any time; anything else is unexpected.
     fn only_parameter_status(&mut self) -> bool {
         let mut out = BytesMut::new();
-        let fine = self.absorb(&mut out, &mut Events::default()).is_ok() && self.read.is_empty();
-        fine && out.first().is_none_or(|&tag| tag == tag::PARAMETER_STATUS)
+        self.absorb(&mut out, &mut Events::default()).is_ok() && self.read.is_empty() && out.is_empty()
     }
 
     /// Sends what waits to be sent and reads what has come, once, without waiting longer than until one of the two
@@ -297,9 +287,17 @@ impl Conn {
             }
             let end = (at + header.len).min(self.read.len());
             let shown = if streamed {
-                self.row(header.tag, at..end, events)?
+                self.row(header.tag, at..end, events)
             } else {
-                self.reply(header.tag, at..end, events)?
+                self.reply(header.tag, at..end, events)
+            };
+            let shown = match shown {
+                Ok(shown) => shown,
+                Err(error) => {
+                    // What came before the end is still the application's.
+                    out.extend_from_slice(&self.read[run..at]);
+                    return Err(error);
+                }
             };
             if !whole {
                 self.partial = Some(Partial { left: header.len - (end - at), shown });
@@ -381,8 +379,11 @@ impl Conn {
             tag::PARAMETER_STATUS => {
                 if let Some((name, value)) = backend::parameter_status(body) {
                     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-                    events.parameters.push((text(name), text(value)));
+                    let (name, value) = (text(name), text(value));
+                    set_parameter(&mut self.parameters, &name, &value);
+                    events.parameters.push((name, value));
                 }
+                return Ok(false);
             }
             tag::ERROR => {
                 let frame = Bytes::copy_from_slice(&self.read[at]);
@@ -498,6 +499,16 @@ impl Conn {
     }
 }
 
+/// Enters a value in a list of ParameterStatus values; whether that changed anything.
+pub fn set_parameter(values: &mut Vec<(String, String)>, name: &str, value: &str) -> bool {
+    match values.iter_mut().find(|(known, _)| known == name) {
+        Some((_, old)) if old == value => return false,
+        Some((_, old)) => value.clone_into(old),
+        None => values.push((name.to_owned(), value.to_owned())),
+    }
+    true
+}
+
 /// Keeps what the session wants to know of a completed statement.
 fn note_completion(tag: u8, body: &[u8], show: Show, events: &mut Events) {
     events.completed += u32::from(show.has(Show::COMPLETE));
@@ -506,8 +517,8 @@ fn note_completion(tag: u8, body: &[u8], show: Show, events: &mut Events) {
         && let Some(text) = backend::command_tag(body)
     {
         // A COMMIT of a failed transaction answers ROLLBACK.
-        if text == b"ROLLBACK" {
-            events.rolled_back = true;
+        if text == b"ROLLBACK" && show.has(Show::COMPLETE) {
+            events.rolled_back.push(events.completed - 1);
         }
         events.last_tag = Some(Bytes::copy_from_slice(text));
     }

@@ -86,7 +86,11 @@ impl Gucs {
             if matches!(name.as_str(), "session_authorization" | "role") || !changed(name, value) {
                 continue;
             }
-            sql.push_str(&format!("SET {} TO {value};", spelled(name)));
+            match name.as_str() {
+                // An interval is a value in this syntax alone.
+                "timezone" => sql.push_str(&format!("SET TIME ZONE {value};")),
+                name => sql.push_str(&format!("SET {} TO {value};", spelled(name))),
+            }
         }
         if let Some(value) = self.get("role")
             && (changed("role", value) || authorization.is_some() || applied.is_none())
@@ -140,7 +144,7 @@ mod tests {
         let want = gucs(&[("timezone", "'CET'"), ("search_path", "a, b")]);
         assert_eq!(
             want.replay_sql(Some(&have)).as_deref(),
-            Some("RESET work_mem;SET search_path TO a, b;SET timezone TO 'CET';")
+            Some("RESET work_mem;SET search_path TO a, b;SET TIME ZONE 'CET';")
         );
         assert_eq!(want.replay_sql(Some(&want)), None);
     }

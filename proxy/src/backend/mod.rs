@@ -10,3 +10,4 @@ pub mod gucs;
 pub mod owed;
 pub mod pool;
 pub mod prepared;
+pub mod traffic;

@@ -23,9 +23,7 @@ impl Show {
     pub const COMPLETE: Self = Self(0b00100);
     /// ReadyForQuery.
     pub const READY: Self = Self(0b01000);
-    /// CopyDone.
-    pub const COPY_DONE: Self = Self(0b100000);
-    /// ErrorResponse, and everything that is not asked for: notices, ParameterStatus.
+    /// ErrorResponse, and what is not asked for: notices and notifications.
     pub const ERRORS: Self = Self(0b10000);
 
     /// Whether all of `part` is shown.
@@ -66,7 +64,7 @@ pub enum Owed {
     Query(Show),
     /// ReadyForQuery.
     Sync(Show),
-    /// FunctionCallResponse, then ReadyForQuery.
+    /// FunctionCallResponse, then ReadyForQuery, which is not shown.
     Function,
     /// The proxy's own reply, which waits for its place in the line.
     Local(Bytes),
@@ -83,7 +81,9 @@ impl Owed {
             | Self::Execute(show)
             | Self::Query(show)
             | Self::Sync(show) => *show,
-            Self::Function | Self::Local(_) => Show::ALL,
+            // ReadyForQuery is the session's to say: it knows the state of the whole transaction.
+            Self::Function => Show::ALL.without(Show::READY),
+            Self::Local(_) => Show::ALL,
         }
     }
 

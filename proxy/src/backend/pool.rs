@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use router_config::topology::NodeAddress;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::conn::{Conn, Moved};
+use super::conn::Conn;
 use super::connect::{self, BackendLogin, ConnectContext, ConnectError};
+use super::traffic::Traffic;
 use crate::wire::startup::CancelKey;
 
 /// Connections that one pool opens at the same time; more wait, so that a node that comes back is not stormed.
@@ -307,31 +308,6 @@ impl Drop for Lease {
                 drop(conn);
             });
         }
-    }
-}
-
-/// Bytes moved by one session thread.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    read: AtomicU64,
-    written: AtomicU64,
-}
-
-impl Traffic {
-    /// Counts.
-    pub fn add(&self, moved: Moved) {
-        self.read.fetch_add(moved.read, Ordering::Relaxed);
-        self.written.fetch_add(moved.written, Ordering::Relaxed);
-    }
-
-    /// Read so far.
-    pub fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
-
-    /// Written so far.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
     }
 }
 

@@ -3,9 +3,11 @@
 use bytes::Buf;
 
 use crate::backend::conn::{Conn, Events};
-use crate::frontend::io::{ClientIo, StepError};
-use crate::wire::frame::HEADER;
+use crate::frontend::io::{ClientError, ClientIo, StepError};
+use crate::wire::error::Report;
+use crate::wire::frame::FrameError;
 use crate::wire::frontend::tag;
+use crate::wire::sqlstate;
 
 /// Data that waits for the server before the application is made to wait, bytes.
 const WRITE_HIGH_BYTES: usize = 256 << 10;
@@ -67,12 +69,16 @@ fn take_frame(io: &mut ClientIo, conn: &mut Conn) -> Result<Taken, StepError> {
             io.read.advance(header.len);
             Ok(Taken::Data)
         }
-        _ => {
-            // CopyDone, CopyFail; anything else is passed on too: the server's complaint is the right one.
-            debug_assert!(header.len >= HEADER);
+        tag::COPY_DONE | tag::COPY_FAIL => {
             conn.write.extend_from_slice(&io.read[..header.len]);
             io.read.advance(header.len);
             Ok(Taken::End)
+        }
+        tag => {
+            // As PostgreSQL: an error, and the session is over. The conn goes with it, and the COPY on it.
+            let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+            Report::error(sqlstate::PROTOCOL_VIOLATION, &message).write(&mut io.out);
+            Err(StepError::Client(ClientError::Frame(FrameError::InCopy { tag })))
         }
     }
 }

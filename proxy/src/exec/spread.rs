@@ -246,6 +246,7 @@ impl Session {
     fn conclude(&mut self, outcome: Vec<Events>, shares: &[Share], merge: Merge) -> Result<(), Failure> {
         let mut outcome = outcome;
         for (turn, events) in outcome.iter_mut().enumerate() {
+            self.events.parameters.append(&mut events.parameters);
             if let Some(frame) = events.error.take() {
                 // The first share's error has been shown by its conn.
                 if turn > 0 && self.events.error.is_none() {

@@ -12,8 +12,8 @@ use super::session::Session;
 use super::transaction::Block;
 use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
-use crate::sql::facts::{Command, Facts, Isolation, PinCause};
-use crate::wire::backend::{Status, tag};
+use crate::sql::facts::{Command, Facts};
+use crate::wire::backend::tag;
 use crate::wire::error::Report;
 use crate::wire::{frontend, reply, sqlstate};
 
@@ -40,6 +40,19 @@ pub fn is_control(command: &Command) -> bool {
             | Command::Deallocate(_)
             | Command::Discard(_)
             | Command::Reset(_)
+    )
+}
+
+/// Whether a command begins or ends a transaction, or a part of one.
+pub fn moves_transaction(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Begin { .. }
+            | Command::Commit { .. }
+            | Command::Rollback { .. }
+            | Command::Savepoint(_)
+            | Command::RollbackTo(_)
+            | Command::Release(_)
     )
 }
 
@@ -178,7 +191,7 @@ impl Session {
         Ok(())
     }
 
-    fn note_savepoint(&mut self, facts: &Facts) {
+    pub(super) fn note_savepoint(&mut self, facts: &Facts) {
         let gucs = Arc::clone(&self.gucs);
         let Some(block) = &mut self.block else { return };
         match &facts.command {
@@ -186,8 +199,7 @@ impl Session {
             Command::Release(name) => drop(block.release(name)),
             Command::RollbackTo(name) => {
                 if let Some(before) = block.rollback_to(name) {
-                    self.gucs = before;
-                    self.context = None;
+                    self.return_to(before);
                 }
             }
             _ => {}
@@ -275,14 +287,14 @@ impl Session {
         self.run_to_end(at, false).await?;
         self.names.statements.clear();
         self.names.portals.clear();
-        self.gucs = Arc::clone(&self.startup_gucs);
-        self.context = None;
+        self.return_to(Arc::clone(&self.startup_gucs));
         self.pinned = None;
         self.temp_tables = false;
         self.hint_key = None;
         self.hint_shard = None;
         self.answer("DISCARD ALL");
-        Ok(())
+        // A fresh connection has the login's settings.
+        self.refresh_settings(at).await
     }
 
     /// Passes a statement on to the shard where the transaction is, else to the pinned one, else to the home shard.
@@ -343,113 +355,6 @@ impl Session {
         error.map_or(Ok(()), |frame| Err(Failure::Server(frame)))
     }
 
-    /// Notes a statement whose completion is shown, and what it will do to the session then.
-    pub fn expect(&mut self, facts: &Arc<Facts>, text: &str) {
-        if leaves_trace(facts) {
-            self.pending.push((self.sent, Arc::clone(facts), Arc::from(text)));
-        }
-        self.sent += 1;
-    }
-
-    /// Applies what the completed statements of the request do to the session.
-    pub fn apply_completed(&mut self) {
-        let completed = std::mem::take(&mut self.events.completed);
-        let undone = self.events.rolled_back;
-        self.sent = 0;
-        for (ordinal, facts, text) in std::mem::take(&mut self.pending) {
-            if ordinal < completed {
-                self.apply(&facts, &text, undone);
-            }
-        }
-    }
-
-    fn apply(&mut self, facts: &Facts, text: &str, undone: bool) {
-        if let Some(cause) = facts.effects.pins {
-            let shard = self.held.first().map_or(ShardId(0), |held| held.shard);
-            self.pinned = Some((cause, shard));
-            if cause == PinCause::Temporary {
-                self.temp_tables = true;
-                self.context = None;
-            }
-            for held in &mut self.held {
-                held.lease.spoiled = true;
-            }
-        }
-        self.catalog_changed |= facts.effects.changes_catalog;
-        match &facts.command {
-            Command::Set { local: true, .. } => self.note_local(text),
-            Command::Set { name, value, .. } => self.set(name, value.as_deref()),
-            Command::SetTransaction { session: false, isolation, .. } => {
-                self.note_local(text);
-                if let (Some(block), Some(isolation)) = (&mut self.block, isolation) {
-                    block.isolation = Some(*isolation);
-                }
-            }
-            Command::SetTransaction { read_only, isolation, session: true } => {
-                if let Some(read_only) = read_only {
-                    self.set("default_transaction_read_only", Some(if *read_only { "on" } else { "off" }));
-                }
-                if let Some(isolation) = isolation {
-                    self.set("default_transaction_isolation", Some(isolation_sql(*isolation)));
-                }
-            }
-            Command::Reset(name) => self.reset(name.as_deref()),
-            Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
-                self.note_savepoint(facts)
-            }
-            Command::Commit { .. } | Command::Rollback { .. } => {
-                let rolled_back = undone || matches!(facts.command, Command::Rollback { .. });
-                if self.held.iter().all(|held| held.lease.status == Status::Idle) {
-                    self.end_block(rolled_back);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn note_local(&mut self, text: &str) {
-        if let Some(block) = &mut self.block {
-            block.note_local(text.trim_end_matches(';'));
-        }
-    }
-
-    /// A setting of the session has changed on the conns that are held.
-    fn set(&mut self, name: &str, value: Option<&str>) {
-        self.gucs = self.gucs.with(name, value);
-        self.context = None;
-        if name == "default_transaction_read_only" {
-            self.read_only = value.is_some_and(|v| {
-                matches!(v.trim_matches('\'').to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
-            });
-        }
-        for held in &mut self.held {
-            if held.lease.status == Status::Idle {
-                held.lease.applied = Some(Arc::clone(&self.gucs));
-            } else {
-                held.gucs_moved = true;
-            }
-        }
-    }
-
-    fn reset(&mut self, name: Option<&str>) {
-        match name {
-            Some(name) => {
-                let value = self.startup_gucs.get(name).map(str::to_owned);
-                self.set(name, value.as_deref());
-            }
-            None => {
-                let keep = |name: &str| self.gucs.get(name).map(str::to_owned);
-                let (role, authorization) = (keep("role"), keep("session_authorization"));
-                self.gucs = self.startup_gucs.with("session_authorization", authorization.as_deref());
-                self.set("role", role.as_deref());
-            }
-        }
-        // The server went back to its own default, which the session's login may have overridden.
-        for held in &mut self.held {
-            held.lease.applied = None;
-        }
-    }
-
     /// 25P02 or the like where the open transaction is lost.
     pub fn check_doomed(&self) -> Result<(), Failure> {
         if self.block.as_ref().is_some_and(|block| block.doomed) { Err(aborted()) } else { Ok(()) }
@@ -468,35 +373,11 @@ impl Session {
     }
 }
 
-fn leaves_trace(facts: &Facts) -> bool {
-    facts.effects.pins.is_some()
-        || facts.effects.changes_catalog
-        || matches!(
-            facts.command,
-            Command::Set { .. }
-                | Command::SetTransaction { .. }
-                | Command::Reset(_)
-                | Command::Savepoint(_)
-                | Command::RollbackTo(_)
-                | Command::Release(_)
-                | Command::Commit { .. }
-                | Command::Rollback { .. }
-        )
-}
-
 fn savepoint_tag(command: &Command) -> &'static str {
     match command {
         Command::RollbackTo(_) => "ROLLBACK",
         Command::Release(_) => "RELEASE",
         _ => "SAVEPOINT",
-    }
-}
-
-fn isolation_sql(isolation: Isolation) -> &'static str {
-    match isolation {
-        Isolation::ReadCommitted => "'read committed'",
-        Isolation::RepeatableRead => "'repeatable read'",
-        Isolation::Serializable => "'serializable'",
     }
 }
 

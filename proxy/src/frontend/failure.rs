@@ -55,9 +55,10 @@ impl From<FrameError> for Failure {
             FrameError::Body { .. } | FrameError::Kind { .. } => {
                 Self::error(sqlstate::PROTOCOL_VIOLATION, error.to_string())
             }
-            FrameError::Length { .. } | FrameError::TooLong { .. } | FrameError::Type { .. } => {
-                Self::Client(error.into())
-            }
+            FrameError::InCopy { .. }
+            | FrameError::Length { .. }
+            | FrameError::TooLong { .. }
+            | FrameError::Type { .. } => Self::Client(error.into()),
         }
     }
 }

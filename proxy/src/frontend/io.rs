@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
-use crate::backend::conn::{Conn, ConnError, Events, Moved};
+use crate::backend::conn::{Conn, ConnError, Events};
+use crate::backend::traffic::Moved;
 use crate::wire::frame::{self, FrameError, Header};
 use crate::wire::stream::Stream;
 

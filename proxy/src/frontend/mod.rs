@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod cancel;
 pub mod control;
+pub mod effects;
 pub mod failure;
 pub mod handshake;
 pub mod io;

@@ -26,7 +26,7 @@ use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Access, Command, Facts, Scope};
 use crate::wire::backend::{Status, tag as backend_tag};
 use crate::wire::frame::{self, HEADER};
-use crate::wire::frontend::{Bind, Execute, Named, Parse, tag};
+use crate::wire::frontend::{Bind, Execute, Named, Parse, bare, tag};
 use crate::wire::{reply, sqlstate};
 
 /// One frame of a batch.
@@ -72,6 +72,10 @@ impl Session {
         let ops = ops(&batch);
         for (index, op) in ops.iter().enumerate() {
             if op.tag == tag::SYNC {
+                if let (Err(error), false) = (bare(&batch[op.body.clone()]), self.pipeline.skipping) {
+                    // A Sync with a body is an error, and ends the pipeline all the same.
+                    self.refuse(error.into()).await?;
+                }
                 self.sync().await?;
                 continue;
             }
@@ -83,7 +87,26 @@ impl Session {
                 self.refuse(failure).await?;
             }
         }
+        let next = self.io.read.first();
+        let copy = matches!(next, Some(&(tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL)));
+        if copy && !self.pipeline.skipping {
+            // The data of a COPY, sent ahead of its CopyInResponse.
+            if let Err(failure) = self.flush_pipelines().await {
+                self.refuse(failure).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// In front of Query and FunctionCall: whether the pipeline that no Sync has ended is without error. Otherwise everything up
+    /// to Sync is skipped.
+    pub async fn pipeline_stands(&mut self) -> Result<bool, ClientError> {
+        if !self.pipeline.skipping && self.held.iter().any(|held| held.unsynced) {
+            if let Err(failure) = self.flush_pipelines().await {
+                self.refuse(failure).await?;
+            }
+        }
+        Ok(!self.pipeline.skipping)
     }
 
     async fn op(&mut self, batch: &Bytes, ops: &[Op], index: usize) -> Result<(), Failure> {
@@ -98,7 +121,10 @@ impl Session {
             tag::DESCRIBE => self.op_describe(&body).await,
             tag::EXECUTE => self.op_execute(&body).await,
             tag::CLOSE => self.op_close(&body).await,
-            tag::FLUSH => self.flush_pipelines().await,
+            tag::FLUSH => {
+                bare(&body)?;
+                self.flush_pipelines().await
+            }
             _ => Ok(()),
         }
     }
@@ -254,6 +280,10 @@ impl Session {
         let held = &mut self.held[at];
         let id = prepared.shared.id;
         if held.lease.prepared.touch(id) {
+            // The Parse of an unnamed one has been counted in this very request.
+            if prepared.named {
+                self.worker.shared.metrics.cache(Cache::Statements, true);
+            }
             return Ok(prepared.shared.name.clone());
         }
         if held.unnamed == Some(id) {
@@ -615,11 +645,10 @@ impl Session {
             self.doom();
         }
         self.pipeline = PipelineState::default();
-        self.events = crate::backend::conn::Events::default();
         self.settle();
         self.refresh_catalog().await;
-        let status = self.status();
-        reply::ready(&mut self.io.out, status);
+        self.ready();
+        self.next_events();
         Ok(())
     }
 

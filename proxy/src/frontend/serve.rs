@@ -215,6 +215,7 @@ impl Session {
             sent: 0,
             spread: rand::random(),
             events: Events::default(),
+            reported: Arc::default(),
             tag_at: None,
             catalog: None,
             pipeline: super::pipeline::PipelineState::default(),
@@ -238,13 +239,8 @@ impl Session {
             Some(values) => values,
             None => {
                 let at = self.acquire(ShardId(0), false).await?;
-                let mut values = self.held[at].lease.parameters.clone();
-                for (name, value) in std::mem::take(&mut self.events.parameters) {
-                    match values.iter_mut().find(|(known, _)| *known == name) {
-                        Some((_, old)) => *old = value,
-                        None => values.push((name, value)),
-                    }
-                }
+                let values = self.held[at].lease.parameters.clone();
+                self.events.parameters.clear();
                 self.settle();
                 let values = Arc::new(values);
                 self.worker.shared.set_welcome(key, Arc::clone(&values));
@@ -254,6 +250,7 @@ impl Session {
         for (name, value) in values.iter() {
             reply::parameter_status(&mut self.io.out, name, value);
         }
+        self.reported = values;
         Ok(())
     }
 
@@ -340,6 +337,7 @@ impl Session {
     /// Cuts the next request off what has been read, if it is whole.
     fn take_request(&mut self) -> Result<Option<Request>, ClientError> {
         let mut at = 0;
+        let mut complete = false;
         while let Some(header) = self.io.header(at)? {
             if !crate::wire::frontend::known(header.tag) {
                 return Err(unknown_frame(header.tag));
@@ -372,30 +370,23 @@ impl Session {
             }
             at += header.len;
             if matches!(header.tag, tag::SYNC | tag::FLUSH) || at >= BATCH_BYTES {
+                complete = true;
                 break;
             }
         }
         if at == 0 {
             return Ok(None);
         }
-        let ends = self.io.read.get(at..).is_some_and(|rest| !rest.is_empty()) || at >= BATCH_BYTES;
-        let complete = ends || self.ends_with_sync_or_flush(at);
+        complete |= self.io.read.get(at..).is_some_and(|rest| !rest.is_empty());
         Ok(complete.then(|| Request::Batch(self.io.read.split_to(at).freeze())))
-    }
-
-    fn ends_with_sync_or_flush(&self, at: usize) -> bool {
-        // Both are five bytes long and have no body.
-        at >= 5
-            && matches!(self.io.read[at - 5], tag::SYNC | tag::FLUSH)
-            && self.io.read[at - 4..at] == [0, 0, 0, 4]
     }
 
     /// FunctionCall: to the home shard.
     async fn function_call(&mut self, frame: Bytes) -> Result<(), ClientError> {
-        self.events = Events::default();
-        if self.pipeline.skipping {
+        if !self.pipeline_stands().await? {
             return Ok(());
         }
+        self.next_events();
         let outcome = self.call(&frame).await;
         self.count_shard_error();
         if let Err(failure) = outcome {
@@ -404,15 +395,15 @@ impl Session {
             failure.report(&mut self.io.out)?;
         }
         self.settle();
-        let status = self.status();
-        reply::ready(&mut self.io.out, status);
+        self.ready();
         Ok(())
     }
 
     async fn call(&mut self, frame: &Bytes) -> Result<(), Failure> {
         self.finish_pipelines().await?;
         self.check_doomed()?;
-        let at = self.acquire(ShardId(0), false).await?;
+        let enlisted = self.held.iter().find(|held| held.enlisted).map(|held| held.shard);
+        let at = self.acquire(enlisted.unwrap_or(ShardId(0)), false).await?;
         let held = &mut self.held[at];
         held.wrote = true;
         held.lease.write.extend_from_slice(frame);

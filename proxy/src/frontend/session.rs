@@ -149,6 +149,8 @@ pub struct Session {
     pub spread: u32,
     /// What happened on the conn being run.
     pub events: Events,
+    /// The values of ParameterStatus that the application was told.
+    pub reported: Arc<Vec<(String, String)>>,
     /// Where the last CommandComplete of the proxy's own begins in the output that has not been written.
     pub tag_at: Option<usize>,
     /// The catalog of its database, where statements are routed.
@@ -378,6 +380,14 @@ impl Session {
         }
     }
 
+    /// Brings a held conn to the session's settings.
+    pub async fn refresh_settings(&mut self, at: usize) -> Result<(), Failure> {
+        let mut held = self.held.swap_remove(at);
+        let done = self.bring_settings(&mut held).await;
+        self.held.push(held);
+        done
+    }
+
     /// Begins the open block on the conn, along with what is sent next.
     fn join_block(&mut self, at: usize) -> Result<(), Failure> {
         let held = &mut self.held[at];
@@ -436,7 +446,8 @@ impl Session {
                 }
             }
             (Some(block), false) if self.held.iter().any(|held| held.enlisted) && !block.doomed => {
-                self.block = None;
+                // A COMMIT that failed, or PREPARE TRANSACTION.
+                self.end_block(self.events.error.is_some());
             }
             _ => {}
         }
@@ -447,8 +458,7 @@ impl Session {
         if let Some(block) = self.block.take()
             && rolled_back
         {
-            self.gucs = block.gucs_before();
-            self.context = None;
+            self.return_to(block.gucs_before());
         }
     }
 

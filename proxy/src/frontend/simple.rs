@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::{Via, is_control};
+use super::control::{Via, is_control, moves_transaction};
 use super::failure::Failure;
 use super::io::ClientError;
 use super::session::Session;
@@ -23,8 +23,14 @@ use crate::wire::{frontend, reply};
 impl Session {
     /// Works off one Query frame, ReadyForQuery included.
     pub async fn simple_query(&mut self, frame: Bytes) -> Result<(), ClientError> {
-        self.events = crate::backend::conn::Events::default();
+        if !self.pipeline_stands().await? {
+            return Ok(());
+        }
+        self.next_events();
         self.tag_at = None;
+        // A simple query takes the place of what has no name.
+        self.names.statements.remove(&b""[..]);
+        self.names.portals.remove(&b""[..]);
         let outcome = match frontend::query(&frame[HEADER..]) {
             Ok(text) => {
                 let text = frame.slice(HEADER..HEADER + text.len());
@@ -154,7 +160,7 @@ impl Session {
             block.implicit = true;
             self.block = Some(Box::new(block));
         }
-        if is_control(&facts.command) && self.block.as_ref().is_some_and(|block| block.implicit) {
+        if moves_transaction(&facts.command) && self.block.as_ref().is_some_and(|block| block.implicit) {
             return Err(Failure::unsupported(
                 "transaction control in the middle of a text whose statements go to several shards",
                 "Send the statements one by one.",
@@ -191,10 +197,7 @@ impl Session {
         for (index, statement) in analysed.statements().iter().enumerate() {
             replica &= statement.facts.access == Access::Read;
             if is_control(&statement.facts.command) || matches!(statement.facts.command, Command::Empty) {
-                if matches!(
-                    statement.facts.command,
-                    Command::SetHint { .. } | Command::Discard(_) | Command::Deallocate(_)
-                ) {
+                if self.is_for_the_proxy(&statement.facts.command, analysed) {
                     return Ok(None);
                 }
                 replica = false;
@@ -221,6 +224,23 @@ impl Session {
         };
         let alone = enlisted.is_empty() || enlisted == [shard];
         Ok(alone.then_some((shard, replica)))
+    }
+
+    /// Whether a command in a text of several statements is one that the server must not be given as it is.
+    fn is_for_the_proxy(&self, command: &Command, analysed: &Analysed) -> bool {
+        match command {
+            Command::SetHint { .. } => true,
+            Command::Deallocate(Some(name)) => self.names.statements.contains_key(name.as_bytes()),
+            // Among others the server refuses it.
+            Command::Discard(_) => {
+                let empty = |facts: &Facts| matches!(facts.command, Command::Empty);
+                analysed.statements().iter().filter(|statement| !empty(&statement.facts)).count() < 2
+            }
+            Command::Reset(name) => {
+                self.startup_gucs.iter().any(|(known, _)| name.as_deref().is_none_or(|name| name == known))
+            }
+            _ => false,
+        }
     }
 
     /// Effects of what has completed so far; then the implicit transaction, if the proxy opened one, ends.
@@ -252,8 +272,7 @@ impl Session {
         self.events.rolled_back = false;
         self.settle();
         self.refresh_catalog().await;
-        let status = self.status();
-        reply::ready(&mut self.io.out, status);
+        self.ready();
         Ok(())
     }
 

@@ -58,7 +58,8 @@ impl Block {
     pub fn join_sql(&self) -> String {
         let mut sql = self.begin.clone();
         for statement in &self.replay {
-            sql.push(';');
+            // A comment at the end of the application's statement ends with its line.
+            sql.push_str(if sql.contains("--") { "\n;" } else { ";" });
             sql.push_str(statement);
         }
         sql
@@ -67,6 +68,13 @@ impl Block {
     /// Settings to return to when the transaction is rolled back.
     pub fn gucs_before(&self) -> Arc<Gucs> {
         Arc::clone(&self.gucs)
+    }
+
+    /// COMMIT AND CHAIN: another transaction with the same BEGIN, its settings as of now.
+    pub fn committed(&mut self, gucs: Arc<Gucs>) {
+        self.replay.clear();
+        self.savepoints.clear();
+        self.gucs = gucs;
     }
 
     /// SET TRANSACTION or SET LOCAL that succeeded.

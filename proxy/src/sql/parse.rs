@@ -17,7 +17,7 @@ use super::prepass::{Piece, Prepared};
 use super::tokens::Tokens;
 
 /// Longest chain of operators, set operations and parentheses inside one another.
-pub(super) const MAX_DEPTH: usize = 4000;
+pub(super) const MAX_DEPTH: usize = 1000;
 
 /// Chains up to here are safe on any thread's stack.
 const SMALL_DEPTH: usize = 40;
@@ -73,7 +73,11 @@ fn depth(tokens: &Tokens<'_>) -> usize {
     for at in 0..tokens.len() {
         let raw = tokens.raw(at);
         match (tokens.kind(at), raw.first()) {
-            (Some(Kind::Punct), Some(b'(' | b'[')) => {
+            (Some(Kind::Punct), Some(bracket @ (b'(' | b'['))) => {
+                if *bracket == b'[' {
+                    // Subscripts in a row wrap one another.
+                    add(&mut stack, &mut sum, false);
+                }
                 stack.push((0, 1));
                 sum += 1;
             }

@@ -38,6 +38,12 @@ pub enum FrameError {
         /// PostgreSQL's words.
         problem: &'static str,
     },
+    /// A frame that has no place in COPY data.
+    #[error("terminating connection because protocol synchronization was lost")]
+    InCopy {
+        /// Tag byte.
+        tag: u8,
+    },
     /// Describe or Close of neither a statement nor a portal.
     #[error("invalid {} message subtype {kind}", if *.close { "CLOSE" } else { "DESCRIBE" })]
     Kind {
