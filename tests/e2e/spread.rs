@@ -71,6 +71,43 @@ async fn copy_out_has_every_row_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_without_an_order_is_one_limit() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    for (limit, rows) in [(0_i64, 0), (1, 1), (13, 13), (100, 20)] {
+        let simple = format!("SELECT auction_id FROM auctions LIMIT {limit}");
+        let mut ids = first_column(&client, &simple).await;
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), rows, "{simple}");
+        let found = client.query("SELECT auction_id FROM auctions LIMIT $1", &[&limit]).await.expect("query");
+        assert_eq!(found.len(), rows, "LIMIT $1 = {limit}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prepare_in_sql_is_placed_by_each_execute() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    client
+        .batch_execute("PREPARE q (bigint) AS SELECT auction_id FROM auctions WHERE auction_id = $1")
+        .await
+        .expect("prepare");
+    for id in 1..=20 {
+        assert_eq!(first_column(&client, &format!("EXECUTE q ({id})")).await, [id.to_string()]);
+    }
+    let error = client.batch_execute("PREPARE q AS SELECT 1 FROM auctions").await.expect_err("it exists");
+    assert_eq!(error.code(), Some(&SqlState::DUPLICATE_PSTATEMENT), "{error:?}");
+    client.batch_execute("DEALLOCATE q").await.expect("deallocate");
+    let error = client.batch_execute("EXECUTE q (1)").await.expect_err("it is gone");
+    assert_eq!(error.code(), Some(&SqlState::INVALID_SQL_STATEMENT_NAME), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_one_insert_are_split() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;

@@ -72,6 +72,8 @@ enum Merge {
     Concat,
     /// As `Concat`, but rows in the order of the application's VALUES.
     Ordered,
+    /// So many rows, of whichever shares.
+    Any(u32),
     /// The first share's answer stands for all.
     First,
 }
@@ -81,7 +83,7 @@ impl Merge {
     fn show(self, first: bool) -> Show {
         let rows = match self {
             Self::Concat => Show::ROWS,
-            Self::Ordered => Show::NOTHING,
+            Self::Ordered | Self::Any(_) => Show::NOTHING,
             Self::First if first => Show::ROWS,
             Self::First => Show::NOTHING,
         };
@@ -120,8 +122,9 @@ impl Session {
             self.note_shard(Why::of(&ask.plan), at);
             self.held[at].wrote |= writes;
             let last = turn + 1 == shares.len();
+            let asks_lsn = self.held[at].asks_lsn;
             let conn = &mut self.held[at].lease;
-            conn.capture = merge == Merge::Ordered;
+            conn.capture = asks_lsn || matches!(merge, Merge::Ordered | Merge::Any(_));
             conn.copy_trim = match &ask.facts.command {
                 Command::CopyOut(shape) => CopyTrim::of(shape, turn == 0, last),
                 _ => None,
@@ -148,10 +151,17 @@ impl Session {
     fn shares(&self, ask: &Ask) -> Result<(Vec<Share>, Merge), Failure> {
         let same = |shard| Share { shard, text: ask.text.clone(), params: None, rows: Vec::new() };
         Ok(match &ask.plan.target {
+            Target::ConcatAny(shards, rows) => {
+                (shards.iter().map(|shard| same(*shard)).collect(), Merge::Any(*rows))
+            }
             Target::Concat(shards) => (shards.iter().map(|shard| same(*shard)).collect(), Merge::Concat),
             Target::Everywhere => {
                 let count = self.worker.shared.topology.load().shards.len() as u16;
-                ((0..count).map(|n| same(ShardId(n))).collect(), Merge::First)
+                let sealed =
+                    super::password::sealed(&ask.text, self.text_rules().standard_strings, rand::random());
+                let text = sealed.map_or_else(|| ask.text.clone(), Bytes::from);
+                let share = |n| Share { text: text.clone(), ..same(ShardId(n)) };
+                ((0..count).map(share).collect(), Merge::First)
             }
             Target::Split(parts) => {
                 let shares = parts.iter().map(|part| Share {
@@ -219,10 +229,16 @@ impl Session {
         events.resize_with(conns.len(), Events::default);
         match run_all(&mut self.io, &mut conns, &mut events).await {
             Ok(()) => {
-                for at in order {
-                    self.held[*at].lease.capture = false;
-                    self.held[*at].lease.copy_trim = None;
-                    self.held[*at].asks_lsn = false;
+                for (turn, at) in order.iter().enumerate() {
+                    let held = &mut self.held[*at];
+                    held.lease.capture = false;
+                    held.lease.copy_trim = None;
+                    if std::mem::take(&mut held.asks_lsn) {
+                        // Its answer came in front of the share's own rows.
+                        let rows = &mut events[turn].rows;
+                        let row = (!rows.is_empty()).then(|| rows.remove(0));
+                        self.note_lsn(*at, row);
+                    }
                 }
                 Ok(events)
             }
@@ -253,6 +269,15 @@ impl Session {
         let tag = match merge {
             Merge::First => tags.first().map(|tag| String::from_utf8_lossy(tag).into_owned()),
             Merge::Concat | Merge::Ordered => sum_tags(&tags),
+            Merge::Any(most) => {
+                let rows = outcome.iter().flat_map(|events| &events.rows).take(most as usize);
+                let mut count = 0;
+                for row in rows {
+                    reply::frame(&mut self.io.out, tag::DATA_ROW, |b| b.extend_from_slice(row));
+                    count += 1;
+                }
+                Some(format!("SELECT {count}"))
+            }
         };
         match tag {
             Some(tag) => self.complete(&tag),
@@ -381,7 +406,9 @@ pub fn first_share(plan: &Plan, statement: &Prepared, bind: &Bytes) -> (ShardId,
             Some(part) => (part.shard, part.text.clone(), Some(part.params.as_slice())),
             None => own(ShardId(0)),
         },
-        Target::Concat(shards) => own(shards.first().copied().unwrap_or(ShardId(0))),
+        Target::Concat(shards) | Target::ConcatAny(shards, _) => {
+            own(shards.first().copied().unwrap_or(ShardId(0)))
+        }
         Target::One(shard) | Target::Nowhere(shard) => own(*shard),
         _ => own(ShardId(0)),
     };

@@ -14,5 +14,6 @@ pub mod secrets;
 pub mod serve;
 pub mod session;
 pub mod simple;
+pub mod sql_prepare;
 pub mod transaction;
 pub mod watch;

@@ -101,10 +101,11 @@ impl Session {
     /// In front of Query and FunctionCall: whether the pipeline that no Sync has ended is without error. Otherwise everything up
     /// to Sync is skipped.
     pub async fn pipeline_stands(&mut self) -> Result<bool, ClientError> {
-        if !self.pipeline.skipping && self.held.iter().any(|held| held.unsynced) {
-            if let Err(failure) = self.flush_pipelines().await {
-                self.refuse(failure).await?;
-            }
+        if !self.pipeline.skipping
+            && self.held.iter().any(|held| held.unsynced)
+            && let Err(failure) = self.flush_pipelines().await
+        {
+            self.refuse(failure).await?;
         }
         Ok(!self.pipeline.skipping)
     }
@@ -194,7 +195,7 @@ impl Session {
             }
             Ahead::Nothing => {
                 let shard = self.describing_shard(&prepared);
-                let at = self.goto(shard, false).await?;
+                let at = self.goto_to_describe(shard).await?;
                 self.put_parse(at, &prepared, Show::ALL)
             }
         }
@@ -386,7 +387,7 @@ impl Session {
             Some(shard) => shard,
             None => self.describing_shard(&prepared),
         };
-        let at = self.goto(shard, false).await?;
+        let at = self.goto_to_describe(shard).await?;
         let statement = self.ensure_statement(at, &prepared)?;
         let held = &mut self.held[at];
         reply::named(&mut held.lease.write, tag::DESCRIBE, false, &statement);
@@ -540,6 +541,14 @@ impl Session {
             self.leave(at).await?;
         }
         self.acquire(shard, replica).await
+    }
+
+    /// As `goto`, for a question about a statement: the transaction has not been on the shard for that.
+    async fn goto_to_describe(&mut self, shard: ShardId) -> Result<usize, Failure> {
+        let used = self.held.iter().any(|held| held.shard == shard && held.enlisted && !held.described);
+        let at = self.goto(shard, false).await?;
+        self.held[at].described = !used;
+        Ok(at)
     }
 
     /// Brings every conn in use to rest.

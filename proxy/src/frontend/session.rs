@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use router_config::settings::{DatabaseKind, PoolMode, Reads};
 use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::time::{Duration, Instant};
@@ -83,6 +84,8 @@ pub struct Held {
     pub lease: Lease,
     /// The block has begun on it.
     pub enlisted: bool,
+    /// It was asked about statements so far and has executed none.
+    pub described: bool,
     /// Something was written in the transaction.
     pub wrote: bool,
     /// Frames of the extended protocol were sent since the last Sync.
@@ -195,6 +198,7 @@ impl Session {
     pub async fn acquire(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
         if let Some(at) = self.held_for(shard, replica) {
             self.join_block(at)?;
+            self.held[at].described = false;
             return Ok(at);
         }
         if self.block.as_ref().is_some_and(|block| block.opaque) {
@@ -221,10 +225,12 @@ impl Session {
     /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
     fn check_isolation(&self) -> Result<(), Failure> {
         match self.snapshot_level() {
-            Some(name) if self.held.iter().any(|held| held.enlisted) => Err(Failure::unsupported(
-                format!("a transaction of isolation level {name} over several shards is not supported"),
-                "Use READ COMMITTED, or touch one shard only.",
-            )),
+            Some(name) if self.held.iter().any(|held| held.enlisted && !held.described) => {
+                Err(Failure::unsupported(
+                    format!("a transaction of isolation level {name} over several shards is not supported"),
+                    "Use READ COMMITTED, or touch one shard only.",
+                ))
+            }
             _ => Ok(()),
         }
     }
@@ -292,6 +298,7 @@ impl Session {
             replica,
             lease,
             enlisted: false,
+            described: false,
             wrote: false,
             unsynced: false,
             unnamed: None,
@@ -499,8 +506,14 @@ impl Session {
             return;
         }
         held.lease.capture = false;
-        let floor = self.worker.shared.floor(held.shard);
-        let lsn = self.events.rows.drain(..).next().and_then(|row| lsn_of(&row));
+        let row = self.events.rows.drain(..).next();
+        self.note_lsn(at, row);
+    }
+
+    /// The answer to the question for the LSN raises the floor; without one it is asked again.
+    pub fn note_lsn(&self, at: usize, row: Option<Bytes>) {
+        let floor = self.worker.shared.floor(self.held[at].shard);
+        let lsn = row.and_then(|row| lsn_of(&row));
         match lsn {
             Some(lsn) => drop(floor.lsn.fetch_max(lsn, Ordering::AcqRel)),
             None => floor.dirty.store(true, Ordering::Release),

@@ -75,6 +75,9 @@ impl Session {
             let plan = self.plan_simple(text, analysed, index);
             return self.explain(&plan);
         }
+        if self.prepares_here(&facts) {
+            return self.prepare_here(&facts, &own).await;
+        }
         let plan = self.plan_simple(text, analysed, index)?;
         let why = Why::of(&plan);
         let shard = match plan.target {
@@ -199,6 +202,9 @@ impl Session {
                 }
                 replica = false;
                 continue;
+            }
+            if self.prepares_here(&statement.facts) {
+                return Ok(None);
             }
             let Ok(plan) = self.plan_simple(text, analysed, index) else { return Ok(None) };
             replica &= plan.replica;

@@ -82,7 +82,7 @@ impl From<&Target> for PlanKind {
         match target {
             Target::One(_) => Self::One,
             Target::Any => Self::Any,
-            Target::Concat(_) => Self::Concat,
+            Target::Concat(_) | Target::ConcatAny(..) => Self::Concat,
             Target::Nowhere(_) => Self::Nowhere,
             Target::Everywhere => Self::Everywhere,
             Target::EachAlone => Self::EachAlone,

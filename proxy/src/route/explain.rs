@@ -73,6 +73,9 @@ pub fn of_plan(topology: &Topology, plan: &Plan, values_shown: bool) -> Explanat
         Target::Concat(shards) => {
             ("several shards", shards.iter().map(name).collect(), Some("answers one after the other"))
         }
+        Target::ConcatAny(shards, _) => {
+            ("several shards", shards.iter().map(name).collect(), Some("as many rows as LIMIT says, of any"))
+        }
         Target::Nowhere(shard) => ("no shard holds a matching row", vec![name(shard)], None),
         Target::Everywhere => ("every shard, in one transaction", all(), Some("answer of the first shard")),
         Target::EachAlone => {

@@ -4,10 +4,12 @@
 //! without sharded tables; sharded tables by their keys. A hint never overrules what the statement itself says: it
 //! places what would otherwise have no place, or agrees, or is refused.
 
+use router_config::key::{KeyType, KeyValue};
 use router_config::topology::{ShardId, Topology};
 
 use super::hint::{self, Hint};
 use super::insert;
+use super::key::{self, KeyOutcome, Usage};
 use super::locate::{self, Located};
 use super::plan::{Plan, Reason, SessionView, ShardSet, Target};
 use super::refusal::Refusal;
@@ -27,6 +29,9 @@ const CLOCKS: [&str; 9] = [
     "localtime",
     "age",
 ];
+
+/// Largest LIMIT, in rows, that is applied here: each shard is asked for as many, and they are held until all have answered.
+const LIMIT_MAX: i64 = 10_000;
 
 /// What a decision rests on.
 #[derive(Clone, Copy)]
@@ -102,7 +107,10 @@ impl Case<'_> {
 
     fn primary_or_replica(&self, target: Target, reason: Reason) -> Plan {
         let reads = matches!(self.facts.access, Access::Read)
-            && matches!(target, Target::One(_) | Target::Any | Target::Concat(_) | Target::Nowhere(_));
+            && matches!(
+                target,
+                Target::One(_) | Target::Any | Target::Concat(_) | Target::ConcatAny(..) | Target::Nowhere(_)
+            );
         let may_write = self.session.in_transaction && !self.session.read_only;
         Plan { target, replica: reads && self.session.reads_replica && !may_write, reason }
     }
@@ -399,7 +407,7 @@ impl Case<'_> {
                         &what,
                         "Each shard that the query reads has a time of its own.",
                     )),
-                    (None, None) => Ok(Target::Concat(shards)),
+                    (None, None) => self.limited(sharded, shards),
                 };
             }
             Command::Modify(Modify::Insert) => return Err(Refusal::insert_select()),
@@ -422,6 +430,23 @@ impl Case<'_> {
             _ => "the statement",
         };
         Err(Refusal::several_shards(what, NO_KEY))
+    }
+
+    /// All rows of the shards, or as many as LIMIT says.
+    fn limited(&self, sharded: &Sharded, shards: ShardSet) -> Result<Target, Refusal> {
+        let Some(limit) = &sharded.limit else { return Ok(Target::Concat(shards)) };
+        if !matches!(self.facts.access, Access::Read) || !matches!(self.facts.command, Command::Query) {
+            return Err(Refusal::needs_merge("LIMIT or OFFSET"));
+        }
+        match key::key_of(limit, KeyType::Int8, self.values, Usage::Assign)? {
+            KeyOutcome::Key(KeyValue::Int(rows)) if (0..=LIMIT_MAX).contains(&rows) => {
+                Ok(Target::ConcatAny(shards, rows as u32))
+            }
+            KeyOutcome::Null => Ok(Target::Concat(shards)),
+            KeyOutcome::Key(_) | KeyOutcome::NoRow | KeyOutcome::Unknown(_) => {
+                Err(Refusal::needs_merge("LIMIT or OFFSET"))
+            }
+        }
     }
 
     /// A function of the statement that is evaluated once and is the same in all rows, as the time is: over several

@@ -27,6 +27,8 @@ pub enum Target {
     Any,
     /// The statement as it is on each of these; rows are concatenated, command tags added up. Reads only.
     Concat(ShardSet),
+    /// As `Concat`, but so many rows at most, of whichever shards.
+    ConcatAny(ShardSet, u32),
     /// No shard can hold a matching row: the statement runs on this shard all the same, for its row description and tag.
     Nowhere(ShardId),
     /// The statement on every shard in one transaction (two-phase); the home shard's answer is the client's.

@@ -94,6 +94,7 @@ pub(super) fn groups(groups: Vec<Pin>) -> Sharded {
         key_type: KeyType::Int8,
         groups,
         no_concat: None,
+        limit: None,
         needs_home: None,
         writes_reference: false,
         updates_key: false,

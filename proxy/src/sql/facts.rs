@@ -260,6 +260,8 @@ pub struct Sharded {
     /// `None`: the answers of the shards, one after the other, are the answer, whatever shards are asked. Otherwise why
     /// not (`ORDER BY`, `aggregate count`, `join not on the key`, `LIMIT`, …).
     pub no_concat: Option<String>,
+    /// LIMIT of a query without an order: of the rows of all shards, any so many are an answer.
+    pub limit: Option<KeyTerm>,
     /// Also touches unsharded tables or the catalog: right on the home shard only.
     pub needs_home: Option<String>,
     /// Also writes a reference table: refused.

@@ -12,6 +12,7 @@ pub mod normalise;
 mod parse;
 mod prepass;
 pub mod schema;
+pub mod sql_prepare;
 mod tokens;
 
 pub use extract::{Context, analyse};

@@ -22,7 +22,7 @@ def equal(got, want):
 def run(module):
     """Runs all checks of a module in their order and leaves with a status."""
     passed = failed = 0
-    for name, check in vars(module).items():
+    for name, check in list(vars(module).items()):
         if not name.startswith("check_"):
             continue
         try:

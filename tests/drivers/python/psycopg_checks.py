@@ -256,6 +256,7 @@ def check_two_phase():
         try:
             conn.tpc_prepare()
         except psycopg.errors.FeatureNotSupported:
+            conn.close()
             return  # several shards: the transaction manager of the cluster is the proxy
         conn.tpc_commit()
         equal(conn.execute("select note from psycopg_notes where id = 9001").fetchone(), ("two-phase",))

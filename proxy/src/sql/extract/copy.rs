@@ -37,6 +37,11 @@ fn query(t: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Result<Facts, Strin
     }
     let mut shape = CopyShape::plain();
     options(t, ctx, close + 3, &mut shape)?;
+    if let Scope::Sharded(sharded) = &mut facts.scope
+        && sharded.limit.take().is_some()
+    {
+        sharded.no_concat.get_or_insert("LIMIT or OFFSET".to_string());
+    }
     facts.command = Command::CopyOut(shape);
     facts.returns_rows = false;
     Ok(facts)
@@ -109,6 +114,7 @@ fn sharded(key_type: router_config::key::KeyType, pin: Pin) -> Sharded {
         key_type,
         groups: vec![pin],
         no_concat: None,
+        limit: None,
         needs_home: None,
         writes_reference: false,
         updates_key: false,

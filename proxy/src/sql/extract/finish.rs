@@ -91,6 +91,7 @@ fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle:
     Scope::Sharded(Box::new(Sharded {
         key_type,
         groups,
+        limit: seen.limit.take().filter(|_| seen.modify.is_none()),
         no_concat: obstacle.or(several).or(arbitrary),
         needs_home: seen
             .home

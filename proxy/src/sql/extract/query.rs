@@ -6,6 +6,7 @@ use super::condition::{Side, unnest};
 use super::groups::NodeId;
 use super::reader::{MAX_NESTED_CTES, Read, Reader};
 use super::scope::{Body, Column, Level, Meaning, Named, fold};
+use crate::sql::facts::KeyTerm;
 use crate::sql::parse::ast::{
     Cte, Expr, LimitClause, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
     Value, Values, With,
@@ -244,7 +245,10 @@ impl<'q> Reader<'_, 'q> {
             limited = true;
         }
         if limited {
-            self.level_obstacle("LIMIT or OFFSET", None);
+            match self.any_rows(tail).filter(|_| !ordered) {
+                Some(limit) => self.seen.limit = Some(limit),
+                None => self.level_obstacle("LIMIT or OFFSET", None),
+            }
             if !ordered {
                 self.seen.arbitrary_rows.get_or_insert_with(|| "LIMIT without ORDER BY".to_string());
             }
@@ -256,6 +260,17 @@ impl<'q> Reader<'_, 'q> {
             return Err("a locking clause of an unknown form".to_string());
         }
         Ok(limited)
+    }
+
+    /// LIMIT, where any so many rows of the statement's own SELECT will do.
+    fn any_rows(&self, tail: &Tail<'q>) -> Option<KeyTerm> {
+        let query = tail.query;
+        let Some(LimitClause::LimitOffset { limit: Some(limit), offset: None, .. }) = &query.limit_clause
+        else {
+            return None;
+        };
+        let plain = tail.top && query.fetch.is_none() && matches!(&*query.body, SetExpr::Select(_));
+        self.term(limit).filter(|_| plain)
     }
 
     /// One SELECT, with the clauses that follow it when they belong to it alone.

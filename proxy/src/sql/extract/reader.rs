@@ -72,6 +72,8 @@ pub(super) struct Seen {
     pub(super) returns_rows: bool,
     /// LIMIT without an order, or the like, over tables that are the same on all shards.
     pub(super) arbitrary_rows: Option<String>,
+    /// LIMIT of the statement's own SELECT, which has no order.
+    pub(super) limit: Option<crate::sql::facts::KeyTerm>,
     /// A volatile function of the user's: it may write.
     pub(super) user_function: Option<String>,
 }
