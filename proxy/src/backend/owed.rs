@@ -26,6 +26,9 @@ impl Show {
     /// ErrorResponse, and what is not asked for: notices and notifications.
     pub const ERRORS: Self = Self(0b10000);
 
+    /// CopyDone.
+    pub const COPY_DONE: Self = Self(0b100000);
+
     /// Whether all of `part` is shown.
     pub fn has(self, part: Self) -> bool {
         self.0 & part.0 == part.0

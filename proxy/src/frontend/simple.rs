@@ -269,7 +269,7 @@ impl Session {
         }
         // A pipeline that follows knows nothing of it.
         self.events.error = None;
-        self.events.rolled_back = false;
+        self.events.rolled_back.clear();
         self.settle();
         self.refresh_catalog().await;
         self.ready();
