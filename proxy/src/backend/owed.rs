@@ -23,11 +23,10 @@ impl Show {
     pub const COMPLETE: Self = Self(0b00100);
     /// ReadyForQuery.
     pub const READY: Self = Self(0b01000);
+    /// CopyDone.
+    pub const COPY_DONE: Self = Self(0b10_0000);
     /// ErrorResponse, and what is not asked for: notices and notifications.
     pub const ERRORS: Self = Self(0b10000);
-
-    /// CopyDone.
-    pub const COPY_DONE: Self = Self(0b100000);
 
     /// Whether all of `part` is shown.
     pub fn has(self, part: Self) -> bool {

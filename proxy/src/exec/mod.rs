@@ -3,6 +3,7 @@
 pub mod bind;
 pub mod copy_in;
 pub mod copy_split;
+pub mod password;
 pub mod single;
 pub mod spread;
 pub mod two_phase;

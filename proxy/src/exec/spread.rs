@@ -157,7 +157,11 @@ impl Session {
             Target::Concat(shards) => (shards.iter().map(|shard| same(*shard)).collect(), Merge::Concat),
             Target::Everywhere => {
                 let count = self.worker.shared.topology.load().shards.len() as u16;
-                ((0..count).map(|n| same(ShardId(n))).collect(), Merge::First)
+                let sealed =
+                    super::password::sealed(&ask.text, self.text_rules().standard_strings, rand::random());
+                let text = sealed.map_or_else(|| ask.text.clone(), Bytes::from);
+                let share = |n| Share { text: text.clone(), ..same(ShardId(n)) };
+                ((0..count).map(share).collect(), Merge::First)
             }
             Target::Split(parts) => {
                 let shares = parts.iter().map(|part| Share {

@@ -31,6 +31,7 @@ impl Session {
         self.sent = 0;
         // Outside of a block the statements up to a COMMIT or the end are one transaction.
         let mut begun = Arc::clone(&self.gucs);
+        let outside = self.block.is_none();
         for (ordinal, facts, text) in std::mem::take(&mut self.pending) {
             if ordinal >= completed {
                 continue;
@@ -44,7 +45,11 @@ impl Session {
                 _ => self.apply(&facts, &text),
             }
         }
-        if self.events.error.is_some() && self.block.is_none() {
+        let failed = self.events.error.is_some();
+        if outside && self.block.is_some() && self.held.iter().all(|held| !held.enlisted) {
+            // The transaction has begun and ended in one text (PREPARE TRANSACTION, a COMMIT that failed).
+            self.end_block(failed);
+        } else if failed && self.block.is_none() {
             self.return_to(begun);
         }
     }
@@ -81,7 +86,7 @@ impl Session {
     }
 
     fn apply(&mut self, facts: &Facts, text: &str) {
-        if let Some(cause) = facts.effects.pins {
+        if let Some(cause) = pin_of(facts) {
             let shard = self.held.first().map_or(ShardId(0), |held| held.shard);
             self.pinned = Some((cause, shard));
             if cause == PinCause::Temporary {
@@ -217,8 +222,17 @@ impl Session {
     }
 }
 
+/// Why a statement binds the session to its conn, if it does. An UPDATE of pg_settings is a SET that the proxy cannot follow.
+pub fn pin_of(facts: &Facts) -> Option<PinCause> {
+    facts.effects.pins.or_else(|| {
+        let sets = matches!(facts.command, Command::Modify(_))
+            && facts.tables.iter().any(|table| table.ends_with("pg_settings"));
+        sets.then_some(PinCause::Settings)
+    })
+}
+
 fn leaves_trace(facts: &Facts) -> bool {
-    facts.effects.pins.is_some()
+    pin_of(facts).is_some()
         || facts.effects.changes_catalog
         || matches!(
             facts.command,

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::names::Prepared;
 use super::session::{Session, SessionContext};
 use crate::route::plan::{Plan, Reason, SessionView, Target};
-use crate::route::values::{BindParams, TextRules, Values};
+use crate::route::values::{BindError, BindParams, TextRules, Values};
 use crate::route::{self, refusal::Refusal};
 use crate::sql::cache::Analysed;
 use crate::sql::extract::Context;
@@ -115,7 +115,10 @@ impl Session {
         drawn: Option<&[String]>,
     ) -> Result<Plan, Refusal> {
         let params = BindParams::parse(rest, &statement.types).map_err(|error| Refusal {
-            sqlstate: sqlstate::PROTOCOL_VIOLATION,
+            sqlstate: match error {
+                BindError::FormatCode(_) => sqlstate::INVALID_PARAMETER_VALUE,
+                BindError::Truncated | BindError::Formats { .. } => sqlstate::PROTOCOL_VIOLATION,
+            },
             message: error.to_string(),
             detail: None,
             hint: None,
@@ -196,7 +199,8 @@ impl Session {
         if let Some(held) = self.held.first() {
             return held.shard;
         }
-        if !matches!(self.who.kind, DatabaseKind::Sharded) {
+        // A transaction that must stay on one shard had better begin where the unsharded tables are.
+        if !matches!(self.who.kind, DatabaseKind::Sharded) || self.snapshot_level().is_some() {
             return ShardId(0);
         }
         self.spread = self.spread.wrapping_add(1);

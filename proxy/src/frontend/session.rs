@@ -23,7 +23,7 @@ use crate::backend::pool::{Lease, Pool, PoolKey, PoolLimits};
 use crate::control::{InFlight, NodeId};
 use crate::exec::single;
 use crate::metrics::ServedBy;
-use crate::sql::facts::{Isolation, PinCause};
+use crate::sql::facts::{Access, Command, Facts, Isolation, PinCause, Scope};
 use crate::wire::backend::Status;
 use crate::wire::{reply, sqlstate};
 use crate::worker::Worker;
@@ -84,8 +84,8 @@ pub struct Held {
     pub lease: Lease,
     /// The block has begun on it.
     pub enlisted: bool,
-    /// It was asked about statements so far and has executed none.
-    pub described: bool,
+    /// Nothing has been executed on it that reads or writes tables.
+    pub untouched: bool,
     /// Something was written in the transaction.
     pub wrote: bool,
     /// Frames of the extended protocol were sent since the last Sync.
@@ -198,7 +198,7 @@ impl Session {
     pub async fn acquire(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
         if let Some(at) = self.held_for(shard, replica) {
             self.join_block(at)?;
-            self.held[at].described = false;
+            self.held[at].untouched = false;
             return Ok(at);
         }
         if self.block.as_ref().is_some_and(|block| block.opaque) {
@@ -222,23 +222,40 @@ impl Session {
         Ok(at)
     }
 
+    /// Whether the transaction has read or written tables of the shard.
+    pub fn touched(&self, shard: ShardId) -> bool {
+        self.held.iter().any(|held| held.shard == shard && held.enlisted && !held.untouched)
+    }
+
+    /// A statement without tables (SHOW, `SELECT 1`) runs on the conn; `before`: what `touched` said before it was acquired.
+    pub fn runs(&mut self, at: usize, before: bool, facts: &Facts) {
+        let tables = !matches!(facts.scope, Scope::Nothing) && !matches!(facts.command, Command::Show(_));
+        self.held[at].untouched = !before && !tables && facts.access == Access::Read;
+    }
+
     /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
     fn check_isolation(&self) -> Result<(), Failure> {
-        let Some(block) = &self.block else { return Ok(()) };
-        if !self.held.iter().any(|held| held.enlisted && !held.described) {
-            return Ok(());
+        match self.snapshot_level() {
+            Some(name) if self.held.iter().any(|held| held.enlisted && !held.untouched) => {
+                Err(Failure::unsupported(
+                    format!("a transaction of isolation level {name} over several shards is not supported"),
+                    "Use READ COMMITTED, or touch one shard only.",
+                ))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// The isolation level of the open block, if it is one with a snapshot for the whole transaction.
+    pub fn snapshot_level(&self) -> Option<&'static str> {
+        let block = self.block.as_ref()?;
         let default =
             self.gucs.get("default_transaction_isolation").map(|v| v.trim_matches('\'').to_lowercase());
-        let name = match (block.isolation, default.as_deref()) {
-            (Some(Isolation::Serializable), _) | (None, Some("serializable")) => "SERIALIZABLE",
-            (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => "REPEATABLE READ",
-            _ => return Ok(()),
-        };
-        Err(Failure::unsupported(
-            format!("a transaction of isolation level {name} over several shards is not supported"),
-            "Use READ COMMITTED, or touch one shard only.",
-        ))
+        match (block.isolation, default.as_deref()) {
+            (Some(Isolation::Serializable), _) | (None, Some("serializable")) => Some("SERIALIZABLE"),
+            (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => Some("REPEATABLE READ"),
+            _ => None,
+        }
     }
 
     /// A conn of its own to the primary of `shard`, apart from what the session holds.
@@ -292,7 +309,7 @@ impl Session {
             replica,
             lease,
             enlisted: false,
-            described: false,
+            untouched: false,
             wrote: false,
             unsynced: false,
             unnamed: None,

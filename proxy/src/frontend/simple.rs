@@ -91,7 +91,9 @@ impl Session {
             _ => return self.spread_query(plan, &facts, &own).await,
         };
         self.note(why, &own);
+        let before = self.touched(shard);
         let at = self.acquire(shard, plan.replica).await?;
+        self.runs(at, before, &facts);
         self.note_shard(why, at);
         self.forward_query(at, frame, &facts, &own).await
     }
@@ -343,7 +345,7 @@ impl Session {
 
 /// Whether the session must know when the statement has completed.
 fn leaves_a_name(facts: &Facts) -> bool {
-    facts.effects.pins.is_some()
+    super::effects::pin_of(facts).is_some()
         || facts.effects.changes_catalog
         || !matches!(facts.command, Command::Query | Command::Modify(_) | Command::Empty)
 }
