@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
 use super::copy_trim::CopyTrim;
+pub use super::events::Events;
 use super::gucs::Gucs;
 use super::owed::{Owed, Show};
 use super::prepared::OnConn;
@@ -47,36 +48,6 @@ pub enum ConnError {
 impl From<FrameError> for ConnError {
     fn from(error: FrameError) -> Self {
         Self::Protocol(error.to_string())
-    }
-}
-
-/// What happened on a conn that its user wants to know. Reset by the user.
-#[derive(Debug, Default)]
-pub struct Events {
-    /// Shown Parse replies that succeeded.
-    pub parsed: u32,
-    /// Statements completed (CommandComplete or EmptyQueryResponse or PortalSuspended), of shown and captured replies.
-    pub completed: u32,
-    /// The last CommandComplete tag.
-    pub last_tag: Option<Bytes>,
-    /// Which of the completed statements answered `ROLLBACK` (a COMMIT of a failed transaction does).
-    pub rolled_back: Vec<u32>,
-    /// First error, as a whole ErrorResponse frame.
-    pub error: Option<Bytes>,
-    /// The server waits for COPY data.
-    pub copy_in: bool,
-    /// ParameterStatus seen: name and value. They are never shown: the session tells what has changed before ReadyForQuery.
-    pub parameters: Vec<(String, String)>,
-    /// DataRow bodies of captured (not shown) replies.
-    pub rows: Vec<Bytes>,
-    /// RowDescription and the like of captured replies, as whole frames.
-    pub descriptions: Vec<Bytes>,
-}
-
-impl Events {
-    /// SQLSTATE of the error.
-    pub fn sqlstate(&self) -> Option<&[u8]> {
-        self.error.as_ref().and_then(|frame| backend::error_field(&frame[HEADER..], b'C'))
     }
 }
 
@@ -453,7 +424,7 @@ impl Conn {
                 Owed::Execute(_) | Owed::Query(_),
             ) => {
                 let body = &self.read[at.start + HEADER..at.end];
-                note_completion(tag, body, show, events);
+                events.note_completion(tag, body, show);
                 (Show::COMPLETE, matches!(head, Owed::Execute(_)))
             }
             (tag::COPY_IN, Owed::Execute(_) | Owed::Query(_)) => {
@@ -507,21 +478,6 @@ pub fn set_parameter(values: &mut Vec<(String, String)>, name: &str, value: &str
         None => values.push((name.to_owned(), value.to_owned())),
     }
     true
-}
-
-/// Keeps what the session wants to know of a completed statement.
-fn note_completion(tag: u8, body: &[u8], show: Show, events: &mut Events) {
-    events.completed += u32::from(show.has(Show::COMPLETE));
-    events.last_tag = None;
-    if tag == tag::COMMAND_COMPLETE
-        && let Some(text) = backend::command_tag(body)
-    {
-        // A COMMIT of a failed transaction answers ROLLBACK.
-        if text == b"ROLLBACK" && show.has(Show::COMPLETE) {
-            events.rolled_back.push(events.completed - 1);
-        }
-        events.last_tag = Some(Bytes::copy_from_slice(text));
-    }
 }
 
 fn closed() -> ConnError {

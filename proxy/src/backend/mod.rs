@@ -6,6 +6,7 @@
 pub mod conn;
 pub mod connect;
 pub mod copy_trim;
+mod events;
 pub mod gucs;
 pub mod owed;
 pub mod pool;

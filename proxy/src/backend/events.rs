@@ -1,0 +1,52 @@
+//! What happened on a conn that its user wants to know.
+
+use bytes::Bytes;
+
+use super::owed::Show;
+use crate::wire::backend::{self, tag};
+use crate::wire::frame::HEADER;
+
+/// What happened on a conn that its user wants to know. Reset by the user.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// Shown Parse replies that succeeded.
+    pub parsed: u32,
+    /// Statements completed (CommandComplete or EmptyQueryResponse or PortalSuspended), of shown and captured replies.
+    pub completed: u32,
+    /// The last CommandComplete tag.
+    pub last_tag: Option<Bytes>,
+    /// Which of the completed statements answered `ROLLBACK` (a COMMIT of a failed transaction does).
+    pub rolled_back: Vec<u32>,
+    /// First error, as a whole ErrorResponse frame.
+    pub error: Option<Bytes>,
+    /// The server waits for COPY data.
+    pub copy_in: bool,
+    /// ParameterStatus seen: name and value. They are never shown: the session tells what has changed before ReadyForQuery.
+    pub parameters: Vec<(String, String)>,
+    /// DataRow bodies of captured (not shown) replies.
+    pub rows: Vec<Bytes>,
+    /// RowDescription and the like of captured replies, as whole frames.
+    pub descriptions: Vec<Bytes>,
+}
+
+impl Events {
+    /// SQLSTATE of the error.
+    pub fn sqlstate(&self) -> Option<&[u8]> {
+        self.error.as_ref().and_then(|frame| backend::error_field(&frame[HEADER..], b'C'))
+    }
+
+    /// Keeps what the session wants to know of a completed statement.
+    pub(super) fn note_completion(&mut self, tag: u8, body: &[u8], show: Show) {
+        self.completed += u32::from(show.has(Show::COMPLETE));
+        self.last_tag = None;
+        if tag == tag::COMMAND_COMPLETE
+            && let Some(text) = backend::command_tag(body)
+        {
+            // A COMMIT of a failed transaction answers ROLLBACK.
+            if text == b"ROLLBACK" && show.has(Show::COMPLETE) {
+                self.rolled_back.push(self.completed - 1);
+            }
+            self.last_tag = Some(Bytes::copy_from_slice(text));
+        }
+    }
+}
