@@ -88,6 +88,20 @@ async fn a_limit_without_an_order_is_one_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_arrays_go_to_their_owners() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let insert = "INSERT INTO auctions (auction_id, title) SELECT * FROM unnest('{9,3,7,1,5}'::bigint[], \
+                  '{i,c,g,a,e}'::text[]) RETURNING auction_id";
+    assert_eq!(first_column(&client, insert).await, ["9", "3", "7", "1", "5"], "in the order of the source");
+    for (id, title) in [(9, "i"), (3, "c"), (7, "g"), (1, "a"), (5, "e")] {
+        let select = format!("SELECT title FROM auctions WHERE auction_id = {id}");
+        assert_eq!(first_column(&client, &select).await, [title]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prepare_in_sql_is_placed_by_each_execute() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;

@@ -338,7 +338,9 @@ impl Session {
                 return self.local_bare(backend_tag::BIND_COMPLETE);
             }
         };
+        let before = self.touched(shard);
         let at = self.goto(shard, plan.replica).await?;
+        self.runs(at, before, &facts);
         self.note_shard(why, at);
         self.put_bind(at, name, &prepared, bind.rest)
     }
@@ -426,9 +428,12 @@ impl Session {
             Place::Shard(shard) => {
                 let text = String::from_utf8_lossy(&portal.statement.shared.text);
                 self.expect(&facts, &text);
+                let before = self.touched(shard);
                 let at = self.goto(shard, false).await?;
+                self.runs(at, before, &facts);
                 self.held[at].wrote |= facts.access != Access::Read;
-                self.raw(shard, tag::EXECUTE, body, Owed::Execute(Show::ALL)).await
+                self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
+                Ok(())
             }
             Place::Spread { plan, bind } => {
                 let describe = self.pipeline.describe.take().is_some();
@@ -510,12 +515,18 @@ impl Session {
 
     /// Passes a frame on as it is to the conn of a shard.
     async fn raw(&mut self, shard: ShardId, tag: u8, body: &[u8], owed: Owed) -> Result<(), Failure> {
+        let before = self.touched(shard);
         let at = self.goto(shard, false).await?;
+        self.held[at].untouched = !before;
+        self.put_raw(at, tag, body, owed);
+        Ok(())
+    }
+
+    fn put_raw(&mut self, at: usize, tag: u8, body: &[u8], owed: Owed) {
         let held = &mut self.held[at];
         reply::frame(&mut held.lease.write, tag, |b| b.extend_from_slice(body));
         held.lease.owe(owed);
         held.unsynced = true;
-        Ok(())
     }
 
     /// Passes on what the session has no name for (it may have been made in SQL); without a conn that could know it, the
@@ -545,9 +556,9 @@ impl Session {
 
     /// As `goto`, for a question about a statement: the transaction has not been on the shard for that.
     async fn goto_to_describe(&mut self, shard: ShardId) -> Result<usize, Failure> {
-        let used = self.held.iter().any(|held| held.shard == shard && held.enlisted && !held.described);
+        let used = self.touched(shard);
         let at = self.goto(shard, false).await?;
-        self.held[at].described = !used;
+        self.held[at].untouched = !used;
         Ok(at)
     }
 

@@ -23,7 +23,7 @@ use crate::backend::pool::{Lease, Pool, PoolKey, PoolLimits};
 use crate::control::{InFlight, NodeId};
 use crate::exec::single;
 use crate::metrics::ServedBy;
-use crate::sql::facts::{Isolation, PinCause};
+use crate::sql::facts::{Access, Command, Facts, Isolation, PinCause, Scope};
 use crate::wire::backend::Status;
 use crate::wire::{reply, sqlstate};
 use crate::worker::Worker;
@@ -84,8 +84,8 @@ pub struct Held {
     pub lease: Lease,
     /// The block has begun on it.
     pub enlisted: bool,
-    /// It was asked about statements so far and has executed none.
-    pub described: bool,
+    /// Nothing has been executed on it that reads or writes tables.
+    pub untouched: bool,
     /// Something was written in the transaction.
     pub wrote: bool,
     /// Frames of the extended protocol were sent since the last Sync.
@@ -198,7 +198,7 @@ impl Session {
     pub async fn acquire(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
         if let Some(at) = self.held_for(shard, replica) {
             self.join_block(at)?;
-            self.held[at].described = false;
+            self.held[at].untouched = false;
             return Ok(at);
         }
         if self.block.as_ref().is_some_and(|block| block.opaque) {
@@ -222,10 +222,21 @@ impl Session {
         Ok(at)
     }
 
+    /// Whether the transaction has read or written tables of the shard.
+    pub fn touched(&self, shard: ShardId) -> bool {
+        self.held.iter().any(|held| held.shard == shard && held.enlisted && !held.untouched)
+    }
+
+    /// A statement without tables (SHOW, `SELECT 1`) runs on the conn; `before`: what `touched` said before it was acquired.
+    pub fn runs(&mut self, at: usize, before: bool, facts: &Facts) {
+        let tables = !matches!(facts.scope, Scope::Nothing) && !matches!(facts.command, Command::Show(_));
+        self.held[at].untouched = !before && !tables && facts.access == Access::Read;
+    }
+
     /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
     fn check_isolation(&self) -> Result<(), Failure> {
         match self.snapshot_level() {
-            Some(name) if self.held.iter().any(|held| held.enlisted && !held.described) => {
+            Some(name) if self.held.iter().any(|held| held.enlisted && !held.untouched) => {
                 Err(Failure::unsupported(
                     format!("a transaction of isolation level {name} over several shards is not supported"),
                     "Use READ COMMITTED, or touch one shard only.",
@@ -298,7 +309,7 @@ impl Session {
             replica,
             lease,
             enlisted: false,
-            described: false,
+            untouched: false,
             wrote: false,
             unsynced: false,
             unnamed: None,

@@ -91,7 +91,9 @@ impl Session {
             _ => return self.spread_query(plan, &facts, &own).await,
         };
         self.note(why, &own);
+        let before = self.touched(shard);
         let at = self.acquire(shard, plan.replica).await?;
+        self.runs(at, before, &facts);
         self.note_shard(why, at);
         self.forward_query(at, frame, &facts, &own).await
     }

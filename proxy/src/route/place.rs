@@ -324,6 +324,9 @@ impl Case<'_> {
         if sharded.updates_key {
             return Err(Refusal::updates_key());
         }
+        if let Some(shape) = &sharded.select {
+            return self.checked(sharded, hint, insert::select::place(self, sharded, shape, drawn)?);
+        }
         let located = locate::locate(self, sharded)?;
         if let Some(shape) = &sharded.insert {
             let (target, reason) = insert::place(self, sharded, shape, (located, drawn))?;

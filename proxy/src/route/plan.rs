@@ -64,7 +64,7 @@ pub struct Part {
 pub struct Draw {
     /// A SELECT that returns `rows` rows of one text column, in order: the keys of the rows that leave it to the default.
     pub sql: String,
-    /// How many keys.
+    /// How many keys; 0: as many as there are.
     pub rows: usize,
 }
 

@@ -95,6 +95,7 @@ pub(super) fn groups(groups: Vec<Pin>) -> Sharded {
         groups,
         no_concat: None,
         limit: None,
+        select: None,
         needs_home: None,
         writes_reference: false,
         updates_key: false,

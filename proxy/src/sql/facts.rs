@@ -270,6 +270,8 @@ pub struct Sharded {
     pub updates_key: bool,
     /// INSERT … VALUES, to be split or to draw its key.
     pub insert: Option<InsertShape>,
+    /// INSERT … SELECT that reads no table.
+    pub select: Option<SelectShape>,
     /// INSERT … SELECT whose rows provably stay on the shard they are read from.
     pub colocated_insert_select: bool,
 }
@@ -328,6 +330,17 @@ pub struct InsertShape {
     pub outside_params: SmallVec<[u16; 4]>,
     /// How to add a key that the statement leaves to its default.
     pub draw: Option<DrawShape>,
+}
+
+/// `INSERT INTO t (columns) SELECT …` without tables, functions of the user's or anything that differs from run to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelectShape {
+    /// Bytes of the query.
+    pub source: std::ops::Range<usize>,
+    /// Columns listed.
+    pub columns: usize,
+    /// Position of the key among them.
+    pub key: usize,
 }
 
 /// One row of VALUES.

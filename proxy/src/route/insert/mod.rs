@@ -160,6 +160,8 @@ fn split(
     Ok(parts.collect())
 }
 
+pub(super) mod select;
+
 pub use splice::{DrawRewrite, ExtraParam, draw_rewrite};
 
 #[cfg(test)]

@@ -115,6 +115,7 @@ fn sharded(key_type: router_config::key::KeyType, pin: Pin) -> Sharded {
         groups: vec![pin],
         no_concat: None,
         limit: None,
+        select: None,
         needs_home: None,
         writes_reference: false,
         updates_key: false,

@@ -100,6 +100,11 @@ fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle:
             .or_else(|| seen.writes_unknown.clone()),
         writes_reference: seen.writes_reference.is_some(),
         updates_key: seen.updates_key,
+        select: {
+            let stable = seen.tables.len() == 1 && seen.unrepeatable.is_none() && seen.primary.is_none();
+            let select = seen.select.take().filter(|_| stable && seen.user_function.is_none());
+            select.filter(|_| seen.reference.is_none() && seen.home.is_none() && seen.home_alone.is_none())
+        },
         insert: seen.insert.take(),
         colocated_insert_select: seen.colocated_insert_select,
     }))

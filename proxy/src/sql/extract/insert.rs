@@ -4,7 +4,7 @@ use super::groups::{NodeId, Via};
 use super::reader::{Read, Reader};
 use super::scope::{Column, Level, Source, fold};
 use super::write::{Target, first, is_default};
-use crate::sql::facts::{DrawShape, InsertRow, InsertShape, KeyTerm, Pin, ValueRef};
+use crate::sql::facts::{DrawShape, InsertRow, InsertShape, KeyTerm, Pin, SelectShape, ValueRef};
 use crate::sql::lexer::Kind;
 use crate::sql::parse::ast::{
     Expr, Insert, OnConflictAction, OnInsert, Parens, Query, SelectItem, SetExpr, TableObject, Values,
@@ -283,9 +283,41 @@ impl<'q> Reader<'_, 'q> {
         let term = place.position.and_then(|p| constant_item(query, p)).and_then(|e| self.term(e));
         match term {
             Some(term) => self.groups.pin(place.node, super::condition::keys(vec![term])),
+            None if place.position.is_some() && output.nodes.is_empty() && output.sub_nodes.is_empty() => {
+                self.seen.select = self.select_shape(place);
+                self.groups.always("INSERT … SELECT whose key is not the key of the rows read");
+            }
             None => self.groups.always("INSERT … SELECT whose key is not the key of the rows read"),
         }
         Ok(width)
+    }
+
+    /// Where the query of the statement's own `INSERT INTO t (columns) query` stands, if it has no parameters.
+    fn select_shape(&self, place: KeyPlace) -> Option<SelectShape> {
+        let t = self.tokens;
+        let (_, _, open) = t.qualified(2)?;
+        let plain = t.is(0, "insert") && t.is(1, "into") && t.is_mark(open, "(") && self.seen.writers == 1;
+        if !plain || t.list.iter().any(|token| token.kind == Kind::Param) {
+            return None;
+        }
+        let first = t.closing(open)? + 1;
+        if !t.is_any(first, &["select", "with"]) {
+            return None;
+        }
+        let mut depth = 0_usize;
+        let mut end = t.len();
+        for at in first..t.len() {
+            if t.is_mark(at, "(") {
+                depth += 1;
+            } else if t.is_mark(at, ")") {
+                depth = depth.saturating_sub(1);
+            } else if depth == 0 && (t.is(at, "returning") || (t.is(at, "on") && t.is(at + 1, "conflict"))) {
+                end = at;
+                break;
+            }
+        }
+        let source = t.list.get(first)?.start..t.list.get(end.checked_sub(1)?)?.end;
+        Some(SelectShape { source, columns: place.listed, key: place.position? })
     }
 
     /// A reference table's defaults must not give different values on different shards. `given` tells for each listed

@@ -62,6 +62,8 @@ pub(super) struct Seen {
     pub(super) updates_key: bool,
     pub(super) insert: Option<InsertShape>,
     pub(super) colocated_insert_select: bool,
+    /// The source of the statement's own INSERT … SELECT.
+    pub(super) select: Option<crate::sql::facts::SelectShape>,
     /// Why only a primary answers.
     pub(super) primary: Option<String>,
     pub(super) unrepeatable: Option<String>,

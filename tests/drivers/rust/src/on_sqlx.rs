@@ -134,6 +134,7 @@ async fn listen(pool: &PgPool) -> Result<()> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen("sqlx_channel").await?;
     sqlx::query("select pg_notify('sqlx_channel', 'hello')").execute(pool).await?;
-    ensure!(listener.recv().await?.payload() == "hello");
+    let heard = tokio::time::timeout(std::time::Duration::from_secs(10), listener.recv()).await??;
+    ensure!(heard.payload() == "hello");
     Ok(())
 }

@@ -72,7 +72,7 @@ fn concatenation() {
             SELECT * FROM bids ORDER BY amount
                 [any] !ORDER BY
             SELECT * FROM bids LIMIT 2
-                [any] !LIMIT or OFFSET
+                [any]
             SELECT * FROM bids OFFSET 2
                 [any] !LIMIT or OFFSET
             SELECT * FROM bids FETCH FIRST 3 ROWS ONLY
