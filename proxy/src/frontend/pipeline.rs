@@ -254,8 +254,12 @@ impl Session {
         let known = healthy && conn.prepared.touch(shared.id);
         self.worker.shared.metrics.cache(Cache::Statements, known);
         if known {
-            if show.has(Show::COMPLETE) {
+            if show.has(Show::COMPLETE) && conn.owed_len() > 0 {
                 conn.owe(Owed::Local(Bytes::from_static(b"1\0\0\0\x04")));
+                held.unsynced = true;
+            } else if show.has(Show::COMPLETE) {
+                // Nothing is in front of it: it need not wait for this conn, which may not be the next one used.
+                return self.local_bare(backend_tag::PARSE_COMPLETE);
             }
             return Ok(());
         }
