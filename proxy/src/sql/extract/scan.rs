@@ -1,5 +1,7 @@
 //! Where a text may go that was not understood: by the names that occur in it, literals and bodies included.
 
+use std::collections::HashSet;
+
 use super::Context;
 use crate::sql::facts::Scope;
 use crate::sql::normalise::identifiers;
@@ -11,7 +13,12 @@ use crate::sql::tokens::Tokens;
 pub(super) fn scope(tokens: &Tokens<'_>, ctx: &Context<'_>, complaint: &str) -> (Scope, Vec<String>) {
     let mut tables: Vec<String> = Vec::new();
     let mut culprit: Option<String> = None;
+    let mut looked_up: HashSet<Box<str>> = HashSet::new();
     identifiers(tokens.text, ctx.standard_conforming_strings, true, &mut |name| {
+        // A look-up goes through all schemas; a text may say the same word a hundred thousand times.
+        if !first_time(&mut looked_up, name) {
+            return;
+        }
         for relation in relations_named(ctx, name) {
             let full = relation.full_name();
             if relation.placement != Placement::Unsharded && culprit.is_none() {
@@ -33,6 +40,10 @@ pub(super) fn scope(tokens: &Tokens<'_>, ctx: &Context<'_>, complaint: &str) -> 
         Some(why) => (Scope::Unknown { why }, tables),
         None => (Scope::Home, tables),
     }
+}
+
+fn first_time(seen: &mut HashSet<Box<str>>, name: &str) -> bool {
+    !seen.contains(name) && seen.insert(name.into())
 }
 
 /// Whether a text that was not understood may leave something on the connection: judged by the words in it.
@@ -61,11 +72,12 @@ pub(super) fn relations_named<'c>(
 
 /// A name before a parenthesis that is neither a known function or relation nor a word of the grammar.
 fn unknown_call(tokens: &Tokens<'_>, ctx: &Context<'_>) -> Option<String> {
+    let mut looked_up: HashSet<Box<str>> = HashSet::new();
     (0..tokens.len()).find_map(|at| {
         if !tokens.is_mark(at + 1, "(") {
             return None;
         }
-        let name = tokens.name(at)?;
+        let name = tokens.name(at).filter(|name| first_time(&mut looked_up, name))?;
         let known = ctx.schema.function(&name).is_some()
             || relations_named(ctx, &name).next().is_some()
             || super::super::parse::is_keyword(&name);
@@ -90,6 +102,9 @@ pub(super) fn audit(t: &Tokens<'_>, ctx: &Context<'_>, seen: &[String]) -> Resul
         }
         let Some(relation) = ctx.schema.lookup(ctx.search_path, schema.as_deref(), &name) else { continue };
         let placed = !matches!(relation.placement, Placement::Unsharded | Placement::Catalog);
+        if !placed || seen.contains(&relation.full_name()) {
+            continue;
+        }
         // The name of a WITH query, or `IS DISTINCT FROM column`.
         let defines = |i: usize| {
             t.is_mark(i + 1, "(")
@@ -98,7 +113,7 @@ pub(super) fn audit(t: &Tokens<'_>, ctx: &Context<'_>, seen: &[String]) -> Resul
         };
         let defined = (0..t.len()).any(|i| i != at && t.name(i).as_deref() == Some(&*name) && defines(i))
             || (at > 1 && t.is(at - 2, "distinct"));
-        if placed && !defined && !seen.contains(&relation.full_name()) {
+        if !defined {
             return Err(format!("the table {} was not understood", relation.full_name()));
         }
     }
