@@ -1,6 +1,6 @@
 //! Plays a transcript against a server and keeps every message that comes back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) struct Heard {
 pub(crate) fn play(transcript: &Transcript, server: &Login) -> Vec<Heard> {
     let mut login = server.clone();
     login.parameters.extend(transcript.startup.iter().cloned());
-    let mut player = Player { login, sessions: BTreeMap::new(), heard: Vec::new() };
+    let mut player = Player { login, sessions: BTreeMap::new(), closed: BTreeSet::new(), heard: Vec::new() };
     for step in &transcript.steps {
         if let Err(error) = player.step(step) {
             player.heard.push(heard(step.session, error.to_string()));
@@ -38,6 +38,8 @@ pub(crate) fn play(transcript: &Transcript, server: &Login) -> Vec<Heard> {
 struct Player {
     login: Login,
     sessions: BTreeMap<char, Wire>,
+    /// Sessions that the server has ended.
+    closed: BTreeSet<char>,
     heard: Vec<Heard>,
 }
 
@@ -71,6 +73,10 @@ impl Player {
                 }
             }
         }
+        // Whether a write to a connection that the server has closed fails is a matter of time: it gets no goodbye.
+        if heard.end.is_some() {
+            self.closed.insert(step.session);
+        }
         self.heard.push(heard);
         Ok(())
     }
@@ -85,7 +91,7 @@ impl Player {
     /// Whatever else was sent counts too.
     fn goodbye(&mut self) {
         for (name, wire) in &mut self.sessions {
-            if wire.send(&message::terminate()).is_err() {
+            if self.closed.contains(name) || wire.send(&message::terminate()).is_err() {
                 continue;
             }
             let mut rest = heard(*name, "goodbye".into());
