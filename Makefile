@@ -9,15 +9,13 @@ OPTIONS ?=
 # Options of the benchmark, e.g. make bench BENCH_OPTIONS=--quick
 BENCH_OPTIONS ?=
 
-.PHONY: help demo build test test-drivers oracle fuzz bench check needs
+.PHONY: help demo build test test-drivers bench check needs
 
 help:
 	@echo 'make demo          four PostgreSQL shards with replicas, the proxy and an auction house; Ctrl-C ends it'
 	@echo 'make build         both programs, optimised, in target/release'
 	@echo 'make test          all tests but those below'
 	@echo 'make test-drivers  drivers and frameworks of several languages, installed from their registries'
-	@echo 'make oracle        the facts drawn from SQL against the parser of PostgreSQL itself'
-	@echo 'make fuzz          garbage for every decoder of foreign bytes'
 	@echo 'make bench         what a transaction costs, directly and through proxies'
 	@echo 'make check         what must hold for every commit (.ci/run)'
 
@@ -39,12 +37,6 @@ test: needs
 test-drivers: needs
 	$(CARGO) build --workspace --bins --locked
 	tests/drivers/run
-
-oracle: needs
-	tests/oracle/run
-
-fuzz: needs
-	tests/fuzz/run
 
 bench: needs
 	tests/bench/run $(BENCH_OPTIONS)
