@@ -189,7 +189,7 @@ impl Shared {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After committed DDL: the catalog is read anew, sequences get their stride.
+    /// After committed DDL: the catalog is read anew, sequences get their stride (which changes no default, so once is enough).
     pub async fn catalog_changed(&self, catalog: Option<&Arc<Catalog>>) {
         let Some(catalog) = catalog else { return };
         if let Err(error) = catalog.refresh().await {
@@ -202,13 +202,6 @@ impl Shared {
         match self.control.align_sequences(catalog).await {
             Ok(report) => tracing::debug!(?report, "sequences aligned"),
             Err(error) => tracing::warn!(database = catalog.database(), "sequences are not aligned: {error}"),
-        }
-        // New columns may have changed their default by that.
-        if let Err(error) = catalog.refresh().await {
-            tracing::error!(
-                database = catalog.database(),
-                "the catalog could not be read after DDL: {error}"
-            );
         }
     }
 

@@ -28,19 +28,11 @@ pub enum Via {
 
 /// Whether the proxy answers Parse, Bind and Describe of this command itself and acts at Execute.
 pub fn is_control(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Begin { .. }
-            | Command::Commit { .. }
-            | Command::Rollback { .. }
-            | Command::Savepoint(_)
-            | Command::RollbackTo(_)
-            | Command::Release(_)
-            | Command::SetHint { .. }
-            | Command::Deallocate(_)
-            | Command::Discard(_)
-            | Command::Reset(_)
-    )
+    moves_transaction(command)
+        || matches!(
+            command,
+            Command::SetHint { .. } | Command::Deallocate(_) | Command::Discard(_) | Command::Reset(_)
+        )
 }
 
 /// Whether a command begins or ends a transaction, or a part of one.
