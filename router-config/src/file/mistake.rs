@@ -44,7 +44,10 @@ impl<'t> Lines<'t> {
 
     /// Line and column of a byte offset, both from 1, the column in characters.
     pub(super) fn position(&self, offset: usize) -> (usize, usize) {
-        let end = self.text.floor_char_boundary(offset);
+        let mut end = offset.min(self.text.len());
+        while !self.text.is_char_boundary(end) {
+            end -= 1;
+        }
         let line = self.starts.partition_point(|start| *start <= end);
         let start = self.starts[line - 1];
         (line, self.text[start..end].chars().count() + 1)
