@@ -25,7 +25,7 @@ use crate::listener;
 use crate::metrics::Metrics;
 use crate::tls::ListenerTls;
 use crate::wire::error::Report;
-use crate::wire::sqlstate;
+use crate::wire::{sqlstate, stream};
 use crate::worker::{Parts, Phase, Shared, Worker};
 
 /// How often pools close conns that have been unused for too long.
@@ -234,7 +234,9 @@ impl Drop for Admitted {
 async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
     let shared = Arc::clone(&worker.shared);
     shared.metrics.accepted.inc();
-    listener::tune(&socket);
+    if let Err(error) = stream::tune(&socket) {
+        tracing::debug!("socket option: {error}");
+    }
     let limit = shared.settings.load().limits.login;
     let context = shared.handshake.load_full();
     if !shared.admit() {

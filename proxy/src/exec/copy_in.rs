@@ -26,6 +26,7 @@ pub enum Fed {
 pub async fn feed(io: &mut ClientIo, conn: &mut Conn, events: &mut Events) -> Result<Fed, StepError> {
     // What has been answered so far, CopyInResponse included, is what the application waits for.
     io.flush().await?;
+    conn.be_patient();
     loop {
         if events.error.is_some() {
             return Ok(Fed::Stopped);

@@ -228,6 +228,7 @@ impl Copy<'_> {
     /// Takes the application's data until it ends.
     async fn feed(&mut self, way: &mut Way) -> Result<End, Broken> {
         const HIGH: usize = 256 << 10;
+        self.conns.iter_mut().for_each(|conn| conn.be_patient());
         let client = |error: ClientError| Broken::Shard(0, StepError::Client(error));
         loop {
             if self.events.iter().any(|events| events.error.is_some()) {
