@@ -32,7 +32,7 @@ const REAP_INTERVAL: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until a signal ends it.
-pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
+pub fn run(config: Config, outside: Outside) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
     let shared = handle.block_on_other(start(config, handle.clone()))?;
@@ -46,7 +46,7 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
         threads.push(thread::Builder::new().name(name).spawn(move || session_thread(&shared, sockets))?);
     }
     tracing::info!(address = %shared.settings.load().listen.address, threads = shared.threads, "ready");
-    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), reread))?;
+    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), outside))?;
     drain(&shared);
     for thread in threads {
         // A thread that panicked has been logged; the process ends either way.
@@ -55,8 +55,13 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the configuration again, for RELOAD and SIGHUP.
-pub type Reread = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
+/// What a reload needs of whoever started the process.
+pub struct Outside {
+    /// Reads the configuration again.
+    pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
+    /// Applies `log.level`.
+    pub set_log_level: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+}
 
 /// Runs a future to its end on a runtime whose thread is another one.
 trait BlockOnOther {
@@ -89,8 +94,7 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     let links = Links { handle: handle.clone(), metrics: Arc::clone(&metrics), tls: connect.tls_config() };
     let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
     control.load_configured().await;
-    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
-    let handshake = handshake_context(&settings, &connect, &control, tls.clone(), handle)?;
+    let handshake = handshake_context(&settings, &connect, &control, handle)?;
     let phase = tokio::sync::watch::Sender::new(Phase::Running);
     if let Some(address) = &settings.listen.metrics {
         let listener = crate::http::bind(address)
@@ -109,7 +113,7 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
     };
-    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, tls, threads, phase }))
+    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, threads, phase }))
 }
 
 /// How applications log in with these settings.
@@ -117,7 +121,6 @@ pub fn handshake_context(
     settings: &Settings,
     connect: &Arc<ConnectContext>,
     control: &Control,
-    tls: Option<Arc<ListenerTls>>,
     handle: tokio::runtime::Handle,
 ) -> anyhow::Result<HandshakeContext> {
     let nodes = Arc::clone(control.nodes());
@@ -126,6 +129,7 @@ pub fn handshake_context(
     let home: HomePrimary = Arc::new(move || {
         nodes.primary(ShardId(0)).and_then(|node| nodes.address(node)).unwrap_or_else(|| fallback.clone())
     });
+    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
     let secrets = SecretSource::from_settings(settings, Arc::clone(connect), handle, home)?;
     Ok(HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets)))
 }

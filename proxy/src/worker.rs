@@ -20,7 +20,6 @@ use crate::frontend::session::{Visible, Who};
 use crate::metrics::Metrics;
 use crate::sql::cache::Cache;
 use crate::sql::schema::Schema;
-use crate::tls::ListenerTls;
 
 /// Shards whose causal floor is kept; the map is refused above.
 const SHARDS_MAX: usize = 1024;
@@ -53,11 +52,14 @@ pub enum Phase {
     Draining,
 }
 
+/// What a reload came to: notes for whoever asked for it, or why the old configuration stays.
+pub type Reloaded = Result<Vec<String>, String>;
+
 /// What the console asks of the process.
 #[derive(Debug)]
 pub enum Order {
     /// As SIGHUP; the outcome is sent back.
-    Reload(oneshot::Sender<Result<(), String>>),
+    Reload(oneshot::Sender<Reloaded>),
     /// As SIGTERM.
     Drain,
 }
@@ -92,11 +94,9 @@ pub struct Shared {
     /// Statements shared over sessions.
     pub registry: Registry,
     /// How backends are connected to.
-    pub connect: Arc<ConnectContext>,
+    pub connect: ArcSwap<ConnectContext>,
     /// How applications log in.
     pub handshake: ArcSwap<HandshakeContext>,
-    /// Certificates towards applications.
-    pub tls: Option<Arc<ListenerTls>>,
     /// Catalog of databases that are not routed.
     pub no_schema: Arc<Schema>,
     /// Sessions by the process id of their cancel key.
@@ -113,8 +113,6 @@ pub struct Shared {
     pub since: Instant,
     /// When a drain gives up.
     pub drain_until: Mutex<Option<Instant>>,
-    /// Reads the configuration again.
-    pub reread: Mutex<Option<crate::run::Reread>>,
     /// What the console asks of the process.
     pub orders: Mutex<Option<mpsc::Sender<Order>>>,
     floors: Vec<Floor>,
@@ -135,8 +133,6 @@ pub struct Parts {
     pub connect: Arc<ConnectContext>,
     /// Logins.
     pub handshake: HandshakeContext,
-    /// Certificates towards applications.
-    pub tls: Option<Arc<ListenerTls>>,
     /// Threads that carry sessions.
     pub threads: usize,
     /// Where the process is in its life.
@@ -156,9 +152,8 @@ impl Shared {
             control: parts.control,
             metrics: parts.metrics,
             registry: Registry::new(REGISTRY_BYTES),
-            connect: parts.connect,
+            connect: ArcSwap::new(parts.connect),
             handshake: ArcSwap::from_pointee(parts.handshake),
-            tls: parts.tls,
             no_schema: Arc::default(),
             sessions: Mutex::default(),
             clients: AtomicUsize::new(0),
@@ -167,7 +162,6 @@ impl Shared {
             workers: Mutex::default(),
             since: Instant::now(),
             drain_until: Mutex::default(),
-            reread: Mutex::default(),
             orders: Mutex::default(),
             floors,
             welcomes: Mutex::default(),
@@ -230,7 +224,7 @@ impl Shared {
     }
 
     /// RELOAD: waits for the outcome.
-    pub async fn ask_reload(&self) -> Result<(), String> {
+    pub async fn ask_reload(&self) -> Reloaded {
         let (done, outcome) = oneshot::channel();
         self.order(Order::Reload(done))?;
         outcome.await.unwrap_or_else(|_| Err("the process is ending".to_owned()))

@@ -120,7 +120,9 @@ impl Session {
         for (turn, share) in shares.iter().enumerate() {
             let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
             self.note_shard(Why::of(&ask.plan), at);
-            self.held[at].wrote |= writes;
+            if writes {
+                self.writes(at)?;
+            }
             let last = turn + 1 == shares.len();
             let asks_lsn = self.held[at].asks_lsn;
             let conn = &mut self.held[at].lease;
@@ -311,7 +313,7 @@ impl Session {
             let share =
                 Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
             // The home shard's answer is kept back until all have succeeded.
-            self.held[at].wrote = true;
+            self.writes(at)?;
             self.queue_share(at, &share, &ask.form, Merge::First.show(true))?;
             let outcome = self.drive(&[at]).await?;
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {

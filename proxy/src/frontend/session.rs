@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use router_config::settings::{DatabaseKind, PoolMode, Reads};
+use router_config::settings::{DatabaseKind, PoolMode, Reads, Settings};
 use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::time::{Duration, Instant};
 
@@ -44,8 +44,6 @@ pub struct Who {
     pub kind: DatabaseKind,
     /// Pooling.
     pub mode: PoolMode,
-    /// Conns per pool, over all session threads.
-    pub pool_size: usize,
     /// How its conns log in.
     pub login: BackendLogin,
 }
@@ -98,6 +96,14 @@ pub struct Held {
     pub asks_lsn: bool,
     /// Counts as load of the node.
     pub load: Option<InFlight>,
+}
+
+impl Who {
+    /// Conns per pool, over all session threads, as the settings have it now.
+    fn pool_size(&self, settings: &Settings) -> usize {
+        let entry = settings.database(&self.database);
+        entry.and_then(|entry| entry.pool_size).unwrap_or(settings.pool.size)
+    }
 }
 
 impl Visible {
@@ -364,13 +370,13 @@ impl Session {
             let settings = worker.shared.settings.load();
             let pool = &settings.pool;
             let limits = PoolLimits {
-                size: self.who.pool_size.div_ceil(worker.shared.threads).max(1),
+                size: self.who.pool_size(&settings).div_ceil(worker.shared.threads).max(1),
                 wait: pool.wait,
                 max_lifetime: pool.max_lifetime,
                 idle: pool.idle,
                 min_idle: pool.min_idle,
             };
-            Pool::new(key.clone(), self.who.login.clone(), Arc::clone(&worker.shared.connect), limits)
+            Pool::new(key.clone(), self.who.login.clone(), worker.shared.connect.load_full(), limits)
         })
     }
 
