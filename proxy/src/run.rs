@@ -34,7 +34,7 @@ const REAP_INTERVAL: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until a signal ends it.
-pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
+pub fn run(config: Config, outside: Outside) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
     let shared = handle.block_on_other(start(config, handle.clone()))?;
@@ -48,7 +48,7 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
         threads.push(thread::Builder::new().name(name).spawn(move || session_thread(&shared, sockets))?);
     }
     tracing::info!(address = %shared.settings.load().listen.address, threads = shared.threads, "ready");
-    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), reread))?;
+    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), outside))?;
     drain(&shared);
     for thread in threads {
         // A thread that panicked has been logged; the process ends either way.
@@ -57,8 +57,16 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the configuration again, for RELOAD and SIGHUP.
-pub type Reread = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
+/// Applies a log filter, or says what is wrong with it.
+pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What a reload needs of whoever started the process.
+pub struct Outside {
+    /// Reads the configuration again.
+    pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
+    /// Applies `log.level`.
+    pub set_log_level: SetLogLevel,
+}
 
 /// Runs a future to its end on a runtime whose thread is another one.
 trait BlockOnOther {
@@ -96,13 +104,12 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
     control.load_configured().await;
     started.get_or_init(|| control.clone());
-    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
-    let handshake = handshake_context(&settings, &connect, &control, tls.clone(), handle)?;
+    let handshake = handshake_context(&settings, &connect, &control, handle)?;
     let threads = match settings.listen.threads {
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
     };
-    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, tls, threads, phase }))
+    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, threads, phase }))
 }
 
 async fn serve_http(settings: &Settings, metrics: &Arc<Metrics>, ready: Ready) -> anyhow::Result<()> {
@@ -128,7 +135,6 @@ pub fn handshake_context(
     settings: &Settings,
     connect: &Arc<ConnectContext>,
     control: &Control,
-    tls: Option<Arc<ListenerTls>>,
     handle: tokio::runtime::Handle,
 ) -> anyhow::Result<HandshakeContext> {
     let nodes = Arc::clone(control.nodes());
@@ -137,6 +143,7 @@ pub fn handshake_context(
     let home: HomePrimary = Arc::new(move || {
         nodes.primary(ShardId(0)).and_then(|node| nodes.address(node)).unwrap_or_else(|| fallback.clone())
     });
+    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
     let secrets = SecretSource::from_settings(settings, Arc::clone(connect), handle, home)?;
     Ok(HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets)))
 }

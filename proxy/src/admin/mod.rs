@@ -317,10 +317,13 @@ impl Console {
             }
             Command::Reload => {
                 let reloaded = self.shared.ask_reload().await;
-                reloaded.map_err(|error| {
+                let notes = reloaded.map_err(|error| {
                     let hint = "The configuration in use stays.".to_owned();
                     Refused(sqlstate::CONFIG_FILE_ERROR, error, Some(hint))
                 })?;
+                for note in notes {
+                    Report::notice(&note).write(&mut self.io.out);
+                }
                 Done::Said("RELOAD")
             }
             Command::Drain => {

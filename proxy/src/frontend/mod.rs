@@ -6,6 +6,7 @@ pub mod cancel;
 pub mod control;
 pub mod effects;
 pub mod failure;
+pub mod floor;
 pub mod handshake;
 pub mod io;
 pub mod names;

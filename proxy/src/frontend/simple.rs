@@ -116,8 +116,10 @@ impl Session {
         } else {
             self.sent += 1;
         }
+        if facts.access != Access::Read {
+            self.writes(at)?;
+        }
         let held = &mut self.held[at];
-        held.wrote |= facts.access != Access::Read;
         held.unnamed = None;
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
@@ -134,8 +136,10 @@ impl Session {
             self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;
             self.note_shard(Why::whole_text(), at);
+            if analysed.statements().iter().any(|s| s.facts.access != Access::Read) {
+                self.writes(at)?;
+            }
             let held = &mut self.held[at];
-            held.wrote |= analysed.statements().iter().any(|s| s.facts.access != Access::Read);
             held.unnamed = None;
             held.lease.write.extend_from_slice(frame);
             held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));

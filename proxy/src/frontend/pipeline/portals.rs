@@ -106,7 +106,9 @@ impl Session {
                 let before = self.touched(shard);
                 let at = self.goto(shard, false).await?;
                 self.runs(at, before, &facts);
-                self.held[at].wrote |= facts.access != Access::Read;
+                if facts.access != Access::Read {
+                    self.writes(at)?;
+                }
                 self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
                 Ok(())
             }
