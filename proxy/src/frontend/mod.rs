@@ -7,6 +7,7 @@ pub mod effects;
 pub mod failure;
 pub mod handshake;
 pub mod io;
+pub mod listening;
 pub mod names;
 pub mod pipeline;
 pub mod planning;

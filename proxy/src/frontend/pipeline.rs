@@ -176,7 +176,7 @@ impl Session {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_parse(at, &prepared, Show::ALL);
         };
-        if answered_here(facts) {
+        if self.answered_here(facts) {
             return self.local_bare(backend_tag::PARSE_COMPLETE);
         }
         if let Some(shard) = self.failed_place(facts)? {
@@ -311,7 +311,7 @@ impl Session {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);
         };
-        if answered_here(&facts) {
+        if self.answered_here(&facts) {
             self.names.portals.insert(name, Portal { statement: prepared, place: Place::Control });
             return self.local_bare(backend_tag::BIND_COMPLETE);
         }
@@ -386,7 +386,7 @@ impl Session {
             let owed = Owed::Describe(Show::ALL);
             return self.raw_or(tag::DESCRIBE, body, owed, || unknown_statement(named.name)).await;
         };
-        if prepared.facts().is_some_and(|facts| answered_here(facts)) {
+        if prepared.facts().is_some_and(|facts| self.answered_here(facts)) {
             return self.describe_control(&prepared, false);
         }
         let shard = match self.failed_shard() {
@@ -639,7 +639,9 @@ impl Session {
 
     /// Sync: the pipeline's transaction ends, the application gets ReadyForQuery.
     async fn sync(&mut self) -> Result<(), ClientError> {
+        let listened = self.listen_before_sync().await;
         let outcome = self.sync_conns().await;
+        let outcome = listened.and(outcome);
         if std::mem::take(&mut self.pipeline.copied) {
             return outcome.or_else(|failure| failure.report(&mut self.io.out));
         }
@@ -661,11 +663,24 @@ impl Session {
             self.doom();
         }
         self.pipeline = PipelineState::default();
+        // The shards listen already.
+        let _ = self.commit_listens(failed).await;
         self.settle();
         self.refresh_catalog().await;
+        self.hear_own().await;
         self.ready();
         self.next_events();
         Ok(())
+    }
+
+    /// LISTEN in a pipeline that Sync will commit: a shard that does not listen rolls it back.
+    async fn listen_before_sync(&mut self) -> Result<(), Failure> {
+        if self.block.is_some() || self.pipeline.skipping {
+            return Ok(());
+        }
+        let listened = self.listen_ahead().await;
+        self.pipeline.refused |= listened.is_err();
+        listened
     }
 
     /// Statements whose Parse a server has accepted need not be sent for the next session that parses them.
@@ -702,6 +717,12 @@ impl Session {
         outcome
     }
 
+    fn answered_here(&self, facts: &Facts) -> bool {
+        let here = is_control(&facts.command) || matches!(facts.command, Command::ExplainGavel(_));
+        // What a failed transaction says to the others is PostgreSQL's.
+        here || (self.acts_on(&facts.command) && self.status() != Status::Failed)
+    }
+
     /// After a run on a conn: what was learned.
     pub fn after_run(&mut self, at: usize) {
         self.learn_lsn(at);
@@ -736,10 +757,6 @@ impl Prepared {
             _ => None,
         }
     }
-}
-
-fn answered_here(facts: &Facts) -> bool {
-    is_control(&facts.command) || matches!(facts.command, Command::ExplainGavel(_))
 }
 
 /// Not an error of its own: the one that caused the skip has been reported.
