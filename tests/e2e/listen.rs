@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::cluster::{Cluster, eventually};
+use tests::cluster::{Cluster, eventually, first_column};
 use tests::wire::{Frame, PATIENCE, Wire};
 use tests::wire_message as message;
 
@@ -156,14 +156,14 @@ async fn pitfall_4_listen_in_a_pipeline() {
         tags(&wire.read_until_ready(1).expect("an answer"))
     };
     assert_eq!(pipeline(&mut wire, &["LISTEN a", "SELECT 1", "LISTEN b"]), "12C12DC12CZ");
-    assert_eq!(pipeline(&mut wire, &["LISTEN c", "SELECT 1/0"]), "12C12EZ");
+    assert_eq!(pipeline(&mut wire, &["LISTEN c", "SELECT 1/0"]), "12C1EZ");
     assert_eq!(pipeline(&mut wire, &["BEGIN", "LISTEN c", "ROLLBACK"]), "12C12C12CZ");
     let savepoint = ["BEGIN", "SELECT 1", "SAVEPOINT s", "LISTEN c", "ROLLBACK TO s", "LISTEN d", "COMMIT"];
     pipeline(&mut wire, &savepoint);
     assert_eq!(channels(&mut wire), ["a", "b", "d"]);
     let listing = [
         message::parse("", "SELECT * FROM pg_listening_channels() AS c WHERE c > $1 ORDER BY 1", &[25]),
-        message::bind("", "", &[Some(b"a")], &[]),
+        message::bind("", "", &[message::Value::Text(b"a".to_vec())], &[]),
         message::describe(b'P', ""),
         message::execute("", 0),
         message::sync(),
@@ -199,8 +199,8 @@ async fn a_lost_listening_connection_ends_the_sessions_that_listen() {
     let (mut listener, mut other) = (login(&cluster), login(&cluster));
     run(&mut listener, "LISTEN news");
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN %news%'";
-    let killed = cluster.on_each_primary(kill).await;
-    assert!(killed.iter().all(|rows| rows == &["t"]), "every shard is listened to: {killed:?}");
+    let second = cluster.shard(1).primary.connect("auction").await.expect("the second shard answers");
+    assert_eq!(first_column(&second, kill).await, ["t"], "the second shard is listened to");
     let frame = listener.frame(PATIENCE).expect("in time").expect("a last word");
     assert_eq!((frame.tag, tests::wire_print::sqlstate(&frame).as_deref()), (b'E', Some("08006")));
     assert!(listener.closed_within(PATIENCE));
