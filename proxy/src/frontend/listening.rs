@@ -82,6 +82,11 @@ impl Listening {
         }
     }
 
+    /// What has come already. A queue that has ended goes on saying so: it is asked no more.
+    fn next(&mut self) -> Option<Result<Notification, Lost>> {
+        if self.lost.is_some() { None } else { self.subscription.try_recv() }
+    }
+
     fn end(&mut self, committed: bool) {
         if committed {
             for change in self.changes.drain(..) {
@@ -235,9 +240,7 @@ impl Session {
         {
             tracing::debug!("notifications of a session's own transaction take longer than {OWN_LIMIT:?}");
         }
-        while let Some(event) =
-            self.listening.as_mut().and_then(|listening| listening.subscription.try_recv())
-        {
+        while let Some(event) = self.listening.as_mut().and_then(|listening| listening.next()) {
             self.tell(event);
         }
     }
