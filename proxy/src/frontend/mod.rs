@@ -9,6 +9,7 @@ pub mod failure;
 pub mod floor;
 pub mod handshake;
 pub mod io;
+pub mod listening;
 pub mod names;
 pub mod pipeline;
 pub mod planning;

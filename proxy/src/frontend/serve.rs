@@ -208,6 +208,7 @@ impl Session {
             block: None,
             held: Vec::new(),
             pinned: None,
+            listening: None,
             temp_tables: false,
             hint_key: None,
             hint_shard: None,
@@ -302,7 +303,12 @@ impl Session {
         let idle_limit = self.worker.shared.settings.load().limits.client_idle;
         let idle_limit = if idle_limit.is_zero() || self.block.is_some() { None } else { Some(idle_limit) };
         let in_block = self.block.is_some();
+        let hears = !in_block && self.held.iter().all(|held| !held.unsynced);
         loop {
+            if !in_block && self.missed() {
+                self.io.flush().await?;
+                return Ok(false);
+            }
             if *phase.borrow_and_update() == Phase::Draining && !in_block && self.held.is_empty() {
                 Report::fatal(
                     sqlstate::ADMIN_SHUTDOWN,
@@ -319,6 +325,11 @@ impl Session {
                     if !self.hear(at).await? {
                         return Ok(false);
                     }
+                }
+                event = Self::hear_others(&mut self.listening), if hears => {
+                    self.tell(event);
+                    self.hear_own().await;
+                    self.io.flush().await?;
                 }
                 _ = phase.changed() => {}
                 () = sleep_or_never(idle_limit) => {
@@ -430,7 +441,10 @@ impl Session {
             self.doom();
             failure.report(&mut self.io.out)?;
         }
+        let listened = self.commit_listens(self.events.error.is_some()).await;
         self.settle();
+        listened.or_else(|failure| failure.report(&mut self.io.out))?;
+        self.hear_own().await;
         self.ready();
         Ok(())
     }

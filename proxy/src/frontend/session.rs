@@ -126,6 +126,8 @@ pub struct Session {
     pub held: Vec<Held>,
     /// Why the session keeps its conn, and on which shard.
     pub pinned: Option<(PinCause, ShardId)>,
+    /// What it listens on.
+    pub listening: Option<Box<super::listening::Listening>>,
     /// It has made temporary tables.
     pub temp_tables: bool,
     /// `SET gavel.key`.

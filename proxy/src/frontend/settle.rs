@@ -24,6 +24,9 @@ impl Session {
             {
                 let mut running = self.visible.running();
                 for held in &mut self.held {
+                    if let Some(listening) = self.listening.as_mut().filter(|_| held.wrote && !held.replica) {
+                        listening.wrote(held.shard);
+                    }
                     end_transaction(held, &shared);
                     self.worker.pools.backend.add(std::mem::take(&mut held.lease.moved));
                     held.lease.spoiled |= running.cancelling > 0;
@@ -70,6 +73,7 @@ impl Session {
         {
             self.return_to(block.gucs_before());
         }
+        self.end_listens(!rolled_back);
     }
 
     /// Runs what is queued on a held conn to its end; a lost conn dooms the transaction.

@@ -21,6 +21,7 @@ use super::session::Session;
 use crate::backend::owed::{Owed, Show};
 use crate::route::plan::Plan;
 use crate::sql::facts::{Command, Facts};
+use crate::wire::backend::Status;
 use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::{bare, tag};
 use crate::wire::{reply, sqlstate};
@@ -191,7 +192,9 @@ impl Session {
 
     /// Sync: the pipeline's transaction ends, the application gets ReadyForQuery.
     async fn sync(&mut self) -> Result<(), ClientError> {
+        let listened = self.listen_before_sync().await;
         let outcome = self.sync_conns().await;
+        let outcome = listened.and(outcome);
         if std::mem::take(&mut self.pipeline.copied) {
             return outcome.or_else(|failure| failure.report(&mut self.io.out));
         }
@@ -213,11 +216,24 @@ impl Session {
             self.doom();
         }
         self.pipeline = PipelineState::default();
+        // The shards listen already.
+        let _ = self.commit_listens(failed).await;
         self.settle();
         self.refresh_catalog().await;
+        self.hear_own().await;
         self.ready();
         self.next_events();
         Ok(())
+    }
+
+    /// LISTEN in a pipeline that Sync will commit: a shard that does not listen rolls it back.
+    async fn listen_before_sync(&mut self) -> Result<(), Failure> {
+        if self.block.is_some() || self.pipeline.skipping {
+            return Ok(());
+        }
+        let listened = self.listen_ahead().await;
+        self.pipeline.refused |= listened.is_err();
+        listened
     }
 
     /// Statements whose Parse a server has accepted need not be sent for the next session that parses them.
@@ -254,6 +270,12 @@ impl Session {
         outcome
     }
 
+    fn answered_here(&self, facts: &Facts) -> bool {
+        let here = is_control(&facts.command) || matches!(facts.command, Command::ExplainGavel(_));
+        // What a failed transaction says to the others is PostgreSQL's.
+        here || (self.acts_on(&facts.command) && self.status() != Status::Failed)
+    }
+
     /// After a run on a conn: what was learned.
     pub fn after_run(&mut self, at: usize) {
         self.learn_lsn(at);
@@ -271,10 +293,6 @@ fn roll_back_pipeline(conn: &mut crate::backend::conn::Conn) {
     conn.owe(Owed::Bind(Show::NOTHING));
     reply::execute(&mut conn.write, b"", 0);
     conn.owe(Owed::Execute(Show::NOTHING));
-}
-
-fn answered_here(facts: &Facts) -> bool {
-    is_control(&facts.command) || matches!(facts.command, Command::ExplainGavel(_))
 }
 
 /// Not an error of its own: the one that caused the skip has been reported.

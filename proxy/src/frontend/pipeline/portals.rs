@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use router_config::topology::ShardId;
 
-use super::{answered_here, unknown_portal, unknown_statement};
+use super::{unknown_portal, unknown_statement};
 use crate::backend::owed::{Owed, Show};
 use crate::exec::spread::{Ask, Form};
 use crate::frontend::control::Via;
@@ -32,7 +32,7 @@ impl Session {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);
         };
-        if answered_here(&facts) {
+        if self.answered_here(&facts) {
             self.names.portals.insert(name, Portal { statement: prepared, place: Place::Control });
             return self.local_bare(backend_tag::BIND_COMPLETE);
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use router_config::topology::ShardId;
 
-use super::{Op, answered_here, unknown_portal, unknown_statement};
+use super::{Op, unknown_portal, unknown_statement};
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Place, Prepared};
@@ -49,7 +49,7 @@ impl Session {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_parse(at, &prepared, Show::ALL);
         };
-        if answered_here(facts) {
+        if self.answered_here(facts) {
             return self.local_bare(backend_tag::PARSE_COMPLETE);
         }
         if let Some(shard) = self.failed_place(facts)? {
@@ -192,7 +192,7 @@ impl Session {
             let owed = Owed::Describe(Show::ALL);
             return self.raw_or(tag::DESCRIBE, body, owed, || unknown_statement(named.name)).await;
         };
-        if prepared.facts().is_some_and(|facts| answered_here(facts)) {
+        if prepared.facts().is_some_and(|facts| self.answered_here(facts)) {
             return self.describe_control(&prepared, false);
         }
         let shard = match self.failed_shard() {
