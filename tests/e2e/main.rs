@@ -4,6 +4,7 @@ mod console;
 mod demo;
 mod house;
 mod life;
+mod own_catalog;
 mod replicas;
 mod routing;
 mod session;

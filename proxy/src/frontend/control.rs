@@ -190,6 +190,7 @@ impl Session {
             Command::Savepoint(name) => block.savepoint(name, gucs),
             Command::Release(name) => drop(block.release(name)),
             Command::RollbackTo(name) => {
+                self.changes.partly_undone();
                 if let Some(before) = block.rollback_to(name) {
                     self.return_to(before);
                 }

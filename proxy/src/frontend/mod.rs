@@ -8,6 +8,7 @@ pub mod failure;
 pub mod handshake;
 pub mod io;
 pub mod names;
+pub mod own_catalog;
 pub mod pipeline;
 pub mod planning;
 pub mod secrets;

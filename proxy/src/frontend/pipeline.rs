@@ -165,11 +165,13 @@ impl Session {
                 format!("more than {limit} prepared statements in one session (limits.session_statements)");
             return Err(Failure::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, message));
         }
+        self.see_catalog().await?;
         let analysed = self.analyse_extended(parse.text);
+        let reading = self.reading();
         let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
         let types =
             parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let prepared = Arc::new(Prepared { shared, analysed, types, named: !name.is_empty() });
+        let prepared = Arc::new(Prepared { shared, analysed, reading, types, named: !name.is_empty() });
         self.names.statements.insert(name.clone(), Arc::clone(&prepared));
         self.pipeline.parsed.push(name.clone());
         let Some(facts) = prepared.facts() else {
@@ -307,6 +309,8 @@ impl Session {
                 .raw_or(tag::BIND, body, Owed::Bind(Show::ALL), || unknown_statement(bind.statement))
                 .await;
         };
+        self.see_catalog().await?;
+        let prepared = self.reread(bind.statement, prepared);
         let Some(facts) = prepared.facts().cloned() else {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);

@@ -213,7 +213,7 @@ impl Session {
             hint_key: None,
             hint_shard: None,
             context: None,
-            catalog_changed: false,
+            changes: super::own_catalog::CatalogChanges::default(),
             pending: Vec::new(),
             sent: 0,
             spread: rand::random(),
