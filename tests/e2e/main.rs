@@ -4,6 +4,8 @@ mod console;
 mod demo;
 mod house;
 mod life;
+mod listen;
+mod own_catalog;
 mod replicas;
 mod routing;
 mod session;

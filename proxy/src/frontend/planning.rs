@@ -10,12 +10,13 @@ use super::control::is_control;
 use super::failure::Failure;
 use super::names::Prepared;
 use super::session::{Session, SessionContext};
-use crate::route::plan::{Plan, Reason, SessionView, Target};
+use crate::route::plan::{Part, Plan, Reason, SessionView, Target};
 use crate::route::values::{BindError, BindParams, TextRules, Values};
 use crate::route::{self, refusal::Refusal};
 use crate::sql::cache::Analysed;
 use crate::sql::extract::Context;
 use crate::sql::facts::{Command, Facts};
+use crate::sql::listening::with_channels;
 use crate::sql::schema::Schema;
 use crate::wire::sqlstate;
 
@@ -35,7 +36,7 @@ impl Session {
         let schema = self.schema();
         let fresh = self.context.as_ref().is_some_and(|context| {
             context.generation == schema.generation
-                && context.gucs == self.gucs.fingerprint()
+                && context.gucs == self.gucs_in_force().fingerprint()
                 && context.temp_tables == self.temp_tables
         });
         if !fresh {
@@ -53,12 +54,23 @@ impl Session {
         use_it(&shared.facts, &context)
     }
 
+    /// A number that is equal as long as texts are read alike.
+    pub fn reading(&mut self) -> u32 {
+        self.with_context(|_, context| context.id)
+    }
+
     fn make_context(&self, schema: &Schema) -> SessionContext {
-        let search_path = match self.gucs.get("search_path") {
-            None => schema.default_search_path.clone(),
-            Some(value) => split_path(value, &self.who.user),
+        let gucs = self.gucs_in_force();
+        let role = gucs.get("role").map(|role| role.trim_matches(['\'', '"']));
+        let user = role.filter(|role| *role != "none").unwrap_or(&self.who.user);
+        let search_path = match gucs.get("search_path") {
+            None => {
+                let named = |entry: &String| if entry == "$user" { user.to_owned() } else { entry.clone() };
+                schema.default_search_path.iter().map(named).collect()
+            }
+            Some(value) => split_path(value, user),
         };
-        let conforming = self.gucs.get("standard_conforming_strings").is_none_or(|value| {
+        let conforming = gucs.get("standard_conforming_strings").is_none_or(|value| {
             !matches!(value.trim_matches('\'').to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0")
         });
         let id = self.worker.shared.facts.context_id(
@@ -69,7 +81,7 @@ impl Session {
         );
         SessionContext {
             generation: schema.generation,
-            gucs: self.gucs.fingerprint(),
+            gucs: gucs.fingerprint(),
             temp_tables: self.temp_tables,
             id,
             search_path,
@@ -79,6 +91,9 @@ impl Session {
 
     /// The catalog of this session's database; an empty one where nothing is routed.
     pub fn schema(&self) -> Arc<Schema> {
+        if let Some(own) = self.changes.own() {
+            return Arc::clone(own);
+        }
         match self.who.kind {
             DatabaseKind::Sharded => self
                 .catalog
@@ -96,7 +111,7 @@ impl Session {
         foldhash::fast::FixedState::default().hash_one((
             self.who.user.as_str(),
             self.who.backend_database.as_str(),
-            self.gucs.fingerprint(),
+            self.gucs_in_force().fingerprint(),
             schema,
             private,
         ))
@@ -174,15 +189,49 @@ impl Session {
             params: request.params,
             rules: self.text_rules(),
         };
-        match drawn {
+        let plan = match drawn {
             None => route::plan(&topology, &statement.facts, &values, &view),
             Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
+        }?;
+        if statement.facts.effects.listening_channels && self.listening.is_some() {
+            let own = &request.text[request.analysed.range(request.index)];
+            return self.plan_channels(own, request.params.map_or(0, BindParams::len), plan);
+        }
+        Ok(self.at_writer(&statement.facts, plan))
+    }
+
+    /// NOTIFY goes where the transaction writes: with a second writer it would have to be prepared, which PostgreSQL refuses.
+    fn at_writer(&self, facts: &Facts, plan: Plan) -> Plan {
+        let anywhere = matches!(facts.command, Command::Notify(_))
+            || (facts.effects.notifies && matches!(plan.target, Target::Any));
+        if !anywhere {
+            return plan;
+        }
+        let enlisted = || self.held.iter().filter(|held| held.enlisted || held.unsynced);
+        let held = enlisted().find(|held| held.wrote).or_else(|| enlisted().next());
+        Plan { target: Target::One(held.map_or(ShardId(0), |held| held.shard)), ..plan }
+    }
+
+    /// `pg_listening_channels()` of a session that listens: the channels themselves take its place.
+    fn plan_channels(&self, text: &[u8], params: usize, plan: Plan) -> Result<Plan, Refusal> {
+        let Some(channels) = self.channels() else { return Ok(plan) };
+        let shard = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
+        let shard = shard.or(self.pinned.map(|(_, shard)| shard)).unwrap_or(ShardId(0));
+        match with_channels(text, self.text_rules().standard_strings, channels) {
+            Some(text) => {
+                let part = Part { shard, text, params: (1..=params as u16).collect(), rows: Vec::new() };
+                Ok(Plan { target: Target::Split(vec![part]), ..plan })
+            }
+            None => Err(Refusal::unsupported(
+                "pg_listening_channels() in an expression, or together with other statements, is not supported here",
+                "Send SELECT * FROM pg_listening_channels() as a statement of its own.",
+            )),
         }
     }
 
     pub(crate) fn text_rules(&self) -> TextRules {
         let conforming = self.context.as_ref().is_none_or(|context| context.conforming);
-        match self.gucs.get("client_encoding") {
+        match self.gucs_in_force().get("client_encoding") {
             None => TextRules { standard_strings: conforming, ..TextRules::default() },
             Some(name) => TextRules::new(name.trim().trim_matches('\''), conforming),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::{Via, is_control, moves_transaction};
+use super::control::{Via, moves_transaction, warning};
 use super::failure::Failure;
 use super::io::ClientError;
 use super::session::Session;
@@ -18,7 +18,7 @@ use crate::sql::cache::Analysed;
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
 use crate::wire::frame::HEADER;
-use crate::wire::{frontend, reply};
+use crate::wire::{frontend, reply, sqlstate};
 
 impl Session {
     /// Works off one Query frame, ReadyForQuery included.
@@ -43,6 +43,7 @@ impl Session {
 
     async fn simple(&mut self, frame: &Bytes, text: &Bytes) -> Result<(), Failure> {
         self.finish_pipelines().await?;
+        self.see_catalog().await?;
         let analysed = self.analyse_simple(text);
         match analysed.statements() {
             [only] => {
@@ -67,7 +68,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let facts = Arc::clone(&analysed.statements()[index].facts);
         let own = text.slice(analysed.range(index));
-        if is_control(&facts.command) {
+        if self.acts_on(&facts.command) {
             let own = String::from_utf8_lossy(&own);
             return self.control(&facts, own.trim(), Via::Simple).await;
         }
@@ -77,6 +78,9 @@ impl Session {
         }
         if self.prepares_here(&facts) {
             return self.prepare_here(&facts, &own).await;
+        }
+        if matches!(facts.command, Command::TwoPhase) {
+            self.check_no_listens()?;
         }
         let plan = self.plan_simple(text, analysed, index)?;
         let why = Why::of(&plan);
@@ -116,15 +120,18 @@ impl Session {
         } else {
             self.sent += 1;
         }
+        if facts.access != Access::Read {
+            self.writes(at)?;
+        }
         let held = &mut self.held[at];
-        held.wrote |= facts.access != Access::Read;
         held.unnamed = None;
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
         self.run_to_end(at, false).await
     }
 
-    /// Several statements in one text: one implicit transaction. Passed on whole when all of it goes to one shard.
+    /// Several statements in one text: one implicit transaction. Passed on whole when all of it goes to one shard; else each
+    /// is read when it is its turn.
     async fn several(&mut self, frame: &Bytes, text: &Bytes, analysed: &Analysed) -> Result<(), Failure> {
         if let Some((shard, replica)) = self.common_shard(text, analysed)? {
             for (index, statement) in analysed.statements().iter().enumerate() {
@@ -134,15 +141,28 @@ impl Session {
             self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;
             self.note_shard(Why::whole_text(), at);
+            if analysed.statements().iter().any(|s| s.facts.access != Access::Read) {
+                self.writes(at)?;
+            }
             let held = &mut self.held[at];
-            held.wrote |= analysed.statements().iter().any(|s| s.facts.access != Access::Read);
             held.unnamed = None;
             held.lease.write.extend_from_slice(frame);
             held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
             return self.run_to_end(at, false).await;
         }
+        let reading = self.reading();
         for index in 0..analysed.statements().len() {
-            self.one_of_several(text, analysed, index).await?;
+            self.see_catalog().await?;
+            if self.reading() == reading {
+                self.one_of_several(text, analysed, index).await?;
+            } else {
+                // What came before has changed what names or strings mean.
+                let own = text.slice(analysed.range(index));
+                let again = self.analyse_simple(&own);
+                for index in 0..again.statements().len() {
+                    self.one_of_several(&own, &again, index).await?;
+                }
+            }
             if self.events.error.is_some() {
                 return Ok(());
             }
@@ -157,16 +177,13 @@ impl Session {
         index: usize,
     ) -> Result<(), Failure> {
         let facts = &analysed.statements()[index].facts;
-        if !is_control(&facts.command) && self.block.is_none() {
+        if !self.acts_on(&facts.command) && self.block.is_none() {
             let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
             block.implicit = true;
             self.block = Some(Box::new(block));
         }
         if moves_transaction(&facts.command) && self.block.as_ref().is_some_and(|block| block.implicit) {
-            return Err(Failure::unsupported(
-                "transaction control in the middle of a text whose statements go to several shards",
-                "Send the statements one by one.",
-            ));
+            return self.control_in_text(&facts.command).await;
         }
         let own = text.slice(analysed.range(index));
         let mut frame = BytesMut::new();
@@ -180,6 +197,40 @@ impl Session {
         Box::pin(self.statement(&frame, text, analysed, index)).await?;
         self.finish_statement_effects();
         Ok(())
+    }
+
+    /// BEGIN, COMMIT and the like behind other statements of a text.
+    async fn control_in_text(&mut self, command: &Command) -> Result<(), Failure> {
+        match command {
+            Command::Begin { read_only: false, isolation: None } => {
+                // What came before is part of the transaction from here on.
+                if let Some(block) = &mut self.block {
+                    block.implicit = false;
+                }
+                self.answer("BEGIN");
+                Ok(())
+            }
+            Command::Commit { chain: false } | Command::Rollback { chain: false } => {
+                let commit = matches!(command, Command::Commit { .. });
+                warning(
+                    &mut self.io.out,
+                    sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                    "there is no transaction in progress",
+                );
+                self.end_implicit(!commit).await?;
+                self.answer(if commit { "COMMIT" } else { "ROLLBACK" });
+                Ok(())
+            }
+            Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
+                let name = savepoint_name(command);
+                let message = format!("{name} can only be used in transaction blocks");
+                Err(Failure::error(sqlstate::NO_ACTIVE_SQL_TRANSACTION, message))
+            }
+            _ => Err(Failure::unsupported(
+                "transaction control of this kind behind other statements of a text",
+                "Send the statements one by one.",
+            )),
+        }
     }
 
     /// The one shard that all statements of a text go to, if they do.
@@ -196,9 +247,13 @@ impl Session {
         let mut common = None;
         let mut replica = true;
         let mut anywhere = false;
+        let last = analysed.statements().len().saturating_sub(1);
         for (index, statement) in analysed.statements().iter().enumerate() {
+            if index < last && self.is_placed() && changes_reading(&statement.facts) {
+                return Ok(None);
+            }
             replica &= statement.facts.access == Access::Read;
-            if is_control(&statement.facts.command) || matches!(statement.facts.command, Command::Empty) {
+            if self.acts_on(&statement.facts.command) || matches!(statement.facts.command, Command::Empty) {
                 if self.is_for_the_proxy(&statement.facts.command, analysed) {
                     return Ok(None);
                 }
@@ -231,7 +286,8 @@ impl Session {
     /// Whether a command in a text of several statements is one that the server must not be given as it is.
     fn is_for_the_proxy(&self, command: &Command, analysed: &Analysed) -> bool {
         match command {
-            Command::SetHint { .. } => true,
+            Command::SetHint { .. } | Command::Listen(_) => true,
+            Command::Unlisten(_) => self.listening.is_some(),
             Command::Deallocate(Some(name)) => self.names.statements.contains_key(name.as_bytes()),
             // Among others the server refuses it.
             Command::Discard(_) => {
@@ -263,6 +319,9 @@ impl Session {
             }
         } else if outcome.is_err() {
             self.doom();
+        } else if let Err(failure) = self.commit_listens(failed).await {
+            self.io.out.truncate(self.tag_at.unwrap_or(self.io.out.len()));
+            outcome = Err(failure);
         }
         self.count_shard_error();
         if let Err(failure) = outcome {
@@ -274,13 +333,18 @@ impl Session {
         self.events.rolled_back.clear();
         self.settle();
         self.refresh_catalog().await;
+        self.hear_own().await;
         self.ready();
         Ok(())
     }
 
     /// Commits or rolls back the transaction that the proxy opened.
     pub async fn end_implicit(&mut self, failed: bool) -> Result<(), Failure> {
-        let done = if failed { self.rollback_all().await } else { self.commit_all().await };
+        let listened = if failed { Ok(()) } else { self.listen_ahead().await };
+        let done = match listened {
+            Ok(()) if !failed => self.commit_all().await,
+            listened => self.rollback_all().await.and(listened),
+        };
         self.end_block(failed || done.is_err());
         done
     }
@@ -288,14 +352,6 @@ impl Session {
     /// Applies what completed statements do to the session.
     pub fn finish_statement_effects(&mut self) {
         self.apply_completed();
-    }
-
-    /// Reads the catalog again after committed DDL, before the application is told of its success.
-    pub async fn refresh_catalog(&mut self) {
-        if self.block.is_none() && std::mem::take(&mut self.catalog_changed) {
-            self.worker.shared.catalog_changed(self.catalog.as_ref()).await;
-            self.context = None;
-        }
     }
 
     /// EXPLAIN (GAVEL).
@@ -340,6 +396,25 @@ impl Session {
         }
         self.after_run(at);
         Ok(())
+    }
+}
+
+/// Whether what comes behind the statement may be read otherwise than in front of it.
+fn changes_reading(facts: &Facts) -> bool {
+    const NAMES: [&str; 4] = ["search_path", "standard_conforming_strings", "client_encoding", "role"];
+    match &facts.command {
+        Command::Set { name, .. } => NAMES.contains(&name.as_str()),
+        Command::Reset(name) => name.as_deref().is_none_or(|name| NAMES.contains(&name)),
+        _ => facts.effects.changes_catalog,
+    }
+}
+
+/// As PostgreSQL calls the command in its complaints.
+fn savepoint_name(command: &Command) -> &'static str {
+    match command {
+        Command::RollbackTo(_) => "ROLLBACK TO SAVEPOINT",
+        Command::Release(_) => "RELEASE SAVEPOINT",
+        _ => "SAVEPOINT",
     }
 }
 

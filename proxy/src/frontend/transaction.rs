@@ -18,6 +18,8 @@ pub struct Block {
     savepoints: Vec<Savepoint>,
     /// The session's settings when it began: what a rollback returns to.
     gucs: Arc<Gucs>,
+    /// The session's settings with those made LOCAL, if there are such.
+    local: Option<Arc<Gucs>>,
     /// Opened by the proxy around a statement or pipeline that turned out to need several shards.
     pub implicit: bool,
     /// READ ONLY was asked for.
@@ -36,6 +38,9 @@ struct Savepoint {
     name: String,
     replay: usize,
     gucs: Arc<Gucs>,
+    /// Changes to what the session listens on before it.
+    listens: usize,
+    local: Option<Arc<Gucs>>,
 }
 
 impl Block {
@@ -46,6 +51,7 @@ impl Block {
             replay: Vec::new(),
             savepoints: Vec::new(),
             gucs,
+            local: None,
             implicit: false,
             read_only,
             isolation: None,
@@ -74,7 +80,23 @@ impl Block {
     pub fn committed(&mut self, gucs: Arc<Gucs>) {
         self.replay.clear();
         self.savepoints.clear();
+        self.local = None;
         self.gucs = gucs;
+    }
+
+    /// Settings in force where they are not the session's.
+    pub fn local(&self) -> Option<&Arc<Gucs>> {
+        self.local.as_ref()
+    }
+
+    /// SET LOCAL, of a session whose settings are `gucs`.
+    pub fn set_local(&mut self, name: &str, value: Option<&str>, gucs: &Arc<Gucs>) {
+        self.local = Some(self.local.as_ref().unwrap_or(gucs).with(name, value));
+    }
+
+    /// SET: takes the place of a LOCAL one.
+    pub fn set(&mut self, name: &str, value: Option<&str>) {
+        self.local = self.local.take().map(|local| local.with(name, value));
     }
 
     /// SET TRANSACTION or SET LOCAL that succeeded.
@@ -83,18 +105,20 @@ impl Block {
     }
 
     /// SAVEPOINT.
-    pub fn savepoint(&mut self, name: &str, gucs: Arc<Gucs>) {
+    pub fn savepoint(&mut self, name: &str, gucs: Arc<Gucs>, listens: usize) {
         self.replay.push(format!("SAVEPOINT {}", quote(name)));
-        self.savepoints.push(Savepoint { name: name.to_owned(), replay: self.replay.len(), gucs });
+        let (local, replay) = (self.local.clone(), self.replay.len());
+        self.savepoints.push(Savepoint { name: name.to_owned(), replay, gucs, local, listens });
     }
 
-    /// ROLLBACK TO; the settings as of then, or `None` if there is no such savepoint.
-    pub fn rollback_to(&mut self, name: &str) -> Option<Arc<Gucs>> {
+    /// ROLLBACK TO; the settings and the number of LISTENs as of then, or `None` if there is no such savepoint.
+    pub fn rollback_to(&mut self, name: &str) -> Option<(Arc<Gucs>, usize)> {
         let at = self.savepoints.iter().rposition(|savepoint| savepoint.name == name)?;
         self.savepoints.truncate(at + 1);
         let savepoint = &self.savepoints[at];
         self.replay.truncate(savepoint.replay);
-        Some(Arc::clone(&savepoint.gucs))
+        self.local.clone_from(&savepoint.local);
+        Some((Arc::clone(&savepoint.gucs), savepoint.listens))
     }
 
     /// RELEASE; whether there is such a savepoint.
@@ -130,9 +154,9 @@ mod tests {
     #[test]
     fn a_late_shard_gets_what_is_still_in_force() {
         let mut block = block();
-        block.savepoint("a", Gucs::none());
+        block.savepoint("a", Gucs::none(), 0);
         block.note_local("SET LOCAL x TO 1");
-        block.savepoint("b", Gucs::none());
+        block.savepoint("b", Gucs::none(), 0);
         assert_eq!(block.join_sql(), "BEGIN;SAVEPOINT \"a\";SET LOCAL x TO 1;SAVEPOINT \"b\"");
         assert!(block.release("b"));
         assert_eq!(block.join_sql(), "BEGIN;SAVEPOINT \"a\";SET LOCAL x TO 1");
@@ -144,8 +168,8 @@ mod tests {
     #[test]
     fn releasing_an_outer_savepoint_releases_the_inner_ones() {
         let mut block = block();
-        block.savepoint("a", Gucs::none());
-        block.savepoint("b", Gucs::none());
+        block.savepoint("a", Gucs::none(), 0);
+        block.savepoint("b", Gucs::none(), 0);
         block.note_local("SET LOCAL x TO 1");
         assert!(block.release("a"));
         assert_eq!(block.join_sql(), "BEGIN;SET LOCAL x TO 1");

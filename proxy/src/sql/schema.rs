@@ -19,7 +19,7 @@ pub struct Schema {
     pub functions: HashMap<String, Function>,
     /// Type name to OID for user-defined types of the home shard.
     pub types: HashMap<String, u32>,
-    /// `search_path` that a session without a setting of its own has, expanded (`"$user", public` gives `public`).
+    /// `search_path` that a session without a setting of its own has; `$user` stands for the session's role.
     pub default_search_path: Vec<String>,
 }
 

@@ -4,7 +4,9 @@
 
 mod functions;
 mod load;
+mod own;
 mod place;
+mod rows;
 mod scan;
 mod views;
 
@@ -21,7 +23,10 @@ use futures_util::future::join_all;
 use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::sync::{Notify, watch};
 
+pub use self::own::{Alignment, OwnCatalog};
 pub use self::place::Problem;
+pub use self::rows::TextRow;
+pub(crate) use self::rows::ask;
 use super::announce::Announcer;
 use super::connect::Dialer;
 use super::error::ControlError;
@@ -32,6 +37,9 @@ use crate::sql::schema::Schema;
 
 /// Databases whose catalog is kept; a login to one more is refused.
 const MAX_DATABASES: usize = 1000;
+
+/// Pause before what could not be read is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// How long a load waits for a shard that has no primary.
 const PRIMARY_WAIT: Duration = Duration::from_secs(5);
@@ -83,6 +91,11 @@ impl Catalog {
     /// other proxies of the cluster are told to do the same.
     pub async fn refresh(&self) -> Result<Arc<DatabaseCatalog>, ControlError> {
         self.changed.store(true, Ordering::Release);
+        self.reread().await
+    }
+
+    /// As `refresh`, but the other proxies are not told.
+    pub(crate) async fn reread(&self) -> Result<Arc<DatabaseCatalog>, ControlError> {
         let ticket = self.request();
         let mut done = self.done.subscribe();
         let report = match done.wait_for(|(covered, _)| *covered >= ticket).await {
@@ -144,6 +157,12 @@ impl Catalogs {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// See [`OwnCatalog`].
+    pub(crate) fn own(&self, answers: Vec<Vec<TextRow>>, committed: &Schema) -> Option<OwnCatalog> {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        OwnCatalog::of_answers(answers, &self.topology.load(), generation, committed)
+    }
+
     /// Opens a database: loads its catalog unless it is there. Runs on the control runtime.
     pub(crate) async fn open(self: Arc<Self>, database: String) -> Result<Arc<Catalog>, ControlError> {
         if let Some(catalog) = self.get(&database) {
@@ -174,18 +193,28 @@ impl Catalogs {
 
     /// Serves the refreshes of one database.
     async fn keep(self: Arc<Self>, catalog: Arc<Catalog>) {
+        let mut again = None;
         loop {
-            catalog.bell.notified().await;
+            match again {
+                None => catalog.bell.notified().await,
+                Some(pause) => {
+                    if tokio::time::timeout(pause, catalog.bell.notified()).await.is_err() {
+                        catalog.request();
+                    }
+                }
+            }
             let covered = catalog.wanted.load(Ordering::Acquire);
             if catalog.done.borrow().0 >= covered {
                 continue;
             }
             let report = match self.read(&catalog.database).await {
                 Ok(loaded) => {
+                    again = None;
                     catalog.current.store(Arc::new(loaded));
                     Ok(())
                 }
                 Err(error) => {
+                    again = Some(RETRY);
                     tracing::error!(database = %catalog.database, "the old catalog stays in use: {error}");
                     Err(error)
                 }
