@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Columns, Const, Demand, Level, Reader, Source, Where};
-use crate::tree::{field, is, list, strings, text};
+use crate::tree::{field, is, list, text};
 
 impl Reader<'_> {
     /// INSERT, UPDATE, DELETE, MERGE; what RETURNING gives.
