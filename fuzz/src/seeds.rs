@@ -19,6 +19,8 @@ pub fn write_all(root: &Path, out: &Path) -> io::Result<()> {
             streams.push(frames.concat());
         }
     }
+    let applications = fs::read_to_string(root.join("tests/oracle/applications/orm.sql"))?;
+    queries.extend(applications.split_inclusive(";\n").map(|sql| sql.trim().as_bytes().to_vec()));
     write(out, "sql", &queries)?;
     write(out, "frames", &streams)?;
     write(out, "startup", &startups())?;
