@@ -7,4 +7,5 @@ mod life;
 mod replicas;
 mod routing;
 mod session;
+mod set_off;
 mod spread;

@@ -112,11 +112,27 @@ pub(crate) async fn load(tx: &Transaction<'_>, topology: &Topology, generation: 
 
     let search_path = split_search_path(settings.try_get(1)?);
     let types = type_names(&types, &search_path)?;
+    let set_off = super::set_off::read(tx, &drafts, &functions, topology).await?;
+    let refused = drafts.iter().filter_map(|draft| {
+        let full_name = super::place::full_name(&draft.relation);
+        let problem = problems.iter().find(|problem| problem.table == full_name)?;
+        Some((draft.relation.oid, problem.message.clone()))
+    });
+    let refused = refused.collect();
     let relations = drafts
         .into_iter()
         .map(|Draft { relation, .. }| ((relation.schema.clone(), relation.name.clone()), Arc::new(relation)))
         .collect();
-    let schema = Schema { generation, relations, functions, types, default_search_path: search_path };
+    let mut schema = Schema {
+        generation,
+        relations,
+        functions,
+        types,
+        refused,
+        default_search_path: search_path,
+        ..Schema::default()
+    };
+    schema.hazards = super::triggers::hazards(&schema, &set_off);
     Ok(Loaded { schema, problems })
 }
 
@@ -226,7 +242,7 @@ fn type_names(rows: &[Row], search_path: &[String]) -> Result<HashMap<String, u3
 }
 
 /// Splits a `search_path` setting; `"$user"` is left out.
-fn split_search_path(setting: &str) -> Vec<String> {
+pub(super) fn split_search_path(setting: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut chars = setting.chars().peekable();
     let mut name = String::new();

@@ -5,7 +5,10 @@
 mod functions;
 mod load;
 mod place;
+mod plpgsql;
 mod scan;
+mod set_off;
+mod triggers;
 mod views;
 
 #[cfg(test)]
