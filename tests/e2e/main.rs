@@ -4,6 +4,7 @@ mod console;
 mod demo;
 mod house;
 mod life;
+mod listen;
 mod replicas;
 mod routing;
 mod session;

@@ -27,7 +27,7 @@ pub async fn cancel(shared: &Arc<Shared>, key: &CancelKey) {
     };
     for (pool, process_id, secret) in targets {
         let backend = CancelKey { process_id, secret };
-        if let Err(error) = connect::cancel(&pool.node, &backend, &shared.connect).await {
+        if let Err(error) = connect::cancel(&pool.node, &backend, &shared.connect.load_full()).await {
             tracing::warn!(node = %pool.node.host, port = pool.node.port, "cancel request not delivered: {error}");
         }
     }

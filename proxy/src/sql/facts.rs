@@ -207,6 +207,10 @@ pub struct Effects {
     pub sequence: bool,
     /// Changes the catalog.
     pub changes_catalog: bool,
+    /// Calls pg_notify: any shard will do, best one that the transaction writes to.
+    pub notifies: bool,
+    /// Calls pg_listening_channels: the session's, not the connection's.
+    pub listening_channels: bool,
     /// `txid_current`, `pg_export_snapshot`, `inet_server_addr`, …: depends on the node.
     pub node_dependent: bool,
 }
@@ -216,7 +220,7 @@ pub struct Effects {
 pub enum PinCause {
     /// A temporary object exists.
     Temporary,
-    /// LISTEN is active.
+    /// LISTEN is active, in a database that is not routed.
     Listen,
     /// A WITH HOLD cursor exists.
     HoldCursor,

@@ -8,6 +8,7 @@ mod command;
 pub mod extract;
 pub mod facts;
 pub mod lexer;
+pub mod listening;
 pub mod normalise;
 mod parse;
 mod prepass;

@@ -237,10 +237,8 @@ impl<'q> Reader<'_, 'q> {
         match name {
             "nextval" | "setval" => effects.sequence = true,
             "currval" | "lastval" => effects.currval = true,
-            "pg_notify" => {
-                self.seen.home_alone.get_or_insert_with(|| "pg_notify()".to_string());
-                self.seen.user_function.get_or_insert_with(|| "pg_notify".to_string());
-            }
+            "pg_notify" => effects.notifies = true,
+            "pg_listening_channels" => effects.listening_channels = true,
             "set_config" => {
                 self.seen.by_value = true;
                 // Even a LOCAL one must reach each shard that the transaction will use: only a pinned session can tell.

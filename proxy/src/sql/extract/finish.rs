@@ -47,7 +47,8 @@ impl Reader<'_, '_> {
 }
 
 fn access(seen: &Seen, locks: bool) -> Access {
-    if seen.modify.is_some() || seen.user_function.is_some() || seen.writes_home.is_some() {
+    let writes = seen.user_function.is_some() || seen.writes_home.is_some() || seen.effects.notifies;
+    if seen.modify.is_some() || writes {
         Access::Write
     } else if let Some(why) = &seen.primary {
         Access::ReadPrimary(why.clone())
