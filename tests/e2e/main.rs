@@ -9,4 +9,5 @@ mod own_catalog;
 mod replicas;
 mod routing;
 mod session;
+mod set_off;
 mod spread;

@@ -72,6 +72,9 @@ impl Case<'_> {
         if self.topology.shards.len() == 1 {
             return Ok(self.primary_or_replica(Target::One(self.home()), Reason::OneShard));
         }
+        if let Some(why) = &self.facts.barred {
+            return Err(Refusal::barred(why));
+        }
         let key_type = match &self.facts.scope {
             Scope::Sharded(sharded) => Some(sharded.key_type),
             _ => None,

@@ -25,6 +25,8 @@ pub struct Facts {
     /// Evaluated per statement and different on each run: now(), random(), nextval(), a volatile default of a
     /// reference table: must not run separately on several shards. Names the culprit.
     pub unrepeatable: Option<String>,
+    /// Why it cannot run on a cluster of several shards wherever it goes: no hint places it.
+    pub barred: Option<String>,
 }
 
 /// The kind of statement. What is not the session's business is [`Command::Query`], [`Command::Modify`] or

@@ -41,6 +41,7 @@ impl Reader<'_, '_> {
         facts.effects = seen.effects;
         facts.tables = seen.tables;
         facts.unrepeatable = seen.unrepeatable;
+        facts.barred = seen.barred;
         Analysis { facts, by_value: seen.by_value }
     }
 }
