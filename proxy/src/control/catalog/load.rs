@@ -4,7 +4,7 @@
 //! The search path of the transaction is empty, so that every name that PostgreSQL prints is qualified. All answers are
 //! in text format, as the simple protocol gives them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join;
@@ -14,7 +14,7 @@ use tokio_postgres::Transaction;
 use super::functions::{Overload, Relations, functions};
 use super::place::{Draft, KeyFacts, Problem, place_tables, place_views};
 use super::rows::{TextRow, ask};
-use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
@@ -36,15 +36,17 @@ const SETTINGS_PLAIN: &str = "SELECT pg_catalog.getdatabaseencoding()::text, coa
      '\"$user\", public')";
 
 const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
-     EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) \
-     OR EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1'), \
+     EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1'), \
      ARRAY(SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), \
      CASE WHEN c.relkind IN ('v', 'm') AND c.oid >= 16384 THEN pg_catalog.pg_get_viewdef(c.oid, true) END, \
      ARRAY(SELECT DISTINCT d.refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d \
            ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid \
            AND d.refclassid = 'pg_catalog.pg_class'::regclass \
            WHERE r.ev_class = c.oid AND c.relkind IN ('v', 'm') AND d.refobjid <> c.oid), \
-     n.nspname IN ('pg_catalog', 'information_schema') \
+     n.nspname IN ('pg_catalog', 'information_schema'), \
+     (SELECT pg_catalog.string_agg(DISTINCT p.proname::text, E'\\n') FROM pg_catalog.pg_trigger t \
+      JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid \
+      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D') \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} \
      ORDER BY c.oid";
@@ -206,7 +208,8 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
             kind,
             columns,
             placement: Placement::Unsharded,
-            has_user_triggers: row.flag(4),
+            triggers: row.text(9).lines().map(str::to_owned).collect(),
+            has_rules: row.flag(4),
         },
         keys,
         parents: row.numbers(5),
@@ -217,16 +220,21 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
 
 /// Names that function bodies are scanned for: tables are placed by now, views count as tables.
 fn scanned_names(drafts: &[Draft]) -> Relations {
-    let mut names = Relations { reference: HashSet::new(), other: HashSet::new() };
+    let mut names = Relations::default();
     for draft in drafts.iter().filter(|draft| !draft.system) {
+        let name = draft.relation.name.clone();
+        if draft.view.is_some() {
+            // Not placed yet: it may read anything.
+            names.sharded.insert(name.clone());
+            names.home.insert(name);
+            continue;
+        }
         let set = match draft.relation.placement {
             Placement::Reference => &mut names.reference,
-            Placement::Sharded { .. }
-            | Placement::Unsharded
-            | Placement::Catalog
-            | Placement::View { .. } => &mut names.other,
+            Placement::Sharded { .. } | Placement::View { .. } => &mut names.sharded,
+            Placement::Unsharded | Placement::Catalog => &mut names.home,
         };
-        set.insert(draft.relation.name.clone());
+        set.insert(name);
     }
     names
 }
@@ -238,6 +246,7 @@ fn known(row: &TextRow) -> (String, Function) {
         aggregate: row.flag(2),
         set_returning: row.flag(3),
         touches_sharded: Touches::No,
+        reach: Reach::default(),
         key_argument: None,
     };
     (row.owned(0), function)

@@ -1,5 +1,6 @@
 //! UPDATE, DELETE and MERGE.
 
+use super::Context;
 use super::condition::{Side, keys, unnest};
 use super::from::{Tree, parts};
 use super::groups::{NodeId, Obstacle, Via};
@@ -12,7 +13,7 @@ use crate::sql::parse::ast::{
     MergeInsertExpr, MergeInsertKind, MergeUpdateKind, SelectItem, Statement, TableFactor, TableWithJoins,
     Update, UpdateTableFromKind,
 };
-use crate::sql::schema::{Placement, Relation};
+use crate::sql::schema::{Placement, Reach, Relation};
 use std::sync::Arc;
 
 /// The table that a statement writes.
@@ -30,6 +31,9 @@ impl Target {
         relation.columns.get(relation.key()?.0).map(|c| c.name.as_str())
     }
 }
+
+/// A function that is not known.
+const OPAQUE: Reach = Reach { opaque: true, sharded: false, reference: false, home: false, varies: false };
 
 impl<'q> Reader<'_, 'q> {
     /// INSERT, UPDATE, DELETE or MERGE, as a statement (`top`) or in WITH.
@@ -59,6 +63,9 @@ impl<'q> Reader<'_, 'q> {
             return;
         };
         let full = relation.full_name();
+        if let Some(why) = reacts(self.ctx, relation) {
+            self.unknown(why);
+        }
         let slot = match relation.placement {
             Placement::Sharded { .. } | Placement::View { .. } => {
                 self.seen.writes_sharded = true;
@@ -287,6 +294,33 @@ impl<'q> Reader<'_, 'q> {
         }
         Ok(())
     }
+}
+
+/// What a trigger or rule on the table would do where it must not.
+pub(super) fn reacts(ctx: &Context<'_>, relation: &Relation) -> Option<String> {
+    if relation.has_rules && relation.placement != Placement::Unsharded {
+        return Some(format!("a rule rewrites what is written to {}", relation.full_name()));
+    }
+    relation.triggers.iter().find_map(|name| {
+        let reach = ctx.schema.function(name).map_or(OPAQUE, |function| function.reach);
+        let what = match relation.placement {
+            _ if reach.opaque => "does what cannot be told",
+            Placement::Sharded { .. } | Placement::View { .. } if reach.home => "uses unsharded tables",
+            Placement::Sharded { .. } | Placement::View { .. } if reach.reference => {
+                "may write reference tables"
+            }
+            Placement::Reference if reach.home => "uses unsharded tables",
+            Placement::Reference if reach.sharded || reach.reference => "uses tables of other shards",
+            Placement::Reference if reach.varies => "does not do the same on every shard",
+            Placement::Unsharded if reach.sharded => "uses sharded tables",
+            Placement::Unsharded if reach.reference => "may write reference tables",
+            _ => return None,
+        };
+        Some(format!(
+            "trigger function {name} of {} {what}: if it is harmless all the same, declare it in [[functions]]",
+            relation.full_name()
+        ))
+    })
 }
 
 /// DEFAULT as a value.
