@@ -3,6 +3,8 @@
 mod console;
 mod demo;
 mod house;
+mod inserts;
+mod key_types;
 mod life;
 mod listen;
 mod own_catalog;

@@ -4,7 +4,7 @@
 //! The search path of the transaction is empty, so that every name that PostgreSQL prints is qualified. All answers are
 //! in text format, as the simple protocol gives them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join;
@@ -15,7 +15,7 @@ use super::functions::{Overload, Relations, functions};
 use super::place::{Draft, KeyFacts, Problem, place_tables, place_views};
 use super::rows::{TextRow, ask};
 use super::set_off;
-use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
@@ -37,8 +37,6 @@ const SETTINGS_PLAIN: &str = "SELECT pg_catalog.getdatabaseencoding()::text, coa
      '\"$user\", public')";
 
 const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
-     EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) \
-     OR EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1'), \
      ARRAY(SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), \
      CASE WHEN c.relkind IN ('v', 'm') AND c.oid >= 16384 THEN pg_catalog.pg_get_viewdef(c.oid, true) END, \
      ARRAY(SELECT DISTINCT d.refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d \
@@ -223,27 +221,31 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
             kind,
             columns,
             placement: Placement::Unsharded,
-            has_user_triggers: row.flag(4),
         },
         keys,
-        parents: row.numbers(5),
-        view: row.optional(6).map(|text| (text, row.numbers(7))),
-        system: row.flag(8),
+        parents: row.numbers(4),
+        view: row.optional(5).map(|text| (text, row.numbers(6))),
+        system: row.flag(7),
     }
 }
 
 /// Names that function bodies are scanned for: tables are placed by now, views count as tables.
 fn scanned_names(drafts: &[Draft]) -> Relations {
-    let mut names = Relations { reference: HashSet::new(), other: HashSet::new() };
+    let mut names = Relations::default();
     for draft in drafts.iter().filter(|draft| !draft.system) {
+        let name = draft.relation.name.clone();
+        if draft.view.is_some() {
+            // Not placed yet: it may read anything.
+            names.sharded.insert(name.clone());
+            names.home.insert(name);
+            continue;
+        }
         let set = match draft.relation.placement {
             Placement::Reference => &mut names.reference,
-            Placement::Sharded { .. }
-            | Placement::Unsharded
-            | Placement::Catalog
-            | Placement::View { .. } => &mut names.other,
+            Placement::Sharded { .. } | Placement::View { .. } => &mut names.sharded,
+            Placement::Unsharded | Placement::Catalog => &mut names.home,
         };
-        set.insert(draft.relation.name.clone());
+        set.insert(name);
     }
     names
 }
@@ -255,6 +257,7 @@ fn known(row: &TextRow) -> (String, Function) {
         aggregate: row.flag(2),
         set_returning: row.flag(3),
         touches_sharded: Touches::No,
+        reach: Reach::default(),
         key_argument: None,
     };
     (row.owned(0), function)

@@ -161,6 +161,7 @@ fn explain(t: &Tokens<'_>, ctx: &Context<'_>, how: (bool, bool, usize), depth: u
         inner.effects = Effects::default();
         inner.access = Access::Read;
         inner.unrepeatable = None;
+        inner.defaults = None;
     }
     if !matches!(inner.command, Command::Unreadable { .. }) {
         inner.command = Command::Explain;
@@ -249,6 +250,7 @@ fn base(command: Command, scope: Scope) -> Facts {
         returns_rows: false,
         unrepeatable: None,
         barred: None,
+        defaults: None,
     }
 }
 
