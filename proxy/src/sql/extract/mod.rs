@@ -113,7 +113,9 @@ fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
                 _ => return Err("a statement of an unknown form".to_string()),
             }
             scan::audit(t, ctx, &reader.seen.tables)?;
-            let analysis = reader.finish();
+            let mut analysis = reader.finish();
+            // A SELECT returns rows even if a WITH query of it writes.
+            analysis.facts.returns_rows |= matches!(statement, ast::Statement::Query(q) if selects(&q.body));
             Ok(match &prepared.quirks.select_into {
                 Some((name, temporary)) => select_into(analysis, name, *temporary, ctx),
                 None => analysis,
@@ -121,6 +123,16 @@ fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
         })
     });
     read.unwrap_or_else(|complaint| Analysis { facts: opaque(t, ctx, &complaint), by_value: true })
+}
+
+/// Whether the body of a query is not a writing statement behind WITH.
+fn selects(body: &ast::SetExpr) -> bool {
+    use ast::SetExpr::{Delete, Insert, Merge, Query, Update};
+    match body {
+        Query(inner) => selects(&inner.body),
+        Insert(_) | Update(_) | Delete(_) | Merge(_) => false,
+        _ => true,
+    }
 }
 
 /// SELECT … INTO is CREATE TABLE AS.
