@@ -3,10 +3,13 @@
 mod console;
 mod demo;
 mod house;
+mod inserts;
+mod key_types;
 mod life;
 mod listen;
 mod own_catalog;
 mod replicas;
 mod routing;
 mod session;
+mod set_off;
 mod spread;

@@ -129,7 +129,7 @@ impl Session {
         rest: &[u8],
         drawn: Option<&[String]>,
     ) -> Result<Plan, Refusal> {
-        let params = BindParams::parse(rest, &statement.types).map_err(|error| Refusal {
+        let params = BindParams::parse(rest, statement.types()).map_err(|error| Refusal {
             sqlstate: match error {
                 BindError::FormatCode(_) => sqlstate::INVALID_PARAMETER_VALUE,
                 BindError::Truncated | BindError::Formats { .. } => sqlstate::PROTOCOL_VIOLATION,

@@ -88,7 +88,7 @@ impl Session {
             Target::One(shard) | Target::Nowhere(shard) => shard,
             Target::Any => self.any_shard(),
             Target::Draw(draw) => {
-                let drawn = self.draw(&draw).await?;
+                let drawn = self.draw(&draw, None).await?;
                 let plan = self.plan_drawn(text, analysed, index, &drawn)?;
                 return self.spread_query(plan, &facts, &own).await;
             }

@@ -14,6 +14,6 @@ mod parse;
 mod prepass;
 pub mod schema;
 pub mod sql_prepare;
-mod tokens;
+pub(crate) mod tokens;
 
 pub use extract::{Context, analyse};

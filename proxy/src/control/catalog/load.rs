@@ -4,7 +4,7 @@
 //! The search path of the transaction is empty, so that every name that PostgreSQL prints is qualified. All answers are
 //! in text format, as the simple protocol gives them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join;
@@ -14,7 +14,8 @@ use tokio_postgres::Transaction;
 use super::functions::{Overload, Relations, functions};
 use super::place::{Draft, KeyFacts, Problem, place_tables, place_views};
 use super::rows::{TextRow, ask};
-use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use super::set_off;
+use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
@@ -36,8 +37,6 @@ const SETTINGS_PLAIN: &str = "SELECT pg_catalog.getdatabaseencoding()::text, coa
      '\"$user\", public')";
 
 const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
-     EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) \
-     OR EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1'), \
      ARRAY(SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), \
      CASE WHEN c.relkind IN ('v', 'm') AND c.oid >= 16384 THEN pg_catalog.pg_get_viewdef(c.oid, true) END, \
      ARRAY(SELECT DISTINCT d.refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d \
@@ -98,7 +97,11 @@ pub(crate) struct Answers {
     built_in: Vec<TextRow>,
     functions: Vec<TextRow>,
     types: Vec<TextRow>,
+    set_off: set_off::Answers,
 }
+
+/// How many [`questions`] there are.
+const QUESTIONS: usize = 6 + set_off::QUESTIONS.len();
 
 /// Where PostgreSQL's own objects end.
 const FIRST_USER_OID: u32 = 16_384;
@@ -118,27 +121,30 @@ pub(crate) async fn load(tx: &Transaction<'_>, topology: &Topology, generation: 
     let all_functions = try_join(ask(tx, BUILT_IN), ask(tx, FUNCTIONS));
     let (((relations, columns), (built_in, functions)), types) =
         try_join(try_join(relations_and_columns, all_functions), ask(tx, TYPES)).await?;
-    let answers = Answers { settings, relations, columns, built_in, functions, types };
+    let set_off = set_off::Answers::ask(tx).await?;
+    let answers = Answers { settings, relations, columns, built_in, functions, types, set_off };
     Ok(assemble(&answers, topology, generation, None))
 }
 
 /// What to ask on a conn whose search path is empty, each as a statement of its own, for [`of_transaction`]: PostgreSQL's
 /// own relations are left out.
-pub(crate) fn questions() -> [String; 6] {
-    let users = |sql| of_oids(sql, FIRST_USER_OID);
-    [SETTINGS_PLAIN, RELATIONS, COLUMNS, BUILT_IN, FUNCTIONS, TYPES].map(users)
+pub(crate) fn questions() -> Vec<String> {
+    let relations = [SETTINGS_PLAIN, RELATIONS, COLUMNS, BUILT_IN, FUNCTIONS, TYPES];
+    relations.iter().chain(&set_off::QUESTIONS).map(|sql| of_oids(sql, FIRST_USER_OID)).collect()
 }
 
 /// The catalog out of the answers to [`questions`]. `committed` is the catalog without what the transaction has changed.
 pub(crate) fn of_transaction(
-    answers: [Vec<TextRow>; 6],
+    answers: Vec<Vec<TextRow>>,
     topology: &Topology,
     generation: u64,
     committed: &Schema,
-) -> Loaded {
-    let [settings, relations, columns, built_in, functions, types] = answers;
-    let answers = Answers { settings, relations, columns, built_in, functions, types };
-    assemble(&answers, topology, generation, Some(committed))
+) -> Option<Loaded> {
+    let answers: [Vec<TextRow>; QUESTIONS] = answers.try_into().ok()?;
+    let [settings, relations, columns, built_in, functions, types, set_off @ ..] = answers;
+    let set_off = set_off::Answers(set_off);
+    let answers = Answers { settings, relations, columns, built_in, functions, types, set_off };
+    Some(assemble(&answers, topology, generation, Some(committed)))
 }
 
 fn of_oids(sql: &str, first: u32) -> String {
@@ -161,6 +167,13 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, committed: 
         None => split_search_path(settings.map_or("", |row| row.text(1))),
     };
     let types = type_names(&answers.types, &default_search_path);
+    let set_off = answers.set_off.read(&drafts, &functions, topology);
+    let refused = drafts.iter().filter_map(|draft| {
+        let full_name = super::place::full_name(&draft.relation);
+        let problem = problems.iter().find(|problem| problem.table == full_name)?;
+        Some((draft.relation.oid, problem.message.clone()))
+    });
+    let refused = refused.collect();
     let system = committed.into_iter().flat_map(|committed| &committed.relations);
     let system = system.filter(|(_, relation)| relation.oid < FIRST_USER_OID);
     let mut relations: HashMap<_, _> =
@@ -168,7 +181,9 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, committed: 
     relations.extend(drafts.into_iter().map(|Draft { relation, .. }| {
         ((relation.schema.clone(), relation.name.clone()), Arc::new(relation))
     }));
-    let schema = Schema { generation, relations, functions, types, default_search_path };
+    let mut schema =
+        Schema { generation, relations, functions, types, refused, default_search_path, ..Schema::default() };
+    schema.hazards = super::triggers::hazards(&schema, &set_off);
     Loaded { schema, problems }
 }
 
@@ -206,27 +221,31 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
             kind,
             columns,
             placement: Placement::Unsharded,
-            has_user_triggers: row.flag(4),
         },
         keys,
-        parents: row.numbers(5),
-        view: row.optional(6).map(|text| (text, row.numbers(7))),
-        system: row.flag(8),
+        parents: row.numbers(4),
+        view: row.optional(5).map(|text| (text, row.numbers(6))),
+        system: row.flag(7),
     }
 }
 
 /// Names that function bodies are scanned for: tables are placed by now, views count as tables.
 fn scanned_names(drafts: &[Draft]) -> Relations {
-    let mut names = Relations { reference: HashSet::new(), other: HashSet::new() };
+    let mut names = Relations::default();
     for draft in drafts.iter().filter(|draft| !draft.system) {
+        let name = draft.relation.name.clone();
+        if draft.view.is_some() {
+            // Not placed yet: it may read anything.
+            names.sharded.insert(name.clone());
+            names.home.insert(name);
+            continue;
+        }
         let set = match draft.relation.placement {
             Placement::Reference => &mut names.reference,
-            Placement::Sharded { .. }
-            | Placement::Unsharded
-            | Placement::Catalog
-            | Placement::View { .. } => &mut names.other,
+            Placement::Sharded { .. } | Placement::View { .. } => &mut names.sharded,
+            Placement::Unsharded | Placement::Catalog => &mut names.home,
         };
-        set.insert(draft.relation.name.clone());
+        set.insert(name);
     }
     names
 }
@@ -238,6 +257,7 @@ fn known(row: &TextRow) -> (String, Function) {
         aggregate: row.flag(2),
         set_returning: row.flag(3),
         touches_sharded: Touches::No,
+        reach: Reach::default(),
         key_argument: None,
     };
     (row.owned(0), function)
@@ -274,7 +294,7 @@ fn type_names(rows: &[TextRow], search_path: &[String]) -> HashMap<String, u32> 
 }
 
 /// Splits a `search_path` setting; `"$user"` stays.
-fn split_search_path(setting: &str) -> Vec<String> {
+pub(super) fn split_search_path(setting: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut chars = setting.chars().peekable();
     let mut name = String::new();

@@ -6,8 +6,11 @@ mod functions;
 mod load;
 mod own;
 mod place;
+mod plpgsql;
 mod rows;
 mod scan;
+mod set_off;
+mod triggers;
 mod views;
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ impl Session {
         };
         self.see_catalog().await?;
         let prepared = self.reread(bind.statement, prepared);
+        self.ask_types(&prepared).await?;
         let Some(facts) = prepared.facts().cloned() else {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);
@@ -48,7 +49,7 @@ impl Session {
         };
         let plan = match plan.target {
             Target::Draw(draw) => {
-                let drawn = self.draw(&draw).await?;
+                let drawn = self.draw(&draw, Some((&prepared, bind.rest))).await?;
                 self.plan_bind(&prepared, bind.rest, Some(&drawn))?
             }
             _ => plan,

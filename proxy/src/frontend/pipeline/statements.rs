@@ -62,6 +62,7 @@ impl Session {
             let at = self.goto(shard, false).await?;
             return self.put_parse(at, &prepared, Show::ALL);
         }
+        self.ask_types(&prepared).await?;
         match self.plan_ahead(batch, &ops[index + 1..], &name, &prepared) {
             Ahead::Spread => self.local_bare(backend_tag::PARSE_COMPLETE),
             Ahead::One(shard, replica) => {

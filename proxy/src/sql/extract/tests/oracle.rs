@@ -100,7 +100,7 @@ fn long_names_are_cut_as_postgresql_cuts_them() {
 
 #[test]
 fn functions_with_a_form_of_their_own_are_functions() {
-    use crate::sql::schema::{Function, Touches};
+    use crate::sql::schema::{Function, Reach, Touches};
     let mut schema = super::support::schema();
     let users = Function {
         volatile: true,
@@ -109,6 +109,7 @@ fn functions_with_a_form_of_their_own_are_functions() {
         set_returning: false,
         touches_sharded: Touches::Unknown,
         key_argument: None,
+        reach: Reach::default(),
     };
     let names = ["substring", "substr", "ceil", "floor", "unnest"];
     for name in names {
