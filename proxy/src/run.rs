@@ -109,7 +109,21 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
     };
-    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, tls, threads, phase }))
+    let (process, siblings) = cancel::claim(&settings.listen.address)?;
+    let shared = Shared::new(Parts {
+        settings,
+        topology,
+        control,
+        metrics,
+        connect,
+        handshake,
+        tls,
+        threads,
+        process,
+        phase,
+    });
+    tokio::spawn(cancel::hear_siblings(Arc::clone(&shared), siblings));
+    Ok(shared)
 }
 
 /// How applications log in with these settings.

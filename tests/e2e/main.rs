@@ -1,5 +1,6 @@
 //! End to end: unchanged applications on a sharded cluster of real servers.
 
+mod cancel;
 mod console;
 mod demo;
 mod house;
@@ -8,4 +9,5 @@ mod listen;
 mod replicas;
 mod routing;
 mod session;
+mod settings;
 mod spread;

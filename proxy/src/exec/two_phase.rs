@@ -87,6 +87,7 @@ impl Session {
                     }
                     transaction.hand_over();
                     let _ = self.rollback_all().await;
+                    self.forget_settings();
                     shared.metrics.two_phase(Outcome::Aborted);
                     return Err(failure);
                 }
@@ -99,6 +100,7 @@ impl Session {
             Outcome::Committed => {}
             Outcome::Aborted => {
                 transaction.hand_over();
+                self.forget_settings();
                 return Err(Failure::error(
                     sqlstate::SERIALIZATION_FAILURE,
                     "the transaction was rolled back on all shards: a resolver took its coordinator for dead",
@@ -106,6 +108,7 @@ impl Session {
             }
             Outcome::Unknown => {
                 transaction.hand_over();
+                self.forget_settings();
                 return Err(Failure::error(
                     sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
                     "the outcome of the two-phase commit is unknown: the decision store did not answer; it will be the same on all shards",
@@ -120,6 +123,17 @@ impl Session {
             transaction.hand_over();
         }
         Ok(())
+    }
+
+    /// A conn that has prepared keeps what the transaction set, whatever becomes of it.
+    fn forget_settings(&mut self) {
+        let before = self.block.as_ref().map(|block| block.gucs_before());
+        if before.is_some_and(|before| !before.same(&self.gucs)) {
+            for held in self.held.iter_mut().filter(|held| held.gucs_moved) {
+                held.gucs_moved = false;
+                held.lease.applied = None;
+            }
+        }
     }
 
     async fn finish_prepared(

@@ -31,6 +31,8 @@ pub struct Portal {
     pub statement: Arc<Prepared>,
     /// Where.
     pub place: Place,
+    /// What its calls of set_config set.
+    pub sets: Option<Arc<[super::effects::Setting]>>,
 }
 
 /// Where a portal runs.

@@ -23,6 +23,7 @@ use crate::backend::owed::{Owed, Show};
 use crate::exec::spread::{Ask, Form};
 use crate::metrics::Cache;
 use crate::route::plan::{Plan, Target};
+use crate::route::values::BindParams;
 use crate::sql::facts::{Access, Command, Facts, Scope};
 use crate::wire::backend::{Status, tag as backend_tag};
 use crate::wire::frame::{self, HEADER};
@@ -312,7 +313,8 @@ impl Session {
             return self.put_bind(at, name, &prepared, bind.rest);
         };
         if self.answered_here(&facts) {
-            self.names.portals.insert(name, Portal { statement: prepared, place: Place::Control });
+            let portal = Portal { statement: prepared, place: Place::Control, sets: None };
+            self.names.portals.insert(name, portal);
             return self.local_bare(backend_tag::BIND_COMPLETE);
         }
         if let Some(shard) = self.failed_place(&facts)? {
@@ -338,7 +340,7 @@ impl Session {
             _ => {
                 let rest = body.slice_ref(bind.rest);
                 let place = Place::Spread { plan: Box::new(plan), bind: rest };
-                self.names.portals.insert(name, Portal { statement: prepared, place });
+                self.names.portals.insert(name, Portal { statement: prepared, place, sets: None });
                 return self.local_bare(backend_tag::BIND_COMPLETE);
             }
         };
@@ -362,7 +364,11 @@ impl Session {
         held.lease.owe(Owed::Bind(Show::ALL));
         held.unsynced = true;
         let place = Place::Shard(held.shard);
-        self.names.portals.insert(portal, Portal { statement: Arc::clone(prepared), place });
+        let sets = prepared.facts().filter(|facts| facts.effects.pins.is_some()).and_then(|facts| {
+            let params = BindParams::parse(rest, &prepared.types).ok();
+            self.followed(facts, &prepared.shared.text, params.as_ref())
+        });
+        self.names.portals.insert(portal, Portal { statement: Arc::clone(prepared), place, sets });
         Ok(())
     }
 
@@ -430,14 +436,14 @@ impl Session {
         match portal.place {
             Place::Control => self.execute_control(&facts, &portal.statement).await,
             Place::Shard(shard) => {
-                let text = String::from_utf8_lossy(&portal.statement.shared.text);
-                self.expect(&facts, &text);
                 let before = self.touched(shard);
                 let at = self.goto(shard, false).await?;
+                let text = String::from_utf8_lossy(&portal.statement.shared.text);
+                self.expect_sets(&facts, &text, Some(at), portal.sets.clone());
                 self.runs(at, before, &facts);
-                self.held[at].wrote |= facts.access != Access::Read;
+                self.held[at].wrote |= facts.access != Access::Read && portal.sets.is_none();
                 self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
-                Ok(())
+                self.set_elsewhere(&facts, portal.sets.as_ref(), text.trim(), shard).await
             }
             Place::Spread { plan, bind } => {
                 let describe = self.pipeline.describe.take().is_some();
@@ -577,8 +583,9 @@ impl Session {
     /// Awaits what a conn owes. What it wrote outside of a block stays uncommitted: the pipeline is one transaction, which from
     /// here on spans several shards.
     async fn leave(&mut self, at: usize) -> Result<(), Failure> {
+        let set = self.pending.iter().any(|expected| expected.sets());
         let held = &mut self.held[at];
-        if self.block.is_none() && held.wrote {
+        if self.block.is_none() && (held.wrote || set) {
             let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
             block.implicit = true;
             self.block = Some(Box::new(block));
@@ -590,12 +597,18 @@ impl Session {
             reply::execute(&mut conn.write, b"", 0);
             conn.owe(Owed::Execute(Show::NOTHING));
             held.enlisted = true;
+            held.gucs_moved = true;
             held.unnamed = None;
         }
         queue_sync(&mut held.lease);
         held.unsynced = false;
         self.run_to_end(at, false).await?;
-        self.check_pipeline_error()
+        self.check_pipeline_error()?;
+        if self.block.is_some() {
+            // The next shard joins the block as it is now, or none if this one has ended it.
+            self.apply_completed();
+        }
+        Ok(())
     }
 
     /// After a run: an error that the server reported skips the rest of the pipeline.

@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::io::ClientIo;
 use super::names::Names;
 use super::transaction::Block;
-use crate::backend::conn::Events;
+use crate::backend::conn::{Conn, ConnError, Events};
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
@@ -92,7 +92,7 @@ pub struct Held {
     pub unsynced: bool,
     /// The conn's unnamed statement is this shared one.
     pub unnamed: Option<u64>,
-    /// A setting was changed inside of the block: what is on the conn afterwards depends on how it ends.
+    /// Settings were changed on it, or may be in the block: it has those of the session when the transaction is over.
     pub gucs_moved: bool,
     /// It asks the shard for its LSN along with the next request.
     pub asks_lsn: bool,
@@ -144,7 +144,7 @@ pub struct Session {
     /// DDL has run in the open transaction: the catalog is read again once it is committed.
     pub catalog_changed: bool,
     /// What completed statements do to the session, with their place among the statements of the request.
-    pub pending: Vec<(u32, Arc<crate::sql::facts::Facts>, Arc<str>)>,
+    pub pending: Vec<super::effects::Expected>,
     /// Statements sent in this request whose completion is shown.
     pub sent: u32,
     /// Spreads statements that any shard can run.
@@ -199,6 +199,7 @@ impl Session {
     /// session's settings, and part of the open block.
     pub async fn acquire(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
         if let Some(at) = self.held_for(shard, replica) {
+            self.renew_settings(at).await?;
             self.join_block(at)?;
             self.held[at].untouched = false;
             return Ok(at);
@@ -216,7 +217,8 @@ impl Session {
             held.lease.process_id,
             held.lease.secret.clone(),
         ));
-        self.bring_settings(&mut held).await?;
+        let wanted = self.wanted_gucs();
+        self.bring_settings(&mut held, &wanted).await?;
         self.held.push(held);
         let at = self.held.len() - 1;
         self.join_block(at)?;
@@ -263,7 +265,8 @@ impl Session {
     /// A conn of its own to the primary of `shard`, apart from what the session holds.
     pub async fn lease_alone(&mut self, shard: ShardId) -> Result<Held, Failure> {
         let mut held = self.lease(shard, false).await?;
-        self.bring_settings(&mut held).await?;
+        let wanted = Arc::clone(&self.gucs);
+        self.bring_settings(&mut held, &wanted).await?;
         Ok(held)
     }
 
@@ -376,35 +379,38 @@ impl Session {
         })
     }
 
-    /// Replays the session's settings where the conn's differ. What the server rejects is told to the application.
-    async fn bring_settings(&mut self, held: &mut Held) -> Result<(), Failure> {
-        let applied = held.lease.applied.as_deref();
-        let Some(sql) = self.gucs.replay_sql(applied) else { return Ok(()) };
-        let mut events = Events::default();
-        let conn = &mut *held.lease;
-        reply::query(&mut conn.write, sql.as_bytes());
-        conn.owe(Owed::Query(Show::NOTHING));
-        conn.applied = None;
-        if let Err(error) = single::run_alone(conn, &mut events).await {
-            let shard = self.shard_name(held.shard);
-            return Err(Failure::Lost { shard, error, committing: false });
-        }
-        match events.error {
-            Some(frame) => Err(Failure::Server(frame)),
-            None => {
-                conn.applied = Some(Arc::clone(&self.gucs));
-                self.events.parameters.append(&mut events.parameters);
-                Ok(())
-            }
-        }
+    /// What a conn must have before the session uses it: a block's own changes come behind its BEGIN.
+    fn wanted_gucs(&self) -> Arc<Gucs> {
+        self.block.as_ref().map_or_else(|| Arc::clone(&self.gucs), |block| block.gucs_before())
     }
 
-    /// Brings a held conn to the session's settings.
-    pub async fn refresh_settings(&mut self, at: usize) -> Result<(), Failure> {
-        let mut held = self.held.swap_remove(at);
-        let done = self.bring_settings(&mut held).await;
-        self.held.push(held);
-        done
+    /// Replays settings where the conn's differ. What the server rejects is told to the application.
+    async fn bring_settings(&mut self, held: &mut Held, wanted: &Arc<Gucs>) -> Result<(), Failure> {
+        let brought = bring(&mut held.lease, wanted).await.map_err(|error| Failure::Lost {
+            shard: self.shard_name(held.shard),
+            error,
+            committing: false,
+        })?;
+        self.settings_brought(brought)
+    }
+
+    fn settings_brought(&mut self, mut events: Events) -> Result<(), Failure> {
+        self.events.parameters.append(&mut events.parameters);
+        events.error.map_or(Ok(()), |frame| Err(Failure::Server(frame)))
+    }
+
+    /// Brings a held conn at rest to the settings that it must have.
+    pub async fn renew_settings(&mut self, at: usize) -> Result<(), Failure> {
+        let wanted = self.wanted_gucs();
+        let held = &mut self.held[at];
+        let at_rest = !held.enlisted && !held.unsynced && held.lease.is_quiet();
+        if !at_rest || held.lease.applied.as_ref().is_some_and(|applied| applied.same(&wanted)) {
+            return Ok(());
+        }
+        match bring(&mut held.lease, &wanted).await {
+            Ok(events) => self.settings_brought(events),
+            Err(error) => Err(self.lose(at, super::io::StepError::Backend(error), false)),
+        }
     }
 
     /// Begins the open block on the conn, along with what is sent next.
@@ -418,6 +424,7 @@ impl Session {
         reply::query(&mut conn.write, block.join_sql().as_bytes());
         conn.owe(Owed::Query(Show::NOTHING));
         held.enlisted = true;
+        held.gucs_moved = true;
         held.unnamed = None;
         Ok(())
     }
@@ -465,6 +472,7 @@ impl Session {
                 self.block = Some(Box::new(block));
                 for held in &mut self.held {
                     held.enlisted = held.lease.status != Status::Idle;
+                    held.gucs_moved |= held.enlisted;
                 }
             }
             (Some(block), false) if self.held.iter().any(|held| held.enlisted) && !block.doomed => {
@@ -475,12 +483,16 @@ impl Session {
         }
     }
 
-    /// The transaction is over: settings as they were if it was rolled back.
+    /// The transaction is over, on all conns: settings as they were if it was rolled back.
     pub fn end_block(&mut self, rolled_back: bool) {
         if let Some(block) = self.block.take()
             && rolled_back
         {
             self.return_to(block.gucs_before());
+        }
+        self.settle_gucs();
+        for held in &mut self.held {
+            held.enlisted = false;
         }
         self.end_listens(!rolled_back);
     }
@@ -555,6 +567,20 @@ impl Session {
             && self.who.mode == PoolMode::Transaction
             && self.worker.shared.settings.load().routing.reads == Reads::Replica
     }
+}
+
+/// Brings a conn to settings; what it said meanwhile.
+async fn bring(conn: &mut Conn, wanted: &Arc<Gucs>) -> Result<Events, ConnError> {
+    let mut events = Events::default();
+    let Some(sql) = wanted.replay_sql(conn.applied.as_deref()) else { return Ok(events) };
+    reply::query(&mut conn.write, sql.as_bytes());
+    conn.owe(Owed::Query(Show::NOTHING));
+    conn.applied = None;
+    single::run_alone(conn, &mut events).await?;
+    if events.error.is_none() {
+        conn.applied = Some(Arc::clone(wanted));
+    }
+    Ok(events)
 }
 
 /// Name of a shard for messages.

@@ -98,7 +98,13 @@ impl Session {
         let at = self.acquire(shard, plan.replica).await?;
         self.runs(at, before, &facts);
         self.note_shard(why, at);
-        self.forward_query(at, frame, &facts, &own).await
+        self.forward_query(at, frame, &facts, &own).await?;
+        if self.events.error.is_none() {
+            let sets = self.followed(&facts, &own, None);
+            let text = String::from_utf8_lossy(&own);
+            self.set_elsewhere(&facts, sets.as_ref(), text.trim(), shard).await?;
+        }
+        Ok(())
     }
 
     async fn spread_query(&mut self, plan: Plan, facts: &Arc<Facts>, own: &Bytes) -> Result<(), Failure> {
@@ -115,12 +121,13 @@ impl Session {
         own: &Bytes,
     ) -> Result<(), Failure> {
         if leaves_a_name(facts) || self.held[at].lease.spoiled {
-            self.expect(facts, &String::from_utf8_lossy(own));
+            self.expect(facts, &String::from_utf8_lossy(own), Some(at));
         } else {
             self.sent += 1;
         }
+        let sets = self.followed(facts, own, None).is_some();
         let held = &mut self.held[at];
-        held.wrote |= facts.access != Access::Read;
+        held.wrote |= facts.access != Access::Read && !sets;
         held.unnamed = None;
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
@@ -130,12 +137,12 @@ impl Session {
     /// Several statements in one text: one implicit transaction. Passed on whole when all of it goes to one shard.
     async fn several(&mut self, frame: &Bytes, text: &Bytes, analysed: &Analysed) -> Result<(), Failure> {
         if let Some((shard, replica)) = self.common_shard(text, analysed)? {
-            for (index, statement) in analysed.statements().iter().enumerate() {
-                let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
-                self.expect(&statement.facts, &own);
-            }
             self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;
+            for (index, statement) in analysed.statements().iter().enumerate() {
+                let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
+                self.expect(&statement.facts, &own, Some(at));
+            }
             self.note_shard(Why::whole_text(), at);
             let held = &mut self.held[at];
             held.wrote |= analysed.statements().iter().any(|s| s.facts.access != Access::Read);
@@ -234,7 +241,7 @@ impl Session {
     /// Whether a command in a text of several statements is one that the server must not be given as it is.
     fn is_for_the_proxy(&self, command: &Command, analysed: &Analysed) -> bool {
         match command {
-            Command::SetHint { .. } | Command::Listen(_) => true,
+            Command::SetHint { .. } | Command::Listen(_) | Command::Set { .. } => true,
             Command::Unlisten(_) => self.listening.is_some(),
             Command::Deallocate(Some(name)) => self.names.statements.contains_key(name.as_bytes()),
             // Among others the server refuses it.

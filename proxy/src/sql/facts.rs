@@ -226,8 +226,11 @@ pub enum PinCause {
     AdvisoryLock,
     /// PREPARE in SQL.
     SqlPrepare,
-    /// Settings changed by means the proxy cannot follow (set_config with expressions, DO, functions).
+    /// Settings may have been changed by means the proxy cannot follow (DO, functions).
     Settings,
+    /// Settings were changed by set_config or an UPDATE of pg_settings. Followed where the arguments are plain; otherwise no other
+    /// shard has them.
+    Config,
     /// LOAD and the like.
     Library,
 }

@@ -13,6 +13,7 @@ pub mod normalise;
 mod parse;
 mod prepass;
 pub mod schema;
+pub mod set_config;
 pub mod sql_prepare;
 mod tokens;
 

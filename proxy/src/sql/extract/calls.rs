@@ -242,7 +242,7 @@ impl<'q> Reader<'_, 'q> {
             "set_config" => {
                 self.seen.by_value = true;
                 // Even a LOCAL one must reach each shard that the transaction will use: only a pinned session can tell.
-                self.seen.effects.pins = Some(PinCause::Settings);
+                self.seen.effects.pins = Some(PinCause::Config);
                 self.seen.home_alone.get_or_insert_with(|| "set_config()".to_string());
             }
             _ if name.starts_with("pg_advisory") || name.starts_with("pg_try_advisory") => {
