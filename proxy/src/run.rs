@@ -1,8 +1,8 @@
 //! The process: control side, session threads, signals.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,7 @@ use router_config::file::Config;
 use router_config::settings::Settings;
 use router_config::topology::{NodeAddress, ShardId};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use crate::backend::connect::ConnectContext;
@@ -19,11 +20,12 @@ use crate::frontend::auth::Authenticator;
 use crate::frontend::handshake::{self, Arrival, HandshakeContext};
 use crate::frontend::secrets::{HomePrimary, SecretSource};
 use crate::frontend::{cancel, serve};
+use crate::http::Ready;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::tls::ListenerTls;
 use crate::wire::error::Report;
-use crate::wire::sqlstate;
+use crate::wire::{sqlstate, stream};
 use crate::worker::{Parts, Phase, Shared, Worker};
 
 /// How often pools close conns that have been unused for too long.
@@ -32,7 +34,7 @@ const REAP_INTERVAL: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until a signal ends it.
-pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
+pub fn run(config: Config, outside: Outside) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
     let shared = handle.block_on_other(start(config, handle.clone()))?;
@@ -46,7 +48,7 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
         threads.push(thread::Builder::new().name(name).spawn(move || session_thread(&shared, sockets))?);
     }
     tracing::info!(address = %shared.settings.load().listen.address, threads = shared.threads, "ready");
-    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), reread))?;
+    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), outside))?;
     drain(&shared);
     for thread in threads {
         // A thread that panicked has been logged; the process ends either way.
@@ -55,8 +57,16 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the configuration again, for RELOAD and SIGHUP.
-pub type Reread = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
+/// Applies a log filter, or says what is wrong with it.
+pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What a reload needs of whoever started the process.
+pub struct Outside {
+    /// Reads the configuration again.
+    pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
+    /// Applies `log.level`.
+    pub set_log_level: SetLogLevel,
+}
 
 /// Runs a future to its end on a runtime whose thread is another one.
 trait BlockOnOther {
@@ -85,26 +95,16 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     let names: Vec<String> = config.topology.shards.iter().map(|shard| shard.name.clone()).collect();
     let topology = Arc::new(ArcSwap::from_pointee(config.topology));
     let metrics = Metrics::new(&names)?;
+    let phase = watch::Sender::new(Phase::Running);
+    // Before the nodes are asked, so that a start that has to wait for them can be watched.
+    let started = Arc::new(OnceLock::new());
+    serve_http(&settings, &metrics, readiness(Arc::clone(&started), phase.subscribe())).await?;
     let connect = Arc::new(ConnectContext::from_settings(&settings)?);
     let links = Links { handle: handle.clone(), metrics: Arc::clone(&metrics), tls: connect.tls_config() };
     let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
     control.load_configured().await;
-    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
-    let handshake = handshake_context(&settings, &connect, &control, tls.clone(), handle)?;
-    let phase = tokio::sync::watch::Sender::new(Phase::Running);
-    if let Some(address) = &settings.listen.metrics {
-        let listener = crate::http::bind(address)
-            .await
-            .map_err(|error| anyhow::anyhow!("listen.metrics = \"{address}\": {error}"))?;
-        let ready = {
-            let (control, phase) = (control.clone(), phase.subscribe());
-            Arc::new(move || match *phase.borrow() {
-                Phase::Draining => Err("draining".to_owned()),
-                Phase::Running | Phase::Paused => control.ready(),
-            })
-        };
-        tokio::spawn(crate::http::serve(listener, Arc::clone(&metrics), ready));
-    }
+    started.get_or_init(|| control.clone());
+    let handshake = handshake_context(&settings, &connect, &control, handle)?;
     let threads = match settings.listen.threads {
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
@@ -117,7 +117,6 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
         metrics,
         connect,
         handshake,
-        tls,
         threads,
         process,
         phase,
@@ -126,12 +125,29 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     Ok(shared)
 }
 
+async fn serve_http(settings: &Settings, metrics: &Arc<Metrics>, ready: Ready) -> anyhow::Result<()> {
+    let Some(address) = &settings.listen.metrics else { return Ok(()) };
+    let listener = crate::http::bind(address)
+        .await
+        .map_err(|error| anyhow::anyhow!("listen.metrics = \"{address}\": {error}"))?;
+    tokio::spawn(crate::http::serve(listener, Arc::clone(metrics), ready));
+    Ok(())
+}
+
+/// What `/readyz` answers from.
+fn readiness(started: Arc<OnceLock<Control>>, phase: watch::Receiver<Phase>) -> Ready {
+    Arc::new(move || match (*phase.borrow(), started.get()) {
+        (Phase::Draining, _) => Err("draining".to_owned()),
+        (_, None) => Err("starting: the slot map and the catalogs are not loaded yet".to_owned()),
+        (Phase::Running | Phase::Paused, Some(control)) => control.ready(),
+    })
+}
+
 /// How applications log in with these settings.
 pub fn handshake_context(
     settings: &Settings,
     connect: &Arc<ConnectContext>,
     control: &Control,
-    tls: Option<Arc<ListenerTls>>,
     handle: tokio::runtime::Handle,
 ) -> anyhow::Result<HandshakeContext> {
     let nodes = Arc::clone(control.nodes());
@@ -140,6 +156,7 @@ pub fn handshake_context(
     let home: HomePrimary = Arc::new(move || {
         nodes.primary(ShardId(0)).and_then(|node| nodes.address(node)).unwrap_or_else(|| fallback.clone())
     });
+    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
     let secrets = SecretSource::from_settings(settings, Arc::clone(connect), handle, home)?;
     Ok(HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets)))
 }
@@ -237,7 +254,9 @@ impl Drop for Admitted {
 async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
     let shared = Arc::clone(&worker.shared);
     shared.metrics.accepted.inc();
-    listener::tune(&socket);
+    if let Err(error) = stream::tune(&socket) {
+        tracing::debug!("socket option: {error}");
+    }
     let limit = shared.settings.load().limits.login;
     let context = shared.handshake.load_full();
     if !shared.admit() {

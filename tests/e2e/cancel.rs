@@ -40,8 +40,8 @@ fn options(port: u16, metrics_port: u16, extra: &str) -> ProxyOptions {
 async fn pitfall_7_a_cancel_reaches_the_process_that_shares_the_port() {
     let cluster = Cluster::builder().start().await;
     let metrics = shard_admin::local_cluster::ReservedPort::any().expect("a port");
-    let sibling =
-        LocalProxy::start_for(&cluster.nodes, "sibling", &options(cluster.proxy.port, metrics.number(), ""));
+    let options = options(cluster.proxy.port, metrics.number(), "");
+    let sibling = LocalProxy::start_for(&cluster.nodes, "sibling", &options);
     let _sibling = sibling.await.expect("a second process on the same port");
     let login = cluster.login();
     let mut sessions: Vec<Wire> = Vec::new();
@@ -65,7 +65,8 @@ async fn pitfall_7_a_cancel_reaches_the_peer_that_has_the_session() {
     let port = ports[0].number();
     // Itself among them: the lists of all proxies may be the same.
     let peers = format!("[listen]\npeers = [\"127.0.0.1:{}\", \"127.0.0.1:{port}\"]\n", cluster.proxy.port);
-    let other = LocalProxy::start_for(&cluster.nodes, "other", &options(port, ports[1].number(), &peers));
+    let options = options(port, ports[1].number(), &peers);
+    let other = LocalProxy::start_for(&cluster.nodes, "other", &options);
     let other = other.await.expect("a second proxy");
     let login = cluster.login();
     let mut session = Wire::login(&login).expect("login");
@@ -79,9 +80,14 @@ async fn pitfall_7_a_cancel_reaches_the_peer_that_has_the_session() {
         assert!(request.closed_within(PATIENCE));
     }
     let client = cluster.connect().await;
-    let own = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'";
+    let own =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'";
     let still = cluster.on_each_primary(own).await;
-    assert_eq!(still.iter().flatten().filter(|count| *count == "1").count(), 1, "a wrong key cancels nothing");
+    assert_eq!(
+        still.iter().flatten().filter(|count| *count == "1").count(),
+        1,
+        "a wrong key cancels nothing"
+    );
     assert_eq!(first_column(&client, "SELECT 1").await, ["1"]);
     cancels(&target, &mut session);
 }

@@ -6,6 +6,7 @@ mod demo;
 mod house;
 mod life;
 mod listen;
+mod pitfalls;
 mod replicas;
 mod routing;
 mod session;

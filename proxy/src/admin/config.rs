@@ -56,7 +56,8 @@ fn shown(settings: &Settings) -> Vec<Shown> {
 }
 
 fn of_listen(listen: &Listen) -> Vec<Shown> {
-    let Listen { address, metrics, threads, backlog, peers, tls, tls_certificate, tls_key, tls_client_ca } = listen;
+    let Listen { address, metrics, threads, backlog, peers, tls, tls_certificate, tls_key, tls_client_ca } =
+        listen;
     vec![
         ("listen.address", address.clone()),
         ("listen.metrics", metrics.clone().unwrap_or_default()),

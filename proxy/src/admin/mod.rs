@@ -66,7 +66,7 @@ pub async fn serve(login: Login, peer: String, shared: &Arc<Shared>) {
         visible: Arc::clone(&registered.visible),
     };
     if let Err(ClientError::Frame(error)) = console.frames().await {
-        Report::fatal(sqlstate::PROTOCOL_VIOLATION, &error.to_string()).write(&mut console.io.out);
+        Report::fatal(error.sqlstate(), &error.to_string()).write(&mut console.io.out);
         let _ = console.io.flush().await;
     }
 }
@@ -317,10 +317,13 @@ impl Console {
             }
             Command::Reload => {
                 let reloaded = self.shared.ask_reload().await;
-                reloaded.map_err(|error| {
+                let notes = reloaded.map_err(|error| {
                     let hint = "The configuration in use stays.".to_owned();
                     Refused(sqlstate::CONFIG_FILE_ERROR, error, Some(hint))
                 })?;
+                for note in notes {
+                    Report::notice(&note).write(&mut self.io.out);
+                }
                 Done::Said("RELOAD")
             }
             Command::Drain => {

@@ -8,6 +8,7 @@ use std::task::Poll;
 use bytes::{BufMut, BytesMut};
 use router_config::topology::ShardId;
 
+use super::copy_in;
 use super::spread::{Ask, Form};
 use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
@@ -60,8 +61,8 @@ impl Session {
         for shard in 0..topology.shards.len() as u16 {
             let at = self.acquire(ShardId(shard), false).await?;
             self.note_shard(why, at);
+            self.writes(at)?;
             let held = &mut self.held[at];
-            held.wrote = true;
             held.unnamed = None;
             let show = if shard == 0 { Show::DESCRIPTION.and(Show::ERRORS) } else { Show::NOTHING };
             reply::query(&mut held.lease.write, &ask.text);
@@ -69,6 +70,7 @@ impl Session {
             order.push(at);
         }
         self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
+        self.draws_on_several();
         let everywhere = matches!(way, Way::All);
         let ran = self.run_copy(&order, way).await;
         if matches!(ask.form, Form::Execute { .. }) {
@@ -76,6 +78,7 @@ impl Session {
         }
         let outcome = match ran {
             Ok(outcome) => outcome,
+            Err(Broken::Shard(_, StepError::Client(error))) => return Err(Failure::Client(error)),
             Err(Broken::Shard(turn, error)) => return Err(self.lose(order[turn], error, false)),
             Err(Broken::Data(error)) => return Err(of_data(error)),
         };
@@ -92,7 +95,8 @@ impl Session {
         }
         let mut events = Vec::new();
         events.resize_with(order.len(), Events::default);
-        let mut copy = Copy { conns: conns.into_iter().flatten().collect(), events, io: &mut self.io };
+        let high = self.worker.shared.settings.load().limits.copy_buffer_bytes;
+        let mut copy = Copy { conns: conns.into_iter().flatten().collect(), events, io: &mut self.io, high };
         copy.run(way).await?;
         Ok(copy.events)
     }
@@ -140,6 +144,8 @@ struct Copy<'a> {
     conns: Vec<&'a mut Conn>,
     events: Vec<Events>,
     io: &'a mut ClientIo,
+    /// Bytes that wait for one shard before the application is made to wait.
+    high: usize,
 }
 
 impl Copy<'_> {
@@ -225,13 +231,13 @@ impl Copy<'_> {
 
     /// Takes the application's data until it ends.
     async fn feed(&mut self, way: &mut Way) -> Result<End, Broken> {
-        const HIGH: usize = 256 << 10;
+        self.conns.iter_mut().for_each(|conn| conn.be_patient());
         let client = |error: ClientError| Broken::Shard(0, StepError::Client(error));
         loop {
             if self.events.iter().any(|events| events.error.is_some()) {
                 return Ok(End::Stopped);
             }
-            if self.conns.iter().any(|conn| conn.write.len() >= HIGH) {
+            if self.conns.iter().any(|conn| conn.write.len() >= self.high) {
                 self.settle(|conn, events| conn.write.is_empty() || events.error.is_some()).await?;
                 continue;
             }
@@ -249,14 +255,14 @@ impl Copy<'_> {
                     return Ok(End::Done);
                 }
                 tag::SYNC | tag::FLUSH => {}
-                _ => {
-                    // CopyFail, or a frame that PostgreSQL complains about in its own words.
+                tag::COPY_FAIL => {
                     for (conn, events) in self.conns.iter_mut().zip(&mut self.events) {
                         events.copy_in = false;
                         conn.write.extend_from_slice(&frame);
                     }
                     return Ok(End::Failed);
                 }
+                tag => return Err(client(copy_in::out_of_place(tag, &mut self.io.out))),
             }
         }
     }

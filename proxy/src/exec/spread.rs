@@ -18,6 +18,7 @@ use crate::frontend::failure::Failure;
 use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
 use crate::frontend::names::Prepared;
 use crate::frontend::session::Session;
+use crate::frontend::settle::note_lsn;
 use crate::frontend::transaction::Block;
 use crate::frontend::watch::Why;
 use crate::route::plan::{Draw, Plan, Target};
@@ -120,9 +121,11 @@ impl Session {
         for (turn, share) in shares.iter().enumerate() {
             let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
             self.note_shard(Why::of(&ask.plan), at);
-            self.held[at].wrote |= writes;
+            if writes {
+                self.writes(at)?;
+            }
             let last = turn + 1 == shares.len();
-            let asks_lsn = self.held[at].asks_lsn;
+            let asks_lsn = self.held[at].asks_lsn.is_some();
             let conn = &mut self.held[at].lease;
             conn.capture = asks_lsn || matches!(merge, Merge::Ordered | Merge::Any(_));
             conn.copy_trim = match &ask.facts.command {
@@ -133,6 +136,9 @@ impl Session {
             let show = if last { show.and(Show::COPY_DONE) } else { show };
             self.queue_share(at, share, &ask.form, show)?;
             order.push(at);
+        }
+        if writes && order.len() > 1 {
+            self.draws_on_several();
         }
         self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
         let outcome = self.drive(&order).await?;
@@ -233,11 +239,11 @@ impl Session {
                     let held = &mut self.held[*at];
                     held.lease.capture = false;
                     held.lease.copy_trim = None;
-                    if std::mem::take(&mut held.asks_lsn) {
+                    if let Some(ticket) = held.asks_lsn.take() {
                         // Its answer came in front of the share's own rows.
                         let rows = &mut events[turn].rows;
                         let row = (!rows.is_empty()).then(|| rows.remove(0));
-                        self.note_lsn(*at, row);
+                        note_lsn(ticket, row);
                     }
                 }
                 Ok(events)
@@ -311,7 +317,7 @@ impl Session {
             let share =
                 Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
             // The home shard's answer is kept back until all have succeeded.
-            self.held[at].wrote = true;
+            self.writes(at)?;
             self.queue_share(at, &share, &ask.form, Merge::First.show(true))?;
             let outcome = self.drive(&[at]).await?;
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
@@ -328,6 +334,7 @@ impl Session {
         let mut held = self.lease_alone(ShardId(0)).await?;
         let conn = &mut *held.lease;
         conn.capture = true;
+        conn.drew_for = 0;
         reply::query(&mut conn.write, draw.sql.as_bytes());
         conn.owe(Owed::Query(Show::NOTHING));
         let mut events = Events::default();

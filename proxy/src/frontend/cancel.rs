@@ -99,7 +99,7 @@ async fn cancel_here(shared: &Arc<Shared>, key: &CancelKey) -> bool {
     };
     for (pool, process_id, secret) in targets {
         let backend = CancelKey { process_id, secret };
-        if let Err(error) = connect::cancel(&pool.node, &backend, &shared.connect).await {
+        if let Err(error) = connect::cancel(&pool.node, &backend, &shared.connect.load_full()).await {
             tracing::warn!(node = %pool.node.host, port = pool.node.port, "cancel request not delivered: {error}");
         }
     }
@@ -144,7 +144,9 @@ pub async fn hear_siblings(shared: Arc<Shared>, listener: UnixListener) {
             Ok((stream, _)) => {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
-                    if let Err(error) = timeout(LIMIT, answer_sibling(&shared, stream)).await.unwrap_or(Ok(())) {
+                    if let Err(error) =
+                        timeout(LIMIT, answer_sibling(&shared, stream)).await.unwrap_or(Ok(()))
+                    {
                         tracing::debug!("a sibling's cancel request: {error}");
                     }
                 });
@@ -166,7 +168,9 @@ async fn answer_sibling(shared: &Arc<Shared>, mut stream: UnixStream) -> io::Res
         match take_first_packet(&mut packet).map_err(io::Error::other)? {
             Some(FirstPacket::Cancel(key)) => break key,
             Some(_) => return Err(io::ErrorKind::InvalidData.into()),
-            None if stream.read_buf(&mut packet).await? == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            None if stream.read_buf(&mut packet).await? == 0 => {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             None => {}
         }
     };

@@ -1,10 +1,13 @@
 //! Sessions: one per application connection, from login to Terminate.
 
+pub mod acquire;
 pub mod auth;
 pub mod cancel;
 pub mod control;
+pub mod draws;
 pub mod effects;
 pub mod failure;
+pub mod floor;
 pub mod handshake;
 pub mod io;
 pub mod listening;
@@ -14,6 +17,7 @@ pub mod planning;
 pub mod secrets;
 pub mod serve;
 pub mod session;
+pub mod settle;
 pub mod simple;
 pub mod sql_prepare;
 pub mod transaction;

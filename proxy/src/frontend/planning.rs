@@ -14,9 +14,9 @@ use crate::route::plan::{Part, Plan, Reason, SessionView, Target};
 use crate::route::values::{BindError, BindParams, TextRules, Values};
 use crate::route::{self, refusal::Refusal};
 use crate::sql::cache::Analysed;
+use crate::sql::calls::with_channels;
 use crate::sql::extract::Context;
 use crate::sql::facts::{Command, Facts, PinCause};
-use crate::sql::listening::with_channels;
 use crate::sql::schema::Schema;
 use crate::wire::sqlstate;
 
@@ -189,6 +189,9 @@ impl Session {
             return Ok(Plan { target: Target::Any, ..plan });
         }
         self.check_config(&plan)?;
+        if statement.facts.effects.currval {
+            return self.plan_drawn_value(own, &statement.facts, plan);
+        }
         Ok(self.at_writer(&statement.facts, plan))
     }
 

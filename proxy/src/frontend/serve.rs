@@ -54,8 +54,8 @@ pub async fn serve(login: Login, worker: Arc<Worker>, peer: String) {
         Err(error) => Err(error),
     };
     if let Err(ClientError::Frame(error)) = &ended {
-        session.worker.shared.metrics.error(sqlstate::PROTOCOL_VIOLATION);
-        Report::fatal(sqlstate::PROTOCOL_VIOLATION, &error.to_string()).write(&mut session.io.out);
+        session.worker.shared.metrics.error(error.sqlstate());
+        Report::fatal(error.sqlstate(), &error.to_string()).write(&mut session.io.out);
         let _ = session.io.flush().await;
     }
     drop(registered);
@@ -65,7 +65,7 @@ pub async fn serve(login: Login, worker: Arc<Worker>, peer: String) {
 /// The session of a login, with ParameterStatus in its output; `None` when it could not be had (the application was told).
 async fn open(login: Login, worker: Arc<Worker>) -> Option<Session> {
     let settings = worker.shared.settings.load_full();
-    let entry = settings.databases.iter().find(|d| d.name == login.database || d.name == "*").cloned();
+    let entry = settings.database(&login.database).cloned();
     let max_frame = settings.limits.message_bytes;
     let mut io = ClientIo::new(login.stream, login.leftover, max_frame);
     io.out = login.out;
@@ -77,7 +77,7 @@ async fn open(login: Login, worker: Arc<Worker>) -> Option<Session> {
         let _ = io.flush().await;
         return None;
     };
-    let who = who(&login.user, &login.database, login.credentials, &entry, &settings.pool);
+    let who = who(&login.user, &login.database, login.credentials, &entry, settings.pool.mode);
     let gucs = Arc::new(Gucs::of(startup_gucs(&login.parameters)));
     let mut session = Session::new(io, worker, who, gucs);
     match session.welcome().await {
@@ -98,15 +98,14 @@ fn who(
     database: &str,
     credentials: crate::backend::connect::Credentials,
     entry: &Database,
-    pool: &router_config::settings::Pool,
+    mode: PoolMode,
 ) -> Who {
     let backend_database = entry.backend_name.clone().unwrap_or_else(|| database.to_owned());
     Who {
         user: user.to_owned(),
         database: database.to_owned(),
         kind: entry.kind.clone(),
-        mode: entry.pool_mode.unwrap_or(pool.mode),
-        pool_size: entry.pool_size.unwrap_or(pool.size),
+        mode: entry.pool_mode.unwrap_or(mode),
         login: BackendLogin {
             user: user.into(),
             database: backend_database.as_str().into(),
@@ -197,6 +196,7 @@ impl Session {
             block: None,
             held: Vec::new(),
             pinned: None,
+            draws: super::draws::Draws::new(),
             listening: None,
             temp_tables: false,
             hint_key: None,
@@ -443,8 +443,8 @@ impl Session {
         self.check_doomed()?;
         let enlisted = self.held.iter().find(|held| held.enlisted).map(|held| held.shard);
         let at = self.acquire(enlisted.unwrap_or(ShardId(0)), false).await?;
+        self.writes(at)?;
         let held = &mut self.held[at];
-        held.wrote = true;
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(crate::backend::owed::Owed::Function);
         self.run_to_end(at, false).await

@@ -67,6 +67,8 @@ impl Session {
     ) -> Result<(), Failure> {
         let facts = Arc::clone(&analysed.statements()[index].facts);
         let own = text.slice(analysed.range(index));
+        self.draws.next_statement();
+        self.asks_drawn(&facts);
         if self.acts_on(&facts.command) {
             let own = String::from_utf8_lossy(&own);
             return self.control(&facts, own.trim(), Via::Simple).await;
@@ -88,6 +90,7 @@ impl Session {
             Target::Any => self.any_shard(),
             Target::Draw(draw) => {
                 let drawn = self.draw(&draw).await?;
+                self.drew_key(&facts, &draw, &drawn);
                 let plan = self.plan_drawn(text, analysed, index, &drawn)?;
                 return self.spread_query(plan, &facts, &own).await;
             }
@@ -96,6 +99,7 @@ impl Session {
         self.note(why, &own);
         let before = self.touched(shard);
         let at = self.acquire(shard, plan.replica).await?;
+        self.check_drawn(at, &facts)?;
         self.runs(at, before, &facts);
         self.note_shard(why, at);
         self.forward_query(at, frame, &facts, &own).await?;
@@ -125,9 +129,10 @@ impl Session {
         } else {
             self.sent += 1;
         }
-        let sets = self.followed(facts, own, None).is_some();
+        if facts.access != Access::Read && self.followed(facts, own, None).is_none() {
+            self.writes(at)?;
+        }
         let held = &mut self.held[at];
-        held.wrote |= facts.access != Access::Read && !sets;
         held.unnamed = None;
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
@@ -143,9 +148,18 @@ impl Session {
                 let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
                 self.expect(&statement.facts, &own, Some(at));
             }
+            let mut drawn = false;
+            for statement in analysed.statements() {
+                if !drawn {
+                    self.check_drawn(at, &statement.facts)?;
+                }
+                drawn |= statement.facts.access != Access::Read;
+            }
             self.note_shard(Why::whole_text(), at);
+            if analysed.statements().iter().any(|s| s.facts.access != Access::Read) {
+                self.writes(at)?;
+            }
             let held = &mut self.held[at];
-            held.wrote |= analysed.statements().iter().any(|s| s.facts.access != Access::Read);
             held.unnamed = None;
             held.lease.write.extend_from_slice(frame);
             held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));

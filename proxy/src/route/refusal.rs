@@ -137,10 +137,13 @@ impl Refusal {
     }
 
     /// Several writing shards, but two-phase commit is off.
-    pub(super) fn two_phase_off(what: &str) -> Self {
+    pub fn two_phase_off(what: &str) -> Self {
         Self::unsupported(
-            format!("{what} writes to several shards, which needs two-phase commit"),
-            "Set two_phase = true in [routing], and max_prepared_transactions on the shards.",
+            format!(
+                "{what} writes to several shards, which needs two-phase commit (routing.two_phase is off)"
+            ),
+            "Set two_phase = true in [routing] and RELOAD, with max_prepared_transactions > 0 on every node; \
+             or write to one shard in a transaction.",
         )
     }
 

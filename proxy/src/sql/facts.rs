@@ -201,6 +201,10 @@ pub struct Effects {
     pub advisory_lock: bool,
     /// Calls currval/lastval: must run on the connection that drew the value.
     pub currval: bool,
+    /// The sequence named in a call is that of a sharded table, which each shard draws from on its own.
+    pub strided: bool,
+    /// The sequence named in a call lives on the home shard.
+    pub home_sequence: bool,
     /// Calls nextval/setval explicitly on the named or unknown sequence.
     pub sequence: bool,
     /// Changes the catalog.

@@ -1,13 +1,12 @@
 //! TLS on both sides, and the channel binding data of certificates. The only file, with `wire::stream`, that names rustls.
 //!
-//! Invariants: a certificate that cannot be loaded leaves the one in use; `verify-ca` and `verify-full` never accept a
+//! Invariants: `verify-ca` and `verify-full` never accept a
 //! chain that was not checked; where a certificate has no defined `tls-server-end-point` hash, none is offered.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use router_config::settings::{Backend, BackendTls, Listen, ListenTls};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use tokio::net::TcpStream;
@@ -42,7 +41,17 @@ pub enum TlsError {
     /// A setting that the mode needs is missing.
     #[error("{0} is required by the TLS mode")]
     Missing(&'static str),
-    /// Certificate, key and roots do not fit each other.
+    /// The key is another certificate's, or of a kind that cannot be used.
+    #[error("the private key {key} does not fit the certificate {certificate}: {reason}")]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's.
+        key: PathBuf,
+        /// Why.
+        reason: rustls::Error,
+    },
+    /// The settings cannot be used.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
     /// The roots cannot be used.
@@ -50,12 +59,8 @@ pub enum TlsError {
     Roots(String),
 }
 
-/// TLS towards applications: the certificate in use, replaceable while sessions run.
+/// TLS towards applications: one certificate. A reload makes another one.
 pub struct ListenerTls {
-    current: ArcSwap<Served>,
-}
-
-struct Served {
     config: Arc<ServerConfig>,
     end_point: Option<Arc<[u8]>>,
 }
@@ -76,25 +81,14 @@ impl ListenerTls {
         if listen.tls == ListenTls::Off {
             return Ok(None);
         }
-        Ok(Some(Self { current: ArcSwap::from_pointee(load(listen)?) }))
-    }
-
-    /// Loads the files again; on an error the certificate in use stays.
-    pub fn reload(&self, listen: &Listen) -> Result<(), TlsError> {
-        self.current.store(Arc::new(load(listen)?));
-        Ok(())
+        load(listen).map(Some)
     }
 
     /// The server's side of a handshake.
     pub async fn accept(&self, socket: TcpStream) -> std::io::Result<Accepted> {
-        let served = self.current.load_full();
-        let stream = TlsAcceptor::from(Arc::clone(&served.config)).accept(socket).await?;
+        let stream = TlsAcceptor::from(Arc::clone(&self.config)).accept(socket).await?;
         let alpn = stream.get_ref().1.alpn_protocol() == Some(ALPN_POSTGRESQL);
-        Ok(Accepted {
-            stream: Stream::ServerTls(Box::new(stream)),
-            alpn,
-            end_point: served.end_point.clone(),
-        })
+        Ok(Accepted { stream: Stream::ServerTls(Box::new(stream)), alpn, end_point: self.end_point.clone() })
     }
 }
 
@@ -104,11 +98,12 @@ impl fmt::Debug for ListenerTls {
     }
 }
 
-fn load(listen: &Listen) -> Result<Served, TlsError> {
+fn load(listen: &Listen) -> Result<ListenerTls, TlsError> {
     let certificate = listen.tls_certificate.as_deref().ok_or(TlsError::Missing("listen.tls_certificate"))?;
-    let key = listen.tls_key.as_deref().ok_or(TlsError::Missing("listen.tls_key"))?;
+    let key_file = listen.tls_key.as_deref().ok_or(TlsError::Missing("listen.tls_key"))?;
     let chain = read_certificates(certificate)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error("private key", key, &error))?;
+    let key = PrivateKeyDer::from_pem_file(key_file)
+        .map_err(|error| file_error("private key", key_file, &error))?;
     let end_point = chain.first().and_then(|own| end_point_hash(own)).map(Arc::from);
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match &listen.tls_client_ca {
@@ -123,12 +118,16 @@ fn load(listen: &Listen) -> Result<Served, TlsError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(chain, key)?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|reason| TlsError::Pair {
+        certificate: certificate.to_owned(),
+        key: key_file.to_owned(),
+        reason,
+    })?;
     config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
     // As PostgreSQL: clients of its protocol do not resume sessions, tickets would only cost.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    Ok(Served { config: Arc::new(config), end_point })
+    Ok(ListenerTls { config: Arc::new(config), end_point })
 }
 
 /// TLS towards nodes.

@@ -41,8 +41,7 @@ fn listen(mut section: Section<'_, '_>) -> Listen {
         listen.backlog = backlog;
     }
     let peers = section.strings("peers").unwrap_or_default();
-    listen.peers =
-        peers.iter().filter_map(|(text, span)| section.address_in("peers", span, text)).collect();
+    listen.peers = peers.iter().filter_map(|(text, span)| section.address_in("peers", span, text)).collect();
     let choices = [("off", ListenTls::Off), ("allow", ListenTls::Allow), ("require", ListenTls::Require)];
     listen.tls = section.choice("tls", &choices).unwrap_or(listen.tls);
     listen.tls_certificate = section.file("tls_certificate");
@@ -190,7 +189,7 @@ fn routing(mut section: Section<'_, '_>) -> Routing {
 
 fn log(mut section: Section<'_, '_>) -> Log {
     let mut log = Log::default();
-    log.level = section.name("level").unwrap_or(log.level);
+    log.level = section.log_filter("level").unwrap_or(log.level);
     section.flag("json", &mut log.json);
     section.duration("slow_statement", &mut log.slow_statement);
     section.flag("literals", &mut log.literals);

@@ -232,6 +232,8 @@ impl<'q> Reader<'_, 'q> {
             // Sequences of sharded tables are right on every shard, others on the home shard alone.
             let slot = if strided { &mut self.seen.home_alone } else { &mut self.seen.home };
             slot.get_or_insert_with(|| format!("{name}()"));
+            self.seen.effects.strided |= strided;
+            self.seen.effects.home_sequence |= name == "currval" && !strided;
         }
         let effects = &mut self.seen.effects;
         match name {
