@@ -249,6 +249,12 @@ impl Session {
             Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
                 self.note_savepoint(facts)
             }
+            Command::Declare { name, hold } => {
+                if let Some((shard, _)) = conn {
+                    self.names.cursors.insert(name.clone(), (*shard, *hold));
+                }
+            }
+            Command::CloseCursor(Some(name)) => drop(self.names.cursors.remove(name)),
             Command::Deallocate(None) => {
                 self.names.statements.clear();
                 for held in &mut self.held {
@@ -399,6 +405,8 @@ fn leaves_trace(facts: &Facts) -> bool {
                 | Command::Commit { .. }
                 | Command::Rollback { .. }
                 | Command::Deallocate(None)
+                | Command::Declare { .. }
+                | Command::CloseCursor(_)
                 | Command::Listen(_)
                 | Command::Unlisten(_)
         )

@@ -58,4 +58,6 @@ pub struct Names {
     pub statements: HashMap<Bytes, Arc<Prepared>, RandomState>,
     /// Portals, gone at the end of the transaction.
     pub portals: HashMap<Bytes, Portal, RandomState>,
+    /// Cursors of DECLARE: the shard that has them, and whether they outlive the transaction.
+    pub cursors: HashMap<String, (ShardId, bool), RandomState>,
 }

@@ -189,6 +189,11 @@ impl Session {
             return Ok(Plan { target: Target::Any, ..plan });
         }
         self.check_config(&plan)?;
+        if let Command::Fetch(name) | Command::CloseCursor(Some(name)) = &statement.facts.command
+            && let Some((shard, _)) = self.names.cursors.get(name)
+        {
+            return Ok(Plan { target: Target::One(*shard), ..plan });
+        }
         if statement.facts.effects.currval {
             return self.plan_drawn_value(own, &statement.facts, plan);
         }

@@ -77,6 +77,7 @@ impl Session {
             self.return_to(block.gucs_before());
         }
         self.settle_gucs();
+        self.names.cursors.retain(|_, (_, hold)| *hold);
         for held in &mut self.held {
             held.enlisted = false;
         }
