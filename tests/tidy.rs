@@ -34,11 +34,6 @@ const FILE_LINES: usize = 500;
 /// Files that may be longer, with the reason.
 const LONG_FILES: &[(&str, &str)] = &[
     ("proxy/src/frontend/control.rs", "one match over the statements that the session answers; to be split"),
-    (
-        "proxy/src/frontend/pipeline.rs",
-        "one match over the messages of the extended protocol; to be split by message",
-    ),
-    ("proxy/src/frontend/session.rs", "what a session holds and how it acquires it; to be split"),
     ("proxy/src/sql/extract/query.rs", "one walk over a query's tree; to be split by clause"),
 ];
 

@@ -3,13 +3,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::TcpStream;
-
-/// Idle time before the first keepalive probe, and between probes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// The addresses that a `host:port` stands for.
 pub fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
@@ -41,15 +36,4 @@ fn bind_one(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     socket.bind(&address.into()).map_err(named)?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(named)?;
     Ok(socket.into())
-}
-
-/// Options of an accepted connection. A socket that rejects one works without it.
-pub fn tune(socket: &TcpStream) {
-    let options = SockRef::from(socket);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-    for set in [options.set_tcp_nodelay(true), options.set_tcp_keepalive(&keepalive)] {
-        if let Err(error) = set {
-            tracing::debug!("socket option: {error}");
-        }
-    }
 }

@@ -13,6 +13,7 @@ use tracing_subscriber::reload::Handle;
 /// The sharding proxy for PostgreSQL: applications connect to it as to one PostgreSQL.
 #[derive(Parser)]
 #[command(
+    name = "gavel",
     version,
     args_conflicts_with_subcommands = true,
     arg_required_else_help = true,

@@ -1,8 +1,8 @@
 //! The process: control side, session threads, signals.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,7 @@ use router_config::file::Config;
 use router_config::settings::Settings;
 use router_config::topology::{NodeAddress, ShardId};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use crate::backend::connect::ConnectContext;
@@ -19,11 +20,12 @@ use crate::frontend::auth::Authenticator;
 use crate::frontend::handshake::{self, Arrival, HandshakeContext};
 use crate::frontend::secrets::{HomePrimary, SecretSource};
 use crate::frontend::{cancel, serve};
+use crate::http::Ready;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::tls::ListenerTls;
 use crate::wire::error::Report;
-use crate::wire::sqlstate;
+use crate::wire::{sqlstate, stream};
 use crate::worker::{Parts, Phase, Shared, Worker};
 
 /// How often pools close conns that have been unused for too long.
@@ -90,30 +92,39 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     let names: Vec<String> = config.topology.shards.iter().map(|shard| shard.name.clone()).collect();
     let topology = Arc::new(ArcSwap::from_pointee(config.topology));
     let metrics = Metrics::new(&names)?;
+    let phase = watch::Sender::new(Phase::Running);
+    // Before the nodes are asked, so that a start that has to wait for them can be watched.
+    let started = Arc::new(OnceLock::new());
+    serve_http(&settings, &metrics, readiness(Arc::clone(&started), phase.subscribe())).await?;
     let connect = Arc::new(ConnectContext::from_settings(&settings)?);
     let links = Links { handle: handle.clone(), metrics: Arc::clone(&metrics), tls: connect.tls_config() };
     let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
     control.load_configured().await;
+    started.get_or_init(|| control.clone());
     let handshake = handshake_context(&settings, &connect, &control, handle)?;
-    let phase = tokio::sync::watch::Sender::new(Phase::Running);
-    if let Some(address) = &settings.listen.metrics {
-        let listener = crate::http::bind(address)
-            .await
-            .map_err(|error| anyhow::anyhow!("listen.metrics = \"{address}\": {error}"))?;
-        let ready = {
-            let (control, phase) = (control.clone(), phase.subscribe());
-            Arc::new(move || match *phase.borrow() {
-                Phase::Draining => Err("draining".to_owned()),
-                Phase::Running | Phase::Paused => control.ready(),
-            })
-        };
-        tokio::spawn(crate::http::serve(listener, Arc::clone(&metrics), ready));
-    }
     let threads = match settings.listen.threads {
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
     };
     Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, threads, phase }))
+}
+
+async fn serve_http(settings: &Settings, metrics: &Arc<Metrics>, ready: Ready) -> anyhow::Result<()> {
+    let Some(address) = &settings.listen.metrics else { return Ok(()) };
+    let listener = crate::http::bind(address)
+        .await
+        .map_err(|error| anyhow::anyhow!("listen.metrics = \"{address}\": {error}"))?;
+    tokio::spawn(crate::http::serve(listener, Arc::clone(metrics), ready));
+    Ok(())
+}
+
+/// What `/readyz` answers from.
+fn readiness(started: Arc<OnceLock<Control>>, phase: watch::Receiver<Phase>) -> Ready {
+    Arc::new(move || match (*phase.borrow(), started.get()) {
+        (Phase::Draining, _) => Err("draining".to_owned()),
+        (_, None) => Err("starting: the slot map and the catalogs are not loaded yet".to_owned()),
+        (Phase::Running | Phase::Paused, Some(control)) => control.ready(),
+    })
 }
 
 /// How applications log in with these settings.
@@ -227,7 +238,9 @@ impl Drop for Admitted {
 async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
     let shared = Arc::clone(&worker.shared);
     shared.metrics.accepted.inc();
-    listener::tune(&socket);
+    if let Err(error) = stream::tune(&socket) {
+        tracing::debug!("socket option: {error}");
+    }
     let limit = shared.settings.load().limits.login;
     let context = shared.handshake.load_full();
     if !shared.admit() {

@@ -348,7 +348,7 @@ pub enum UniqueWithoutKey {
 /// Logs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
-    /// `level`, a tracing filter. Default: info.
+    /// `level`: a level, or a list like `info,proxy::backend=debug`. Default: info.
     pub level: String,
     /// `json`. Default: false.
     pub json: bool,

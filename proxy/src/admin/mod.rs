@@ -66,7 +66,7 @@ pub async fn serve(login: Login, peer: String, shared: &Arc<Shared>) {
         visible: Arc::clone(&registered.visible),
     };
     if let Err(ClientError::Frame(error)) = console.frames().await {
-        Report::fatal(sqlstate::PROTOCOL_VIOLATION, &error.to_string()).write(&mut console.io.out);
+        Report::fatal(error.sqlstate(), &error.to_string()).write(&mut console.io.out);
         let _ = console.io.flush().await;
     }
 }

@@ -1,10 +1,16 @@
 //! `gavel config`: prints an example configuration file, or checks one and shows all of its mistakes.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use router_config::file::{self, Config, Mistake};
+use router_config::settings::Settings;
+
+use crate::backend::connect::ConnectContext;
+use crate::secrets_file::read_secrets;
+use crate::tls::ListenerTls;
 
 /// The file has mistakes.
 const EXIT_MISTAKES: u8 = 1;
@@ -16,7 +22,7 @@ const EXIT_UNREADABLE: u8 = 2;
 #[command(
     group = clap::ArgGroup::new("task").required(true),
     after_help = "Exit status: 0 if the file is right (or the example was printed), 1 if it has mistakes, 2 if it cannot be \
-                  read or the command line is wrong."
+                  read, the answer cannot be written or the command line is wrong."
 )]
 pub struct ConfigArgs {
     /// Print a complete commented example: every setting with its default.
@@ -31,10 +37,7 @@ pub struct ConfigArgs {
 #[must_use]
 pub fn run(args: &ConfigArgs) -> ExitCode {
     match &args.check {
-        None => {
-            print(&file::example());
-            ExitCode::SUCCESS
-        }
+        None => print(&file::example()),
         Some(path) => check(path),
     }
 }
@@ -47,8 +50,25 @@ pub fn load(path: &Path) -> Result<Config, ExitReport> {
     })?;
     let env = |name: &str| std::env::var(name).ok();
     let read = |path: &Path| std::fs::read_to_string(path);
-    file::load(&text, path, &env, &read)
-        .map_err(|mistakes| ExitReport { status: EXIT_MISTAKES, text: report(path, &text, &mistakes) })
+    let config = file::load(&text, path, &env, &read)
+        .map_err(|mistakes| ExitReport { status: EXIT_MISTAKES, text: report(path, &text, &mistakes) })?;
+    let unusable = unusable_files(&config.settings);
+    if unusable.is_empty() {
+        return Ok(config);
+    }
+    let text = unusable.iter().map(|fault| format!("error: {fault}\n")).collect::<String>();
+    Err(ExitReport { status: EXIT_MISTAKES, text })
+}
+
+/// What is wrong inside the files that the settings name: certificates, keys, secrets.
+fn unusable_files(settings: &Settings) -> Vec<String> {
+    let secrets = settings.auth.users_file.as_deref().map(read_secrets).transpose();
+    let faults = [
+        ListenerTls::from_settings(&settings.listen).err().map(|error| format!("[listen] {error}")),
+        secrets.err().map(|error| format!("auth.users_file: {error}")),
+        ConnectContext::from_settings(settings).err().map(|error| format!("[backend] {error}")),
+    ];
+    faults.into_iter().flatten().collect()
 }
 
 /// What to print and the status to exit with.
@@ -70,10 +90,7 @@ impl std::error::Error for ExitReport {}
 
 fn check(path: &Path) -> ExitCode {
     match load(path) {
-        Ok(config) => {
-            print(&summary(path, &config));
-            ExitCode::SUCCESS
-        }
+        Ok(config) => print(&summary(path, &config)),
         Err(report) => {
             complain(&report.text);
             ExitCode::from(report.status)
@@ -95,10 +112,11 @@ fn summary(path: &Path, config: &Config) -> String {
 /// All mistakes, each with its line of the file, a caret below the place and the cure.
 fn report(path: &Path, text: &str, mistakes: &[Mistake]) -> String {
     let mut report = String::new();
+    let lines: Vec<&str> = text.lines().collect();
     for mistake in mistakes {
         let Mistake { line, column, key, message, cure } = mistake;
         let colon = if key.is_empty() { "" } else { ": " };
-        let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().replace('\t', " ");
+        let source = lines.get(line.saturating_sub(1)).copied().unwrap_or_default().replace('\t', " ");
         let gutter = " ".repeat(line.to_string().len());
         let caret = " ".repeat(column.saturating_sub(1));
         // Writing to a String cannot fail.
@@ -114,9 +132,13 @@ fn report(path: &Path, text: &str, mistakes: &[Mistake]) -> String {
     report
 }
 
-#[allow(clippy::print_stdout, reason = "the output of a command is its purpose")]
-fn print(text: &str) {
-    print!("{text}");
+/// Prints the answer of the command; what cannot be written, to a full disk for instance, is said.
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("cannot write to standard output: {error}")),
+    }
 }
 
 #[allow(clippy::print_stderr, reason = "mistakes are for the person who runs the command")]
@@ -207,6 +229,27 @@ mod tests {
               = did you mean "primary"?
 
             gavel.toml has 3 mistakes.
+        "#]]
+        .assert_eq(&shown);
+    }
+
+    #[test]
+    fn files_that_settings_name_are_read() {
+        let (directory, path) = temp_file(
+            "[listen]\ntls = 'require'\ntls_certificate = 'c.pem'\ntls_key = 'k.pem'\n\n[auth]\nusers_file = 'users'\n\n\
+             [[databases]]\nname = '*'\nkind = 'first_shard'\n\n[[shards]]\nname = 's'\nprimary = 'h:1'\n",
+        );
+        let pair = || rcgen::generate_simple_self_signed(["gavel".to_owned()]).expect("made");
+        let put =
+            |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("written");
+        put("c.pem", &pair().cert.pem());
+        put("k.pem", &pair().signing_key.serialize_pem());
+        put("users", "\"al\" \"secret\"\nbob\n");
+        let error = load(&path).expect_err("neither file is right");
+        let shown = error.text.replace(&directory.path().display().to_string(), "DIR");
+        expect![[r#"
+            error: [listen] the private key DIR/k.pem does not fit the certificate DIR/c.pem: keys may not be consistent: KeyMismatch
+            error: auth.users_file: DIR/users, line 2: expected "user" "secret"
         "#]]
         .assert_eq(&shown);
     }

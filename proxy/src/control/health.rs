@@ -216,7 +216,7 @@ impl Health {
     }
 
     fn publish(&self, shard: &str, node: &Node, (role, up, complaint): (NodeRole, bool, String)) {
-        if node.up() != up || node.role() != role {
+        if node.up() != up || node.role() != role || !node.checked() {
             if complaint.is_empty() {
                 tracing::info!(shard, node = %node.name(), role = role.name(), "node is up");
             } else {

@@ -59,6 +59,8 @@ use crate::metrics::Metrics;
 
 /// How long a start waits for the home shard's primary before it gives up.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How often it says meanwhile what it waits for.
+const START_WORD: Duration = Duration::from_secs(3);
 
 /// What the control side is given besides settings and topology.
 pub struct Links {
@@ -324,14 +326,7 @@ impl Control {
 /// health checks. Returns the cluster's name.
 async fn adopt_stored(health: &Health, topology: &ArcSwap<Topology>) -> Result<String, ControlError> {
     let Health { dialer, nodes, database, .. } = health;
-    if nodes.wait_primary(ShardId(0), START_LIMIT).await.is_none() {
-        let members = nodes.members(ShardId(0));
-        let complaints: Vec<String> =
-            members.iter().map(|node| format!("{}: {}", node.name(), node.failure())).collect();
-        let name = topology.load().shards.first().map(|shard| shard.name.clone()).unwrap_or_default();
-        let why = format!("{} ({})", nodes.why_no_primary(ShardId(0)), complaints.join("; "));
-        return Err(ControlError::NoPrimary { shard: name, why });
-    }
+    wait_home(nodes, &topology.load()).await?;
     let home = primary(nodes, ShardId(0))?;
     let mut client = dialer.driven(&home, database).await?;
     let current = topology.load_full();
@@ -355,6 +350,24 @@ async fn adopt_stored(health: &Health, topology: &ArcSwap<Topology>) -> Result<S
     }
     tracing::info!(epoch = stored.epoch, cluster = %stored.cluster, "slot map in use");
     Ok(stored.cluster)
+}
+
+/// Waits for the primary of the home shard, and says what it waits for.
+async fn wait_home(nodes: &Nodes, topology: &Topology) -> Result<(), ControlError> {
+    let mut waited = Duration::ZERO;
+    while nodes.wait_primary(ShardId(0), START_WORD).await.is_none() {
+        waited += START_WORD;
+        let members = nodes.members(ShardId(0));
+        let complaints: Vec<String> =
+            members.iter().map(|node| format!("{}: {}", node.name(), node.failure())).collect();
+        let shard = topology.shards.first().map(|shard| shard.name.clone()).unwrap_or_default();
+        let why = format!("{} ({})", nodes.why_no_primary(ShardId(0)), complaints.join("; "));
+        if waited >= START_LIMIT {
+            return Err(ControlError::NoPrimary { shard, why });
+        }
+        tracing::warn!(shard, "waiting for the primary of the first shard, which holds the slot map: {why}");
+    }
+    Ok(())
 }
 
 /// The first start makes the store. If another shard has one, the order of the shards was changed: a second slot map

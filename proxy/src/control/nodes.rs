@@ -70,6 +70,7 @@ pub struct Node {
     prepared_limit: AtomicI32,
     in_flight: AtomicU32,
     retired: AtomicBool,
+    checked: AtomicBool,
     failure: ArcSwap<String>,
     wake: Notify,
 }
@@ -104,6 +105,7 @@ impl Node {
             prepared_limit: AtomicI32::new(-1),
             in_flight: AtomicU32::new(0),
             retired: AtomicBool::new(false),
+            checked: AtomicBool::new(false),
             failure: ArcSwap::from_pointee(String::from("not checked yet")),
             wake: Notify::new(),
         }
@@ -188,6 +190,12 @@ impl Node {
         }
         self.role.store(role as u8, Ordering::Release);
         self.up.store(up, Ordering::Release);
+        self.checked.store(true, Ordering::Release);
+    }
+
+    /// Whether a check has ended, well or not.
+    pub(crate) fn checked(&self) -> bool {
+        self.checked.load(Ordering::Acquire)
     }
 
     pub(crate) fn retired(&self) -> bool {

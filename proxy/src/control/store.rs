@@ -200,8 +200,8 @@ pub(crate) fn parse_map(text: &str, shards: &[Shard]) -> Result<Vec<ShardId>, Co
 fn mismatch(name: &str, what: &str) -> ControlError {
     ControlError::Store {
         message: format!(
-            "shard \"{name}\" {what}. Shards are known by name: name them as they were when the slot map was stored, \
-             or change the map with shard-admin; rows would be looked for on the wrong shards otherwise"
+            "shard \"{name}\" {what}. Shards are known by name: name them as they were when the slot map was stored. \
+             Adding and removing shards is not built yet; rows would be looked for on the wrong shards otherwise"
         ),
     }
 }

@@ -1,6 +1,6 @@
 //! COPY … FROM STDIN to one conn: the application's data is passed on as it comes, in bounded memory.
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 
 use crate::backend::conn::{Conn, Events};
 use crate::frontend::io::{ClientError, ClientIo, StepError};
@@ -26,6 +26,7 @@ pub enum Fed {
 pub async fn feed(io: &mut ClientIo, conn: &mut Conn, events: &mut Events) -> Result<Fed, StepError> {
     // What has been answered so far, CopyInResponse included, is what the application waits for.
     io.flush().await?;
+    conn.be_patient();
     loop {
         if events.error.is_some() {
             return Ok(Fed::Stopped);
@@ -74,13 +75,15 @@ fn take_frame(io: &mut ClientIo, conn: &mut Conn) -> Result<Taken, StepError> {
             io.read.advance(header.len);
             Ok(Taken::End)
         }
-        tag => {
-            // As PostgreSQL: an error, and the session is over. The conn goes with it, and the COPY on it.
-            let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
-            Report::error(sqlstate::PROTOCOL_VIOLATION, &message).write(&mut io.out);
-            Err(StepError::Client(ClientError::Frame(FrameError::InCopy { tag })))
-        }
+        tag => Err(StepError::Client(out_of_place(tag, &mut io.out))),
     }
+}
+
+/// As PostgreSQL: an error, and the session is over. The conn goes with it, and the COPY on it.
+pub(super) fn out_of_place(tag: u8, out: &mut BytesMut) -> ClientError {
+    let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+    Report::error(sqlstate::PROTOCOL_VIOLATION, &message).write(out);
+    ClientError::Frame(FrameError::InCopy { tag })
 }
 
 /// Waits for more of the application's bytes, or for the server.

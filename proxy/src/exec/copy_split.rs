@@ -8,6 +8,7 @@ use std::task::Poll;
 use bytes::{BufMut, BytesMut};
 use router_config::topology::ShardId;
 
+use super::copy_in;
 use super::spread::{Ask, Form};
 use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
@@ -76,6 +77,7 @@ impl Session {
         }
         let outcome = match ran {
             Ok(outcome) => outcome,
+            Err(Broken::Shard(_, StepError::Client(error))) => return Err(Failure::Client(error)),
             Err(Broken::Shard(turn, error)) => return Err(self.lose(order[turn], error, false)),
             Err(Broken::Data(error)) => return Err(of_data(error)),
         };
@@ -228,6 +230,7 @@ impl Copy<'_> {
 
     /// Takes the application's data until it ends.
     async fn feed(&mut self, way: &mut Way) -> Result<End, Broken> {
+        self.conns.iter_mut().for_each(|conn| conn.be_patient());
         let client = |error: ClientError| Broken::Shard(0, StepError::Client(error));
         loop {
             if self.events.iter().any(|events| events.error.is_some()) {
@@ -251,14 +254,14 @@ impl Copy<'_> {
                     return Ok(End::Done);
                 }
                 tag::SYNC | tag::FLUSH => {}
-                _ => {
-                    // CopyFail, or a frame that PostgreSQL complains about in its own words.
+                tag::COPY_FAIL => {
                     for (conn, events) in self.conns.iter_mut().zip(&mut self.events) {
                         events.copy_in = false;
                         conn.write.extend_from_slice(&frame);
                     }
                     return Ok(End::Failed);
                 }
+                tag => return Err(client(copy_in::out_of_place(tag, &mut self.io.out))),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Sessions: one per application connection, from login to Terminate.
 
+pub mod acquire;
 pub mod auth;
 pub mod cancel;
 pub mod control;
@@ -13,6 +14,7 @@ pub mod planning;
 pub mod secrets;
 pub mod serve;
 pub mod session;
+pub mod settle;
 pub mod simple;
 pub mod sql_prepare;
 pub mod transaction;

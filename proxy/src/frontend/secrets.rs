@@ -233,7 +233,7 @@ impl AuthQuery {
     async fn ask(&self, user: &str) -> Result<Option<String>, SecretError> {
         let client = self.client().await?;
         let rows = match client.query(&self.settings.query, &[&user]).await {
-            Err(error) if error.is_closed() || error.as_db_error().is_none() => {
+            Err(error) if is_lost(&error) => {
                 self.client.lock().await.take();
                 self.client().await?.query(&self.settings.query, &[&user]).await?
             }
@@ -276,4 +276,13 @@ impl AuthQuery {
         *kept = Some((node, Arc::clone(&client)));
         Ok(client)
     }
+}
+
+/// Whether the error is the end of the connection and not an answer to the query. A server that ends a connection says
+/// why with a FATAL message, which the query gets where it arrives before the end of the stream does.
+fn is_lost(error: &tokio_postgres::Error) -> bool {
+    use tokio_postgres::error::Severity;
+    error
+        .as_db_error()
+        .is_none_or(|db| matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic)))
 }

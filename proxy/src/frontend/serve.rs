@@ -54,8 +54,8 @@ pub async fn serve(login: Login, worker: Arc<Worker>, peer: String) {
         Err(error) => Err(error),
     };
     if let Err(ClientError::Frame(error)) = &ended {
-        session.worker.shared.metrics.error(sqlstate::PROTOCOL_VIOLATION);
-        Report::fatal(sqlstate::PROTOCOL_VIOLATION, &error.to_string()).write(&mut session.io.out);
+        session.worker.shared.metrics.error(error.sqlstate());
+        Report::fatal(error.sqlstate(), &error.to_string()).write(&mut session.io.out);
         let _ = session.io.flush().await;
     }
     drop(registered);

@@ -4,32 +4,22 @@
 //! Invariant: whatever is held when the session is idle outside of a transaction belongs to a pin or to session pooling.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use bytes::Bytes;
 use router_config::settings::{DatabaseKind, PoolMode, Reads, Settings};
-use router_config::topology::{NodeAddress, ShardId, Topology};
-use tokio::time::{Duration, Instant};
+use router_config::topology::{ShardId, Topology};
 
-use super::failure::Failure;
 use super::io::ClientIo;
 use super::names::Names;
 use super::transaction::Block;
 use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::Gucs;
-use crate::backend::owed::{Owed, Show};
-use crate::backend::pool::{Lease, Pool, PoolKey, PoolLimits};
+use crate::backend::pool::{Lease, PoolKey};
 use crate::control::{InFlight, NodeId};
-use crate::exec::single;
-use crate::metrics::ServedBy;
 use crate::sql::facts::{Access, Command, Facts, Isolation, PinCause, Scope};
 use crate::wire::backend::Status;
-use crate::wire::{reply, sqlstate};
 use crate::worker::Worker;
-
-/// How long a statement waits for a shard to have a primary, e.g. during a promotion.
-const PRIMARY_WAIT: Duration = Duration::from_secs(10);
 
 /// Who is connected, to what.
 #[derive(Debug)]
@@ -100,7 +90,7 @@ pub struct Held {
 
 impl Who {
     /// Conns per pool, over all session threads, as the settings have it now.
-    fn pool_size(&self, settings: &Settings) -> usize {
+    pub(super) fn pool_size(&self, settings: &Settings) -> usize {
         let entry = settings.database(&self.database);
         entry.and_then(|entry| entry.pool_size).unwrap_or(settings.pool.size)
     }
@@ -200,34 +190,6 @@ impl Session {
     }
 
     /// The index of a held conn to `shard`, fit for the purpose: taken from the pool if there is none, brought to the
-    /// session's settings, and part of the open block.
-    pub async fn acquire(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
-        if let Some(at) = self.held_for(shard, replica) {
-            self.join_block(at)?;
-            self.held[at].untouched = false;
-            return Ok(at);
-        }
-        if self.block.as_ref().is_some_and(|block| block.opaque) {
-            return Err(Failure::unsupported(
-                "a transaction begun in a text of several statements cannot reach a second shard",
-                "Send BEGIN as a statement of its own.",
-            ));
-        }
-        self.check_isolation()?;
-        let mut held = self.lease(shard, replica).await?;
-        self.visible.running().conns.push((
-            Arc::clone(held.lease.key()),
-            held.lease.process_id,
-            held.lease.secret.clone(),
-        ));
-        self.bring_settings(&mut held).await?;
-        self.held.push(held);
-        let at = self.held.len() - 1;
-        self.join_block(at)?;
-        self.ask_lsn(at);
-        Ok(at)
-    }
-
     /// Whether the transaction has read or written tables of the shard.
     pub fn touched(&self, shard: ShardId) -> bool {
         self.held.iter().any(|held| held.shard == shard && held.enlisted && !held.untouched)
@@ -239,19 +201,6 @@ impl Session {
         self.held[at].untouched = !before && !tables && facts.access == Access::Read;
     }
 
-    /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
-    fn check_isolation(&self) -> Result<(), Failure> {
-        match self.snapshot_level() {
-            Some(name) if self.held.iter().any(|held| held.enlisted && !held.untouched) => {
-                Err(Failure::unsupported(
-                    format!("a transaction of isolation level {name} over several shards is not supported"),
-                    "Use READ COMMITTED, or touch one shard only.",
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The isolation level of the open block, if it is one with a snapshot for the whole transaction.
     pub fn snapshot_level(&self) -> Option<&'static str> {
         let block = self.block.as_ref()?;
@@ -261,290 +210,6 @@ impl Session {
             (Some(Isolation::Serializable), _) | (None, Some("serializable")) => Some("SERIALIZABLE"),
             (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => Some("REPEATABLE READ"),
             _ => None,
-        }
-    }
-
-    /// A conn of its own to the primary of `shard`, apart from what the session holds.
-    pub async fn lease_alone(&mut self, shard: ShardId) -> Result<Held, Failure> {
-        let mut held = self.lease(shard, false).await?;
-        self.bring_settings(&mut held).await?;
-        Ok(held)
-    }
-
-    fn held_for(&self, shard: ShardId, replica: bool) -> Option<usize> {
-        let of_shard = |held: &Held| held.shard == shard;
-        // Inside of a block a shard is one conn, whatever its role.
-        let joined = self.held.iter().position(|held| of_shard(held) && (held.enlisted || held.unsynced));
-        joined.or_else(|| self.held.iter().position(|held| of_shard(held) && (!held.replica || replica)))
-    }
-
-    async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
-        let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
-        let address = match (&self.who.kind, node) {
-            (DatabaseKind::Node(address), _) => address.clone(),
-            (_, Some(node)) => {
-                self.worker.shared.nodes().address(node).ok_or_else(|| self.no_primary(shard))?
-            }
-            (_, None) => return Err(self.no_primary(shard)),
-        };
-        let pool = self.pool(address);
-        let began = Instant::now();
-        let mut lease = match pool.lease().await {
-            Ok(lease) => lease,
-            Err(error) => {
-                if let Some(node) = node {
-                    self.worker.shared.nodes().check_now(node);
-                }
-                if asks_lsn {
-                    self.worker.shared.floor(shard).dirty.store(true, Ordering::Release);
-                }
-                return Err(Failure::Lease { shard: self.shard_name(shard), error });
-            }
-        };
-        let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
-        if let Some(metrics) = self.worker.shared.metrics.shard(shard, role) {
-            metrics.pool_wait(began.elapsed());
-            if let Some(took) = lease.opened_in.take() {
-                metrics.connected(took);
-            }
-        }
-        let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
-        Ok(Held {
-            shard,
-            node,
-            replica,
-            lease,
-            enlisted: false,
-            untouched: false,
-            wrote: false,
-            unsynced: false,
-            unnamed: None,
-            gucs_moved: false,
-            asks_lsn,
-            load,
-        })
-    }
-
-    /// Node, whether it is a replica, and whether the shard is to be asked for its LSN.
-    async fn choose(&self, shard: ShardId, replica: bool) -> Result<(Option<NodeId>, bool, bool), Failure> {
-        if matches!(self.who.kind, DatabaseKind::Node(_)) {
-            return Ok((None, false, false));
-        }
-        let shared = &self.worker.shared;
-        let mut asks_lsn = false;
-        if replica {
-            let floor = shared.floor(shard);
-            if floor.dirty.swap(false, Ordering::AcqRel) {
-                asks_lsn = true;
-            } else {
-                let lag = shared.settings.load().routing.max_replica_lag;
-                let found = shared.nodes().pick_replica(shard, floor.lsn.load(Ordering::Acquire), lag);
-                if let Some(node) = found {
-                    return Ok((Some(node), true, false));
-                }
-            }
-        }
-        let primary = match shared.nodes().primary(shard) {
-            Some(node) => Some(node),
-            None => shared.nodes().wait_primary(shard, PRIMARY_WAIT).await,
-        };
-        primary.map(|node| (Some(node), false, asks_lsn)).ok_or_else(|| self.no_primary(shard))
-    }
-
-    fn no_primary(&self, shard: ShardId) -> Failure {
-        let name = self.shard_name(shard);
-        let why = self.worker.shared.nodes().why_no_primary(shard);
-        crate::route::refusal::Refusal {
-            sqlstate: sqlstate::CANNOT_CONNECT_NOW,
-            message: format!("shard \"{name}\" has no primary that takes writes"),
-            detail: Some(why),
-            hint: Some("SHOW SERVERS on the admin console lists the nodes and their roles.".to_owned()),
-        }
-        .into()
-    }
-
-    fn pool(&self, node: NodeAddress) -> Arc<Pool> {
-        let worker = &self.worker;
-        let key = PoolKey { user: self.who.user.clone(), database: self.who.backend_database.clone(), node };
-        worker.pools.get(&key, || {
-            let settings = worker.shared.settings.load();
-            let pool = &settings.pool;
-            let limits = PoolLimits {
-                size: self.who.pool_size(&settings).div_ceil(worker.shared.threads).max(1),
-                wait: pool.wait,
-                max_lifetime: pool.max_lifetime,
-                idle: pool.idle,
-                min_idle: pool.min_idle,
-            };
-            Pool::new(key.clone(), self.who.login.clone(), worker.shared.connect.load_full(), limits)
-        })
-    }
-
-    /// Replays the session's settings where the conn's differ. What the server rejects is told to the application.
-    async fn bring_settings(&mut self, held: &mut Held) -> Result<(), Failure> {
-        let applied = held.lease.applied.as_deref();
-        let Some(sql) = self.gucs.replay_sql(applied) else { return Ok(()) };
-        let mut events = Events::default();
-        let conn = &mut *held.lease;
-        reply::query(&mut conn.write, sql.as_bytes());
-        conn.owe(Owed::Query(Show::NOTHING));
-        conn.applied = None;
-        if let Err(error) = single::run_alone(conn, &mut events).await {
-            let shard = self.shard_name(held.shard);
-            return Err(Failure::Lost { shard, error, committing: false });
-        }
-        match events.error {
-            Some(frame) => Err(Failure::Server(frame)),
-            None => {
-                conn.applied = Some(Arc::clone(&self.gucs));
-                self.events.parameters.append(&mut events.parameters);
-                Ok(())
-            }
-        }
-    }
-
-    /// Brings a held conn to the session's settings.
-    pub async fn refresh_settings(&mut self, at: usize) -> Result<(), Failure> {
-        let mut held = self.held.swap_remove(at);
-        let done = self.bring_settings(&mut held).await;
-        self.held.push(held);
-        done
-    }
-
-    /// Begins the open block on the conn, along with what is sent next.
-    fn join_block(&mut self, at: usize) -> Result<(), Failure> {
-        let held = &mut self.held[at];
-        let Some(block) = &self.block else { return Ok(()) };
-        if held.enlisted {
-            return Ok(());
-        }
-        let conn = &mut *held.lease;
-        reply::query(&mut conn.write, block.join_sql().as_bytes());
-        conn.owe(Owed::Query(Show::NOTHING));
-        held.enlisted = true;
-        held.unnamed = None;
-        Ok(())
-    }
-
-    /// After a request: conns that nothing binds go back to their pools.
-    pub fn settle(&mut self) {
-        self.learn_block();
-        if self.block.is_none() {
-            self.names.portals.clear();
-            let session_mode = self.who.mode == PoolMode::Session;
-            let pinned = self.pinned.map(|(_, shard)| shard);
-            let shared = Arc::clone(&self.worker.shared);
-            {
-                let mut running = self.visible.running();
-                for held in &mut self.held {
-                    end_transaction(held, &shared);
-                    self.worker.pools.backend.add(std::mem::take(&mut held.lease.moved));
-                    held.lease.spoiled |= running.cancelling > 0;
-                }
-                running.conns.clear();
-            }
-            self.held.retain(|held| {
-                let usable = held.lease.status == Status::Idle && held.lease.is_quiet();
-                usable && !held.replica && (session_mode || pinned == Some(held.shard))
-            });
-            if !self.held.is_empty() {
-                let mut running = self.visible.running();
-                running.conns.extend(self.held.iter().map(|held| {
-                    (Arc::clone(held.lease.key()), held.lease.process_id, held.lease.secret.clone())
-                }));
-            }
-        }
-    }
-
-    /// A block may have begun or ended inside of a text that was passed on whole.
-    fn learn_block(&mut self) {
-        let open = self.held.iter().any(|held| held.lease.status != Status::Idle);
-        match (&self.block, open) {
-            (None, true) => {
-                let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
-                block.opaque = true;
-                self.block = Some(Box::new(block));
-                for held in &mut self.held {
-                    held.enlisted = held.lease.status != Status::Idle;
-                }
-            }
-            (Some(block), false) if self.held.iter().any(|held| held.enlisted) && !block.doomed => {
-                // A COMMIT that failed, or PREPARE TRANSACTION.
-                self.end_block(self.events.error.is_some());
-            }
-            _ => {}
-        }
-    }
-
-    /// The transaction is over: settings as they were if it was rolled back.
-    pub fn end_block(&mut self, rolled_back: bool) {
-        if let Some(block) = self.block.take()
-            && rolled_back
-        {
-            self.return_to(block.gucs_before());
-        }
-    }
-
-    /// Runs what is queued on a held conn to its end; a lost conn dooms the transaction.
-    pub async fn run(&mut self, at: usize) -> Result<(), Failure> {
-        let held = &mut self.held[at];
-        let done = single::run(&mut self.io, &mut held.lease, &mut self.events).await;
-        if let Err(error) = done {
-            return Err(self.lose(at, error, false));
-        }
-        self.learn_lsn(at);
-        Ok(())
-    }
-
-    /// Gives up a conn on which something failed.
-    pub fn lose(&mut self, at: usize, error: super::io::StepError, committing: bool) -> Failure {
-        let held = self.held.swap_remove(at);
-        self.worker.pools.backend.add(held.lease.moved);
-        if let (Some(node), super::io::StepError::Backend(_)) = (held.node, &error) {
-            self.worker.shared.nodes().check_now(node);
-        }
-        if let Some(block) = &mut self.block
-            && held.enlisted
-        {
-            block.doomed = true;
-        }
-        if self.pinned.is_some_and(|(_, shard)| shard == held.shard) {
-            self.pinned = None;
-            self.temp_tables = false;
-        }
-        let shard = self.shard_name(held.shard);
-        Failure::of_step(error, &shard, committing)
-    }
-
-    /// Reads the LSN that the shard was asked for.
-    pub fn learn_lsn(&mut self, at: usize) {
-        let held = &mut self.held[at];
-        if !std::mem::take(&mut held.asks_lsn) {
-            return;
-        }
-        held.lease.capture = false;
-        let row = self.events.rows.drain(..).next();
-        self.note_lsn(at, row);
-    }
-
-    /// The answer to the question for the LSN raises the floor; without one it is asked again.
-    pub fn note_lsn(&self, at: usize, row: Option<Bytes>) {
-        let floor = self.worker.shared.floor(self.held[at].shard);
-        let lsn = row.and_then(|row| lsn_of(&row));
-        match lsn {
-            Some(lsn) => drop(floor.lsn.fetch_max(lsn, Ordering::AcqRel)),
-            None => floor.dirty.store(true, Ordering::Release),
-        }
-    }
-
-    /// Asks for the LSN in front of a read on the primary, so that later reads may go to replicas that have it.
-    fn ask_lsn(&mut self, at: usize) {
-        let held = &mut self.held[at];
-        if held.asks_lsn {
-            held.lease.capture = true;
-            reply::query(&mut held.lease.write, b"SELECT pg_current_wal_insert_lsn()");
-            held.lease.owe(Owed::Query(Show::NOTHING));
-            held.unnamed = None;
         }
     }
 
@@ -560,30 +225,4 @@ impl Session {
 /// Name of a shard for messages.
 pub fn shard_name(topology: &Topology, shard: ShardId) -> String {
     topology.shards.get(usize::from(shard.0)).map_or_else(|| format!("#{}", shard.0), |s| s.name.clone())
-}
-
-fn end_transaction(held: &mut Held, shared: &crate::worker::Shared) {
-    if std::mem::take(&mut held.wrote) && !held.replica {
-        shared.floor(held.shard).dirty.store(true, Ordering::Release);
-    }
-    if std::mem::take(&mut held.gucs_moved) {
-        held.lease.applied = None;
-    }
-    held.enlisted = false;
-}
-
-/// `pg_lsn` in text out of a DataRow body of one column.
-fn lsn_of(row: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(row.get(6..)?).ok()?;
-    let (high, low) = text.split_once('/')?;
-    Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn lsn_is_read_out_of_its_row() {
-        assert_eq!(super::lsn_of(b"\0\x01\0\0\0\x0916/B374D848"), Some(0x16_B374_D848));
-        assert_eq!(super::lsn_of(b"\0\x01\xff\xff\xff\xff"), None);
-    }
 }

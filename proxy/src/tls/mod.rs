@@ -41,7 +41,17 @@ pub enum TlsError {
     /// A setting that the mode needs is missing.
     #[error("{0} is required by the TLS mode")]
     Missing(&'static str),
-    /// Certificate, key and roots do not fit each other.
+    /// The key is another certificate's, or of a kind that cannot be used.
+    #[error("the private key {key} does not fit the certificate {certificate}: {reason}")]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's.
+        key: PathBuf,
+        /// Why.
+        reason: rustls::Error,
+    },
+    /// The settings cannot be used.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
     /// The roots cannot be used.
@@ -90,9 +100,10 @@ impl fmt::Debug for ListenerTls {
 
 fn load(listen: &Listen) -> Result<ListenerTls, TlsError> {
     let certificate = listen.tls_certificate.as_deref().ok_or(TlsError::Missing("listen.tls_certificate"))?;
-    let key = listen.tls_key.as_deref().ok_or(TlsError::Missing("listen.tls_key"))?;
+    let key_file = listen.tls_key.as_deref().ok_or(TlsError::Missing("listen.tls_key"))?;
     let chain = read_certificates(certificate)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error("private key", key, &error))?;
+    let key = PrivateKeyDer::from_pem_file(key_file)
+        .map_err(|error| file_error("private key", key_file, &error))?;
     let end_point = chain.first().and_then(|own| end_point_hash(own)).map(Arc::from);
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match &listen.tls_client_ca {
@@ -107,7 +118,11 @@ fn load(listen: &Listen) -> Result<ListenerTls, TlsError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(chain, key)?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|reason| TlsError::Pair {
+        certificate: certificate.to_owned(),
+        key: key_file.to_owned(),
+        reason,
+    })?;
     config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
     // As PostgreSQL: clients of its protocol do not resume sessions, tickets would only cost.
     config.send_tls13_tickets = 0;

@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing is read from a body before the frame's length has been checked, and never beyond it.
 
+use super::sqlstate;
+
 /// Bytes before the body: tag and length.
 pub const HEADER: usize = 5;
 
@@ -17,7 +19,9 @@ pub enum FrameError {
         length: i64,
     },
     /// Above the cap.
-    #[error("frame of type {tag:?} of {length} bytes is above the limit of {limit} bytes")]
+    #[error(
+        "message of type {tag:?} of {length} bytes is above the limit of {limit} bytes (limits.message_bytes)"
+    )]
     TooLong {
         /// Tag byte.
         tag: char,
@@ -52,6 +56,20 @@ pub enum FrameError {
         /// What was given.
         kind: u8,
     },
+}
+
+impl FrameError {
+    /// What the application is told with the message.
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } => sqlstate::PROGRAM_LIMIT_EXCEEDED,
+            Self::Length { .. }
+            | Self::Type { .. }
+            | Self::Body { .. }
+            | Self::InCopy { .. }
+            | Self::Kind { .. } => sqlstate::PROTOCOL_VIOLATION,
+        }
+    }
 }
 
 /// A frame's header.

@@ -20,7 +20,7 @@ use tokio_rustls::{client, server};
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
-/// Sent bytes that nobody acknowledges for this long end the connection.
+/// Bytes sent to a node that it does not take for this long end the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to an application or to a node.
@@ -161,7 +161,7 @@ impl Stream {
     }
 }
 
-/// Sets what every TCP connection of the proxy has: no delay, and an end to peers that have vanished.
+/// Sets what every TCP connection of the proxy has: no delay, and an end to idle peers that have vanished.
 pub fn tune(socket: &TcpStream) -> io::Result<()> {
     let options = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
@@ -170,8 +170,15 @@ pub fn tune(socket: &TcpStream) -> io::Result<()> {
         .with_retries(KEEPALIVE_PROBES);
     options.set_tcp_nodelay(true)?;
     options.set_tcp_keepalive(&keepalive)?;
+    Ok(())
+}
+
+/// Whether the connection ends when the peer does not take what was sent: a node that has vanished is not waited for. The
+/// kernel makes no difference to a peer that is alive and does not read: an application in the middle of a large result,
+/// a server in the middle of COPY data may pause for as long as they like.
+pub fn must_take(socket: &TcpStream, must: bool) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    SockRef::from(socket).set_tcp_user_timeout(must.then_some(USER_TIMEOUT))?;
     Ok(())
 }
 

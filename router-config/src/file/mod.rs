@@ -8,10 +8,12 @@ mod reader;
 mod sections;
 mod value;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use toml::de::DeTable;
 
+use mistake::Lines;
 pub use mistake::Mistake;
 use reader::{Outside, Reader, Section};
 
@@ -36,23 +38,25 @@ pub fn load(
     read: &dyn Fn(&Path) -> std::io::Result<String>,
 ) -> Result<Config, Vec<Mistake>> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let reader = Reader::new(text, path, Outside { env, read }, !errors.is_empty());
+    let lines = Lines::of(text);
+    let reader = Reader::new(&lines, path, Outside { env, read }, !errors.is_empty());
     let mut root = Section::root(&reader, document.get_ref());
     let settings = sections::settings(&mut root);
     let topology = map::topology(&mut root);
     root.finish();
     let mut mistakes = reader.into_mistakes();
-    let syntax: Vec<Mistake> = errors.iter().map(|error| syntax_mistake(text, error)).collect();
+    let syntax: Vec<Mistake> = errors.iter().map(|error| syntax_mistake(&lines, error)).collect();
+    let unreadable: HashSet<usize> = syntax.iter().map(|error| error.line).collect();
     // What lies on a line that TOML could not read is not worth a second message.
-    mistakes.retain(|mistake| syntax.iter().all(|error| error.line != mistake.line));
+    mistakes.retain(|mistake| !unreadable.contains(&mistake.line));
     mistakes.extend(syntax);
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     mistakes.dedup();
     if mistakes.is_empty() { Ok(Config { settings, topology }) } else { Err(mistakes) }
 }
 
-fn syntax_mistake(text: &str, error: &toml::de::Error) -> Mistake {
-    let (line, column) = mistake::position(text, error.span().map_or(0, |span| span.start));
+fn syntax_mistake(lines: &Lines<'_>, error: &toml::de::Error) -> Mistake {
+    let (line, column) = lines.position(error.span().map_or(0, |span| span.start));
     let message = error.message().lines().collect::<Vec<_>>().join(", ");
     let cure = if message.contains("duplicate key") {
         "remove one of the two; a list of sections is written [[name]]"

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistake::{Mistake, position};
+use super::mistake::{Lines, Mistake};
 use super::value;
 use crate::topology::NodeAddress;
 
@@ -26,9 +26,9 @@ pub(super) struct Outside<'r> {
     pub(super) read: &'r dyn Fn(&Path) -> std::io::Result<String>,
 }
 
-/// The text, its surroundings, and the mistakes found so far.
+/// The lines of the text, its surroundings, and the mistakes found so far.
 pub(super) struct Reader<'r> {
-    text: &'r str,
+    lines: &'r Lines<'r>,
     directory: PathBuf,
     outside: Outside<'r>,
     broken: bool,
@@ -37,9 +37,9 @@ pub(super) struct Reader<'r> {
 
 impl<'r> Reader<'r> {
     /// `broken`: TOML's own errors were found, so that what seems to be missing may merely have been unreadable.
-    pub(super) fn new(text: &'r str, path: &Path, outside: Outside<'r>, broken: bool) -> Self {
+    pub(super) fn new(lines: &'r Lines<'r>, path: &Path, outside: Outside<'r>, broken: bool) -> Self {
         let directory = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        Self { text, directory, outside, broken, mistakes: RefCell::default() }
+        Self { lines, directory, outside, broken, mistakes: RefCell::default() }
     }
 
     /// Notes a mistake.
@@ -50,7 +50,7 @@ impl<'r> Reader<'r> {
         message: impl Into<String>,
         cure: impl Into<String>,
     ) {
-        let (line, column) = position(self.text, span.start);
+        let (line, column) = self.lines.position(span.start);
         let (message, cure) = (message.into(), cure.into());
         self.mistakes.borrow_mut().push(Mistake { line, column, key: key.to_owned(), message, cure });
     }
@@ -197,6 +197,18 @@ impl<'s, 'i> Section<'s, 'i> {
             return None;
         }
         Some(text)
+    }
+
+    /// A filter of log lines.
+    pub(super) fn log_filter(&mut self, key: &'static str) -> Option<String> {
+        let text = self.name(key)?;
+        let Err(part) = value::log_filter(&text) else { return Some(text) };
+        let cure = match closest(part, &value::LOG_LEVELS) {
+            Some(level) => format!("did you mean \"{level}\"? {}", value::LOG_FILTER_CURE),
+            None => value::LOG_FILTER_CURE.to_owned(),
+        };
+        self.mistake(key, format!("\"{part}\" is not a level"), cure);
+        None
     }
 
     /// `true` or `false`.

@@ -187,7 +187,7 @@ fn routing(mut section: Section<'_, '_>) -> Routing {
 
 fn log(mut section: Section<'_, '_>) -> Log {
     let mut log = Log::default();
-    log.level = section.name("level").unwrap_or(log.level);
+    log.level = section.log_filter("level").unwrap_or(log.level);
     section.flag("json", &mut log.json);
     section.duration("slow_statement", &mut log.slow_statement);
     section.flag("literals", &mut log.literals);

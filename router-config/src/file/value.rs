@@ -9,6 +9,13 @@ pub(super) const DURATION_CURE: &str = "write a number with a unit, like \"500ms
 pub(super) const SIZE_CURE: &str =
     "write a number of bytes, or a text with a unit, like \"64KiB\", \"256MiB\", \"1GiB\"";
 
+/// What a log filter may look like, for messages.
+pub(super) const LOG_FILTER_CURE: &str =
+    "write error, warn, info, debug, trace or off, or a list like \"info,proxy::backend=debug\"";
+
+/// Levels of log lines.
+pub(super) const LOG_LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
 /// Longer durations are taken for a mistake: a hundred years.
 const MAX_MILLIS: u64 = 100 * 366 * 24 * 3_600_000;
 
@@ -53,6 +60,23 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
     let number = text[..unit_at].parse().ok()?;
     Some((number, text[unit_at..].trim_start()))
+}
+
+/// Checks `LEVEL` and `MODULE=LEVEL`, separated by commas; the part that is neither comes back.
+pub(super) fn log_filter(text: &str) -> Result<(), &str> {
+    let is_module = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+    };
+    for part in text.split(',').map(str::trim) {
+        let (module, level) = part.rsplit_once('=').map_or((None, part), |(name, level)| (Some(name), level));
+        if !LOG_LEVELS.contains(&level) {
+            return Err(level);
+        }
+        if module.is_some_and(|name| !is_module(name)) {
+            return Err(part);
+        }
+    }
+    Ok(())
 }
 
 /// Why `host:port` is not one.
@@ -124,6 +148,22 @@ mod tests {
             ("99999999999999GiB", None),
         ] {
             assert_eq!(size(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn log_filters() {
+        for good in ["info", "off", "info,proxy::backend=debug", "warn, sqlparser=off"] {
+            assert_eq!(log_filter(good), Ok(()), "{good}");
+        }
+        for (bad, part) in [
+            ("infoo", "infoo"),
+            ("INFO", "INFO"),
+            ("info,proxy::backend=debugg,=,[[", "debugg"),
+            ("info,=debug", "=debug"),
+            ("info,", ""),
+        ] {
+            assert_eq!(log_filter(bad), Err(part), "{bad}");
         }
     }
 

@@ -24,7 +24,7 @@ use crate::tls::{BackendTlsConnector, TlsError};
 use crate::wire::error::{NodeError, Report, Severity};
 use crate::wire::sqlstate;
 use crate::wire::startup::{CancelKey, ssl_request, write_cancel};
-use crate::wire::stream::{Stream, tune};
+use crate::wire::stream::{Stream, must_take, tune};
 
 /// Salted keys kept; the least used go first, and are computed again.
 const SALTED_KEYS_MAX: usize = 10_000;
@@ -316,6 +316,7 @@ async fn open(node: &NodeAddress, context: &ConnectContext) -> Result<Stream, Co
 async fn open_tcp(node: &NodeAddress) -> io::Result<TcpStream> {
     let socket = TcpStream::connect((node.host.as_str(), node.port)).await?;
     tune(&socket)?;
+    must_take(&socket, true)?;
     Ok(socket)
 }
 

@@ -3,6 +3,8 @@
 //! A conn knows what it owes, forwards what is shown and swallows the rest. Reading and writing never wait for one another, so
 //! that a server which answers before it has read everything cannot deadlock with the proxy.
 
+mod answers;
+
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -13,16 +15,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
-use super::copy_trim::CopyTrim;
-pub use super::events::Events;
-use super::gucs::Gucs;
-use super::owed::{Owed, Show};
-use super::prepared::OnConn;
-use super::traffic::Moved;
-use crate::wire::backend::{self, Status, tag};
-use crate::wire::frame::{self, FrameError, HEADER};
-use crate::wire::reply;
-use crate::wire::stream::Stream;
+use crate::backend::copy_trim::CopyTrim;
+pub use crate::backend::events::Events;
+use crate::backend::gucs::Gucs;
+use crate::backend::owed::{Owed, Show};
+use crate::backend::prepared::OnConn;
+use crate::backend::traffic::Moved;
+use crate::wire::backend::{Status, tag};
+use crate::wire::frame::{self, FrameError};
+use crate::wire::stream::{Stream, must_take};
 
 /// A frame of the server's that is looked at whole may be this long; rows and COPY data are streamed and have no limit here.
 const WHOLE_FRAME_BYTES: usize = 64 << 20;
@@ -67,6 +68,7 @@ pub struct Conn {
     pub write: BytesMut,
     owed: VecDeque<Owed>,
     partial: Option<Partial>,
+    patient: bool,
     /// Transaction status as of the last ReadyForQuery.
     pub status: Status,
     /// Settings replayed on it; `None`: not known.
@@ -105,6 +107,7 @@ impl Conn {
             write: BytesMut::new(),
             owed: VecDeque::new(),
             partial: None,
+            patient: false,
             status: Status::Idle,
             applied: Some(Gucs::none()),
             prepared: OnConn::default(),
@@ -141,8 +144,19 @@ impl Conn {
         self.owed.len()
     }
 
+    /// From here on until it is given back the server may take what is sent as slowly as it likes: COPY data waits for locks.
+    pub fn be_patient(&mut self) {
+        if let (false, Some(socket)) = (self.patient, self.stream.tcp()) {
+            // An option that cannot be changed costs at most this conn.
+            self.patient = must_take(socket, false).is_ok();
+        }
+    }
+
     /// Gives its buffers back: an idle conn costs little.
     pub fn shrink(&mut self) {
+        if let (true, Some(socket)) = (self.patient, self.stream.tcp()) {
+            self.patient = must_take(socket, true).is_err();
+        }
         self.read = BytesMut::new();
         self.write = BytesMut::new();
         self.read_size = READ_MIN;
@@ -303,151 +317,6 @@ impl Conn {
         }
     }
 
-    /// A DataRow or CopyData: shown or not?
-    fn row(&self, tag: u8, at: std::ops::Range<usize>, events: &mut Events) -> Result<bool, ConnError> {
-        match self.owed.front() {
-            Some(Owed::Execute(show) | Owed::Query(show)) => {
-                let shown = show.has(Show::ROWS);
-                if !shown && self.captures() {
-                    events.rows.push(Bytes::copy_from_slice(&self.read[at.start + HEADER..at.end]));
-                }
-                Ok(shown)
-            }
-            _ => Err(unexpected(tag)),
-        }
-    }
-
-    /// Passes on what is left of a CopyData frame.
-    fn trim(&mut self, at: std::ops::Range<usize>, out: &mut BytesMut) {
-        let Some(trim) = &mut self.copy_trim else { return };
-        let left = trim.keep(&self.read[at.start + HEADER..at.end]);
-        if !left.is_empty() {
-            reply::frame(out, tag::COPY_DATA, |b| b.extend_from_slice(left));
-        }
-    }
-
-    /// Any other frame, whole: moves the queue, says whether it is shown.
-    fn reply(&mut self, tag: u8, at: std::ops::Range<usize>, events: &mut Events) -> Result<bool, ConnError> {
-        match tag {
-            tag::NOTICE | tag::NOTIFICATION | tag::PARAMETER_STATUS | tag::ERROR => {
-                self.unasked(tag, at, events)
-            }
-            tag::READY => self.ready(at),
-            _ => self.answer(tag, at, events),
-        }
-    }
-
-    /// Frames that may come at any time.
-    fn unasked(
-        &mut self,
-        tag: u8,
-        at: std::ops::Range<usize>,
-        events: &mut Events,
-    ) -> Result<bool, ConnError> {
-        // Notifications are the application's whatever the proxy is doing on the conn.
-        let shown =
-            tag == tag::NOTIFICATION || self.owed.front().is_none_or(|owed| owed.show().has(Show::ERRORS));
-        let body = &self.read[at.start + HEADER..at.end];
-        match tag {
-            tag::PARAMETER_STATUS => {
-                if let Some((name, value)) = backend::parameter_status(body) {
-                    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-                    let (name, value) = (text(name), text(value));
-                    set_parameter(&mut self.parameters, &name, &value);
-                    events.parameters.push((name, value));
-                }
-                return Ok(false);
-            }
-            tag::ERROR => {
-                let frame = Bytes::copy_from_slice(&self.read[at]);
-                let severity = backend::error_field(&frame[HEADER..], b'V');
-                if matches!(severity, Some(b"FATAL" | b"PANIC")) {
-                    return Err(ConnError::Fatal(frame));
-                }
-                self.skip_to_ready();
-                if events.error.is_none() {
-                    events.error = Some(frame);
-                }
-            }
-            _ => {}
-        }
-        Ok(shown)
-    }
-
-    /// After an error the server skips to Sync (or ends the Query): so do the debts.
-    fn skip_to_ready(&mut self) {
-        while let Some(front) = self.owed.front() {
-            if front.ends_ready() {
-                break;
-            }
-            if let Some(Owed::Parse { statement: Some(id), .. }) = self.owed.pop_front() {
-                self.prepared.forget(id);
-            }
-        }
-    }
-
-    /// ReadyForQuery.
-    fn ready(&mut self, at: std::ops::Range<usize>) -> Result<bool, ConnError> {
-        let status = Status::read(&self.read[at.start + HEADER..at.end]);
-        match (self.owed.front(), status) {
-            (Some(owed), Some(status)) if owed.ends_ready() => {
-                let shown = owed.show().has(Show::READY);
-                self.status = status;
-                self.owed.pop_front();
-                Ok(shown)
-            }
-            _ => Err(unexpected(tag::READY)),
-        }
-    }
-
-    /// The frames that answer the entry at the head.
-    fn answer(
-        &mut self,
-        tag: u8,
-        at: std::ops::Range<usize>,
-        events: &mut Events,
-    ) -> Result<bool, ConnError> {
-        let Some(head) = self.owed.front() else { return Err(unexpected(tag)) };
-        let show = head.show();
-        let (part, done) = match (tag, head) {
-            (tag::PARSE_COMPLETE, Owed::Parse { .. }) => {
-                events.parsed += u32::from(show.has(Show::COMPLETE));
-                (Show::COMPLETE, true)
-            }
-            (tag::BIND_COMPLETE, Owed::Bind(_)) | (tag::CLOSE_COMPLETE, Owed::Close(_)) => {
-                (Show::COMPLETE, true)
-            }
-            (tag::ROW_DESCRIPTION | tag::NO_DATA, Owed::Describe(_)) => (Show::DESCRIPTION, true),
-            (tag::PARAMETER_DESCRIPTION, Owed::Describe(_)) | (tag::ROW_DESCRIPTION, Owed::Query(_)) => {
-                (Show::DESCRIPTION, false)
-            }
-            (
-                tag::COMMAND_COMPLETE | tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED,
-                Owed::Execute(_) | Owed::Query(_),
-            ) => {
-                let body = &self.read[at.start + HEADER..at.end];
-                events.note_completion(tag, body, show);
-                (Show::COMPLETE, matches!(head, Owed::Execute(_)))
-            }
-            (tag::COPY_IN, Owed::Execute(_) | Owed::Query(_)) => {
-                events.copy_in = true;
-                (Show::DESCRIPTION, false)
-            }
-            (tag::COPY_OUT, Owed::Execute(_) | Owed::Query(_)) => (Show::DESCRIPTION, false),
-            (tag::COPY_DONE, Owed::Execute(_) | Owed::Query(_)) => (Show::COPY_DONE, false),
-            (tag::FUNCTION_RESULT, Owed::Function) => (Show::ROWS, false),
-            _ => return Err(unexpected(tag)),
-        };
-        let shown = show.has(part);
-        if !shown && part == Show::DESCRIPTION {
-            events.descriptions.push(Bytes::copy_from_slice(&self.read[at]));
-        }
-        if done {
-            self.owed.pop_front();
-        }
-        Ok(shown)
-    }
-
     /// After COPY data was fed to a portal: drops the debts of Syncs that the server ignored in that state. `None` for a COPY of
     /// the simple protocol, else whether there was one.
     pub fn forget_ignored_syncs(&mut self) -> Option<bool> {
@@ -488,4 +357,37 @@ fn closed() -> ConnError {
 
 fn unexpected(tag: u8) -> ConnError {
     ConnError::Protocol(format!("unexpected frame {:?}", char::from(tag)))
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::backend::connect::Connected;
+
+    #[tokio::test]
+    async fn a_node_that_is_fed_copy_data_may_take_its_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let socket = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
+        must_take(&socket, true).expect("an option of Linux");
+        let connected = Connected {
+            stream: Stream::Plain(socket),
+            leftover: BytesMut::new(),
+            parameters: Vec::new(),
+            process_id: 1,
+            secret: Bytes::new(),
+        };
+        let mut conn = Conn::new(connected, Instant::now());
+        let limit = |conn: &mut Conn| {
+            let socket = conn.stream().tcp().expect("TCP");
+            SockRef::from(socket).tcp_user_timeout().expect("readable")
+        };
+        assert!(limit(&mut conn).is_some());
+        conn.be_patient();
+        assert_eq!(limit(&mut conn), None);
+        conn.shrink();
+        assert!(limit(&mut conn).is_some());
+    }
 }

@@ -1,0 +1,166 @@
+//! A frame of the server's against what is owed: whether it fits, what it settles, whether the application sees it.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Conn, ConnError, Events, set_parameter, unexpected};
+use crate::backend::owed::{Owed, Show};
+use crate::wire::backend::{self, Status, tag};
+use crate::wire::frame::HEADER;
+use crate::wire::reply;
+
+impl Conn {
+    /// A DataRow or CopyData: shown or not?
+    pub(super) fn row(
+        &self,
+        tag: u8,
+        at: std::ops::Range<usize>,
+        events: &mut Events,
+    ) -> Result<bool, ConnError> {
+        match self.owed.front() {
+            Some(Owed::Execute(show) | Owed::Query(show)) => {
+                let shown = show.has(Show::ROWS);
+                if !shown && self.captures() {
+                    events.rows.push(Bytes::copy_from_slice(&self.read[at.start + HEADER..at.end]));
+                }
+                Ok(shown)
+            }
+            _ => Err(unexpected(tag)),
+        }
+    }
+
+    /// Passes on what is left of a CopyData frame.
+    pub(super) fn trim(&mut self, at: std::ops::Range<usize>, out: &mut BytesMut) {
+        let Some(trim) = &mut self.copy_trim else { return };
+        let left = trim.keep(&self.read[at.start + HEADER..at.end]);
+        if !left.is_empty() {
+            reply::frame(out, tag::COPY_DATA, |b| b.extend_from_slice(left));
+        }
+    }
+
+    /// Any other frame, whole: moves the queue, says whether it is shown.
+    pub(super) fn reply(
+        &mut self,
+        tag: u8,
+        at: std::ops::Range<usize>,
+        events: &mut Events,
+    ) -> Result<bool, ConnError> {
+        match tag {
+            tag::NOTICE | tag::NOTIFICATION | tag::PARAMETER_STATUS | tag::ERROR => {
+                self.unasked(tag, at, events)
+            }
+            tag::READY => self.ready(at),
+            _ => self.answer(tag, at, events),
+        }
+    }
+
+    /// Frames that may come at any time.
+    fn unasked(
+        &mut self,
+        tag: u8,
+        at: std::ops::Range<usize>,
+        events: &mut Events,
+    ) -> Result<bool, ConnError> {
+        // Notifications are the application's whatever the proxy is doing on the conn.
+        let shown =
+            tag == tag::NOTIFICATION || self.owed.front().is_none_or(|owed| owed.show().has(Show::ERRORS));
+        let body = &self.read[at.start + HEADER..at.end];
+        match tag {
+            tag::PARAMETER_STATUS => {
+                if let Some((name, value)) = backend::parameter_status(body) {
+                    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+                    let (name, value) = (text(name), text(value));
+                    set_parameter(&mut self.parameters, &name, &value);
+                    events.parameters.push((name, value));
+                }
+                return Ok(false);
+            }
+            tag::ERROR => {
+                let frame = Bytes::copy_from_slice(&self.read[at]);
+                let severity = backend::error_field(&frame[HEADER..], b'V');
+                if matches!(severity, Some(b"FATAL" | b"PANIC")) {
+                    return Err(ConnError::Fatal(frame));
+                }
+                self.skip_to_ready();
+                if events.error.is_none() {
+                    events.error = Some(frame);
+                }
+            }
+            _ => {}
+        }
+        Ok(shown)
+    }
+
+    /// After an error the server skips to Sync (or ends the Query): so do the debts.
+    fn skip_to_ready(&mut self) {
+        while let Some(front) = self.owed.front() {
+            if front.ends_ready() {
+                break;
+            }
+            if let Some(Owed::Parse { statement: Some(id), .. }) = self.owed.pop_front() {
+                self.prepared.forget(id);
+            }
+        }
+    }
+
+    /// ReadyForQuery.
+    fn ready(&mut self, at: std::ops::Range<usize>) -> Result<bool, ConnError> {
+        let status = Status::read(&self.read[at.start + HEADER..at.end]);
+        match (self.owed.front(), status) {
+            (Some(owed), Some(status)) if owed.ends_ready() => {
+                let shown = owed.show().has(Show::READY);
+                self.status = status;
+                self.owed.pop_front();
+                Ok(shown)
+            }
+            _ => Err(unexpected(tag::READY)),
+        }
+    }
+
+    /// The frames that answer the entry at the head.
+    fn answer(
+        &mut self,
+        tag: u8,
+        at: std::ops::Range<usize>,
+        events: &mut Events,
+    ) -> Result<bool, ConnError> {
+        let Some(head) = self.owed.front() else { return Err(unexpected(tag)) };
+        let show = head.show();
+        let (part, done) = match (tag, head) {
+            (tag::PARSE_COMPLETE, Owed::Parse { .. }) => {
+                events.parsed += u32::from(show.has(Show::COMPLETE));
+                (Show::COMPLETE, true)
+            }
+            (tag::BIND_COMPLETE, Owed::Bind(_)) | (tag::CLOSE_COMPLETE, Owed::Close(_)) => {
+                (Show::COMPLETE, true)
+            }
+            (tag::ROW_DESCRIPTION | tag::NO_DATA, Owed::Describe(_)) => (Show::DESCRIPTION, true),
+            (tag::PARAMETER_DESCRIPTION, Owed::Describe(_)) | (tag::ROW_DESCRIPTION, Owed::Query(_)) => {
+                (Show::DESCRIPTION, false)
+            }
+            (
+                tag::COMMAND_COMPLETE | tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED,
+                Owed::Execute(_) | Owed::Query(_),
+            ) => {
+                let body = &self.read[at.start + HEADER..at.end];
+                events.note_completion(tag, body, show);
+                (Show::COMPLETE, matches!(head, Owed::Execute(_)))
+            }
+            (tag::COPY_IN, Owed::Execute(_) | Owed::Query(_)) => {
+                events.copy_in = true;
+                (Show::DESCRIPTION, false)
+            }
+            (tag::COPY_OUT, Owed::Execute(_) | Owed::Query(_)) => (Show::DESCRIPTION, false),
+            (tag::COPY_DONE, Owed::Execute(_) | Owed::Query(_)) => (Show::COPY_DONE, false),
+            (tag::FUNCTION_RESULT, Owed::Function) => (Show::ROWS, false),
+            _ => return Err(unexpected(tag)),
+        };
+        let shown = show.has(part);
+        if !shown && part == Show::DESCRIPTION {
+            events.descriptions.push(Bytes::copy_from_slice(&self.read[at]));
+        }
+        if done {
+            self.owed.pop_front();
+        }
+        Ok(shown)
+    }
+}

@@ -1,0 +1,238 @@
+//! How a session comes by a conn: which node, from which pool, with its settings and its open block on it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use router_config::settings::DatabaseKind;
+use router_config::topology::{NodeAddress, ShardId};
+use tokio::time::{Duration, Instant};
+
+use super::failure::Failure;
+use super::session::{Held, Session};
+use crate::backend::conn::Events;
+use crate::backend::owed::{Owed, Show};
+use crate::backend::pool::{Pool, PoolKey, PoolLimits};
+use crate::control::NodeId;
+use crate::exec::single;
+use crate::metrics::ServedBy;
+use crate::wire::{reply, sqlstate};
+
+/// How long a statement waits for a shard to have a primary, e.g. during a promotion.
+const PRIMARY_WAIT: Duration = Duration::from_secs(10);
+
+impl Session {
+    /// The index of a held conn to `shard`, fit for the purpose: taken from the pool if there is none, brought to the
+    /// session's settings, and part of the open block.
+    pub async fn acquire(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
+        if let Some(at) = self.held_for(shard, replica) {
+            self.join_block(at)?;
+            self.held[at].untouched = false;
+            return Ok(at);
+        }
+        if self.block.as_ref().is_some_and(|block| block.opaque) {
+            return Err(Failure::unsupported(
+                "a transaction begun in a text of several statements cannot reach a second shard",
+                "Send BEGIN as a statement of its own.",
+            ));
+        }
+        self.check_isolation()?;
+        let mut held = self.lease(shard, replica).await?;
+        self.visible.running().conns.push((
+            Arc::clone(held.lease.key()),
+            held.lease.process_id,
+            held.lease.secret.clone(),
+        ));
+        self.bring_settings(&mut held).await?;
+        self.held.push(held);
+        let at = self.held.len() - 1;
+        self.join_block(at)?;
+        self.ask_lsn(at);
+        Ok(at)
+    }
+
+    /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
+    fn check_isolation(&self) -> Result<(), Failure> {
+        match self.snapshot_level() {
+            Some(name) if self.held.iter().any(|held| held.enlisted && !held.untouched) => {
+                Err(Failure::unsupported(
+                    format!("a transaction of isolation level {name} over several shards is not supported"),
+                    "Use READ COMMITTED, or touch one shard only.",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A conn of its own to the primary of `shard`, apart from what the session holds.
+    pub async fn lease_alone(&mut self, shard: ShardId) -> Result<Held, Failure> {
+        let mut held = self.lease(shard, false).await?;
+        self.bring_settings(&mut held).await?;
+        Ok(held)
+    }
+
+    fn held_for(&self, shard: ShardId, replica: bool) -> Option<usize> {
+        let of_shard = |held: &Held| held.shard == shard;
+        // Inside of a block a shard is one conn, whatever its role.
+        let joined = self.held.iter().position(|held| of_shard(held) && (held.enlisted || held.unsynced));
+        joined.or_else(|| self.held.iter().position(|held| of_shard(held) && (!held.replica || replica)))
+    }
+
+    async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
+        let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
+        let address = match (&self.who.kind, node) {
+            (DatabaseKind::Node(address), _) => address.clone(),
+            (_, Some(node)) => {
+                self.worker.shared.nodes().address(node).ok_or_else(|| self.no_primary(shard))?
+            }
+            (_, None) => return Err(self.no_primary(shard)),
+        };
+        let pool = self.pool(address);
+        let began = Instant::now();
+        let mut lease = match pool.lease().await {
+            Ok(lease) => lease,
+            Err(error) => {
+                if let Some(node) = node {
+                    self.worker.shared.nodes().check_now(node);
+                }
+                if asks_lsn {
+                    self.worker.shared.floor(shard).dirty.store(true, Ordering::Release);
+                }
+                return Err(Failure::Lease { shard: self.shard_name(shard), error });
+            }
+        };
+        let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
+        if let Some(metrics) = self.worker.shared.metrics.shard(shard, role) {
+            metrics.pool_wait(began.elapsed());
+            if let Some(took) = lease.opened_in.take() {
+                metrics.connected(took);
+            }
+        }
+        let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
+        Ok(Held {
+            shard,
+            node,
+            replica,
+            lease,
+            enlisted: false,
+            untouched: false,
+            wrote: false,
+            unsynced: false,
+            unnamed: None,
+            gucs_moved: false,
+            asks_lsn,
+            load,
+        })
+    }
+
+    /// Node, whether it is a replica, and whether the shard is to be asked for its LSN.
+    async fn choose(&self, shard: ShardId, replica: bool) -> Result<(Option<NodeId>, bool, bool), Failure> {
+        if matches!(self.who.kind, DatabaseKind::Node(_)) {
+            return Ok((None, false, false));
+        }
+        let shared = &self.worker.shared;
+        let mut asks_lsn = false;
+        if replica {
+            let floor = shared.floor(shard);
+            if floor.dirty.swap(false, Ordering::AcqRel) {
+                asks_lsn = true;
+            } else {
+                let lag = shared.settings.load().routing.max_replica_lag;
+                let found = shared.nodes().pick_replica(shard, floor.lsn.load(Ordering::Acquire), lag);
+                if let Some(node) = found {
+                    return Ok((Some(node), true, false));
+                }
+            }
+        }
+        let primary = match shared.nodes().primary(shard) {
+            Some(node) => Some(node),
+            None => shared.nodes().wait_primary(shard, PRIMARY_WAIT).await,
+        };
+        primary.map(|node| (Some(node), false, asks_lsn)).ok_or_else(|| self.no_primary(shard))
+    }
+
+    fn no_primary(&self, shard: ShardId) -> Failure {
+        let name = self.shard_name(shard);
+        let why = self.worker.shared.nodes().why_no_primary(shard);
+        crate::route::refusal::Refusal {
+            sqlstate: sqlstate::CANNOT_CONNECT_NOW,
+            message: format!("shard \"{name}\" has no primary that takes writes"),
+            detail: Some(why),
+            hint: Some("SHOW SERVERS on the admin console lists the nodes and their roles.".to_owned()),
+        }
+        .into()
+    }
+
+    fn pool(&self, node: NodeAddress) -> Arc<Pool> {
+        let worker = &self.worker;
+        let key = PoolKey { user: self.who.user.clone(), database: self.who.backend_database.clone(), node };
+        worker.pools.get(&key, || {
+            let settings = worker.shared.settings.load();
+            let pool = &settings.pool;
+            let limits = PoolLimits {
+                size: self.who.pool_size(&settings).div_ceil(worker.shared.threads).max(1),
+                wait: pool.wait,
+                max_lifetime: pool.max_lifetime,
+                idle: pool.idle,
+                min_idle: pool.min_idle,
+            };
+            Pool::new(key.clone(), self.who.login.clone(), worker.shared.connect.load_full(), limits)
+        })
+    }
+
+    /// Replays the session's settings where the conn's differ. What the server rejects is told to the application.
+    async fn bring_settings(&mut self, held: &mut Held) -> Result<(), Failure> {
+        let applied = held.lease.applied.as_deref();
+        let Some(sql) = self.gucs.replay_sql(applied) else { return Ok(()) };
+        let mut events = Events::default();
+        let conn = &mut *held.lease;
+        reply::query(&mut conn.write, sql.as_bytes());
+        conn.owe(Owed::Query(Show::NOTHING));
+        conn.applied = None;
+        if let Err(error) = single::run_alone(conn, &mut events).await {
+            let shard = self.shard_name(held.shard);
+            return Err(Failure::Lost { shard, error, committing: false });
+        }
+        match events.error {
+            Some(frame) => Err(Failure::Server(frame)),
+            None => {
+                conn.applied = Some(Arc::clone(&self.gucs));
+                self.events.parameters.append(&mut events.parameters);
+                Ok(())
+            }
+        }
+    }
+
+    /// Brings a held conn to the session's settings.
+    pub async fn refresh_settings(&mut self, at: usize) -> Result<(), Failure> {
+        let mut held = self.held.swap_remove(at);
+        let done = self.bring_settings(&mut held).await;
+        self.held.push(held);
+        done
+    }
+
+    /// Begins the open block on the conn, along with what is sent next.
+    fn join_block(&mut self, at: usize) -> Result<(), Failure> {
+        let held = &mut self.held[at];
+        let Some(block) = &self.block else { return Ok(()) };
+        if held.enlisted {
+            return Ok(());
+        }
+        let conn = &mut *held.lease;
+        reply::query(&mut conn.write, block.join_sql().as_bytes());
+        conn.owe(Owed::Query(Show::NOTHING));
+        held.enlisted = true;
+        held.unnamed = None;
+        Ok(())
+    }
+
+    /// Asks for the LSN in front of a read on the primary, so that later reads may go to replicas that have it.
+    fn ask_lsn(&mut self, at: usize) {
+        let held = &mut self.held[at];
+        if held.asks_lsn {
+            held.lease.capture = true;
+            reply::query(&mut held.lease.write, b"SELECT pg_current_wal_insert_lsn()");
+            held.lease.owe(Owed::Query(Show::NOTHING));
+            held.unnamed = None;
+        }
+    }
+}

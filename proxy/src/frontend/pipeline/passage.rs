@@ -1,0 +1,101 @@
+//! From conn to conn: where a frame is put, and what is awaited before the pipeline goes on on another shard.
+
+use std::sync::Arc;
+
+use router_config::topology::ShardId;
+
+use crate::backend::owed::{Owed, Show};
+use crate::frontend::control::queue_sync;
+use crate::frontend::failure::Failure;
+use crate::frontend::session::Session;
+use crate::frontend::transaction::Block;
+use crate::wire::reply;
+
+impl Session {
+    /// Passes a frame on as it is to the conn of a shard.
+    pub(super) async fn raw(
+        &mut self,
+        shard: ShardId,
+        tag: u8,
+        body: &[u8],
+        owed: Owed,
+    ) -> Result<(), Failure> {
+        let before = self.touched(shard);
+        let at = self.goto(shard, false).await?;
+        self.held[at].untouched = !before;
+        self.put_raw(at, tag, body, owed);
+        Ok(())
+    }
+
+    pub(super) fn put_raw(&mut self, at: usize, tag: u8, body: &[u8], owed: Owed) {
+        let held = &mut self.held[at];
+        reply::frame(&mut held.lease.write, tag, |b| b.extend_from_slice(body));
+        held.lease.owe(owed);
+        held.unsynced = true;
+    }
+
+    /// Passes on what the session has no name for (it may have been made in SQL); without a conn that could know it, the
+    /// answer is an error.
+    pub(super) async fn raw_or(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        owed: Owed,
+        error: impl FnOnce() -> Failure,
+    ) -> Result<(), Failure> {
+        self.check_doomed()?;
+        let busy = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
+        match busy.or(self.pinned.map(|(_, shard)| shard)) {
+            Some(shard) => self.raw(shard, tag, body, owed).await,
+            None => Err(error()),
+        }
+    }
+
+    /// The conn to go on with. Another one that was in use is brought to rest first.
+    pub async fn goto(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
+        while let Some(at) = self.held.iter().position(|held| held.unsynced && held.shard != shard) {
+            self.leave(at).await?;
+        }
+        self.acquire(shard, replica).await
+    }
+
+    /// As `goto`, for a question about a statement: the transaction has not been on the shard for that.
+    pub(super) async fn goto_to_describe(&mut self, shard: ShardId) -> Result<usize, Failure> {
+        let used = self.touched(shard);
+        let at = self.goto(shard, false).await?;
+        self.held[at].untouched = !used;
+        Ok(at)
+    }
+
+    /// Brings every conn in use to rest.
+    pub async fn leave_all(&mut self) -> Result<(), Failure> {
+        while let Some(at) = self.held.iter().position(|held| held.unsynced) {
+            self.leave(at).await?;
+        }
+        Ok(())
+    }
+
+    /// Awaits what a conn owes. What it wrote outside of a block stays uncommitted: the pipeline is one transaction, which from
+    /// here on spans several shards.
+    async fn leave(&mut self, at: usize) -> Result<(), Failure> {
+        let held = &mut self.held[at];
+        if self.block.is_none() && held.wrote {
+            let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
+            block.implicit = true;
+            self.block = Some(Box::new(block));
+            let conn = &mut *held.lease;
+            reply::parse(&mut conn.write, b"", b"BEGIN", &[]);
+            conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
+            reply::bind(&mut conn.write, b"", b"", &[0, 0, 0, 0, 0, 0]);
+            conn.owe(Owed::Bind(Show::NOTHING));
+            reply::execute(&mut conn.write, b"", 0);
+            conn.owe(Owed::Execute(Show::NOTHING));
+            held.enlisted = true;
+            held.unnamed = None;
+        }
+        queue_sync(&mut held.lease);
+        held.unsynced = false;
+        self.run_to_end(at, false).await?;
+        self.check_pipeline_error()
+    }
+}

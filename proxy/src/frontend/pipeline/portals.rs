@@ -1,0 +1,184 @@
+//! Portals: Bind, Execute, Close; on one shard they are passed on, over several they are bound when they are executed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use router_config::topology::ShardId;
+
+use super::{answered_here, unknown_portal, unknown_statement};
+use crate::backend::owed::{Owed, Show};
+use crate::exec::spread::{Ask, Form};
+use crate::frontend::control::Via;
+use crate::frontend::failure::Failure;
+use crate::frontend::names::{Place, Portal, Prepared};
+use crate::frontend::session::Session;
+use crate::frontend::watch::Why;
+use crate::route::plan::Target;
+use crate::sql::facts::{Access, Command, Facts};
+use crate::wire::backend::tag as backend_tag;
+use crate::wire::frontend::{Bind, Execute, Named, tag};
+use crate::wire::reply;
+
+impl Session {
+    pub(super) async fn op_bind(&mut self, body: &Bytes, offset: usize) -> Result<(), Failure> {
+        let bind = Bind::read(body)?;
+        let name = Bytes::copy_from_slice(bind.portal);
+        let Some(prepared) = self.names.statements.get(bind.statement).cloned() else {
+            return self
+                .raw_or(tag::BIND, body, Owed::Bind(Show::ALL), || unknown_statement(bind.statement))
+                .await;
+        };
+        let Some(facts) = prepared.facts().cloned() else {
+            let at = self.goto(ShardId(0), false).await?;
+            return self.put_bind(at, name, &prepared, bind.rest);
+        };
+        if answered_here(&facts) {
+            self.names.portals.insert(name, Portal { statement: prepared, place: Place::Control });
+            return self.local_bare(backend_tag::BIND_COMPLETE);
+        }
+        if let Some(shard) = self.failed_place(&facts)? {
+            let at = self.goto(shard, false).await?;
+            return self.put_bind(at, name, &prepared, bind.rest);
+        }
+        let plan = match self.pipeline.planned.take() {
+            Some((for_offset, plan)) if for_offset == offset => plan,
+            _ => self.plan_bind(&prepared, bind.rest, None)?,
+        };
+        let plan = match plan.target {
+            Target::Draw(draw) => {
+                let drawn = self.draw(&draw).await?;
+                self.plan_bind(&prepared, bind.rest, Some(&drawn))?
+            }
+            _ => plan,
+        };
+        let why = Why::of(&plan);
+        self.note(why, &prepared.shared.text);
+        let shard = match plan.target {
+            Target::One(shard) | Target::Nowhere(shard) => shard,
+            Target::Any => self.any_shard(),
+            _ => {
+                let rest = body.slice_ref(bind.rest);
+                let place = Place::Spread { plan: Box::new(plan), bind: rest };
+                self.names.portals.insert(name, Portal { statement: prepared, place });
+                return self.local_bare(backend_tag::BIND_COMPLETE);
+            }
+        };
+        let before = self.touched(shard);
+        let at = self.goto(shard, plan.replica).await?;
+        self.runs(at, before, &facts);
+        self.note_shard(why, at);
+        self.put_bind(at, name, &prepared, bind.rest)
+    }
+
+    fn put_bind(
+        &mut self,
+        at: usize,
+        portal: Bytes,
+        prepared: &Arc<Prepared>,
+        rest: &[u8],
+    ) -> Result<(), Failure> {
+        let statement = self.ensure_statement(at, prepared)?;
+        let held = &mut self.held[at];
+        reply::bind(&mut held.lease.write, &portal, &statement, rest);
+        held.lease.owe(Owed::Bind(Show::ALL));
+        held.unsynced = true;
+        let place = Place::Shard(held.shard);
+        self.names.portals.insert(portal, Portal { statement: Arc::clone(prepared), place });
+        Ok(())
+    }
+
+    pub(super) async fn op_execute(&mut self, body: &Bytes) -> Result<(), Failure> {
+        let execute = Execute::read(body)?;
+        let Some(portal) = self.names.portals.get(execute.portal).cloned() else {
+            self.sent += 1;
+            let owed = Owed::Execute(Show::ALL);
+            return self.raw_or(tag::EXECUTE, body, owed, || unknown_portal(execute.portal)).await;
+        };
+        let Some(facts) = portal.statement.facts().cloned() else {
+            self.sent += 1;
+            return self.raw(ShardId(0), tag::EXECUTE, body, Owed::Execute(Show::ALL)).await;
+        };
+        match portal.place {
+            Place::Control => self.execute_control(&facts, &portal.statement).await,
+            Place::Shard(shard) => {
+                let text = String::from_utf8_lossy(&portal.statement.shared.text);
+                self.expect(&facts, &text);
+                let before = self.touched(shard);
+                let at = self.goto(shard, false).await?;
+                self.runs(at, before, &facts);
+                if facts.access != Access::Read {
+                    self.writes(at)?;
+                }
+                self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
+                Ok(())
+            }
+            Place::Spread { plan, bind } => {
+                let describe = self.pipeline.describe.take().is_some();
+                self.leave_all().await?;
+                let form = Form::Execute {
+                    statement: Arc::clone(&portal.statement),
+                    bind,
+                    describe,
+                    max_rows: execute.max_rows,
+                };
+                let text = portal.statement.shared.text.clone();
+                self.spread(Ask { plan: *plan, facts, text, form }).await?;
+                if self.events.error.is_some() {
+                    self.pipeline.skipping = true;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn execute_control(&mut self, facts: &Arc<Facts>, prepared: &Prepared) -> Result<(), Failure> {
+        if let Command::ExplainGavel(_) = &facts.command {
+            return Err(Failure::unsupported(
+                "EXPLAIN (GAVEL) in the extended protocol",
+                "Send it by the simple protocol, or ask `gavel route`.",
+            ));
+        }
+        let text = String::from_utf8_lossy(&prepared.shared.text).into_owned();
+        self.control(facts, text.trim(), Via::Extended).await
+    }
+
+    /// The description of a portal over several shards, asked of the first of them.
+    pub(super) async fn describe_spread(&mut self) -> Result<(), Failure> {
+        let Some(name) = self.pipeline.describe.take() else { return Ok(()) };
+        let Some(portal) = self.names.portals.get(&name).cloned() else { return Ok(()) };
+        let Place::Spread { plan, bind } = portal.place else { return Ok(()) };
+        self.leave_all().await?;
+        let (shard, text, bind) = crate::exec::spread::first_share(&plan, &portal.statement, &bind);
+        let at = self.goto(shard, false).await?;
+        let held = &mut self.held[at];
+        let conn = &mut *held.lease;
+        reply::parse(&mut conn.write, b"", text.as_bytes(), &bind.types);
+        conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
+        reply::bind(&mut conn.write, b"", b"", &bind.rest);
+        conn.owe(Owed::Bind(Show::ERRORS));
+        reply::named(&mut conn.write, tag::DESCRIBE, true, b"");
+        conn.owe(Owed::Describe(Show::ALL));
+        held.unsynced = true;
+        held.unnamed = None;
+        Ok(())
+    }
+
+    pub(super) async fn op_close(&mut self, body: &Bytes) -> Result<(), Failure> {
+        let named = Named::read(tag::CLOSE, body)?;
+        if !named.portal {
+            if self.names.statements.remove(named.name).is_none() && self.pinned.is_some() {
+                let owed = Owed::Close(Show::ALL);
+                return self.raw_or(tag::CLOSE, body, owed, || unknown_statement(named.name)).await;
+            }
+            return self.local_bare(backend_tag::CLOSE_COMPLETE);
+        }
+        match self.names.portals.remove(named.name).map(|portal| portal.place) {
+            Some(Place::Shard(shard)) => self.raw(shard, tag::CLOSE, body, Owed::Close(Show::ALL)).await,
+            Some(Place::Control | Place::Spread { .. }) => self.local_bare(backend_tag::CLOSE_COMPLETE),
+            None if self.held.iter().any(|held| held.enlisted) => {
+                self.raw_or(tag::CLOSE, body, Owed::Close(Show::ALL), || unknown_portal(named.name)).await
+            }
+            None => self.local_bare(backend_tag::CLOSE_COMPLETE),
+        }
+    }
+}

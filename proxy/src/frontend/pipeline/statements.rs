@@ -1,0 +1,241 @@
+//! Statements: Parse, Describe, and the shared statement of a conn that stands for the application's own.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use router_config::topology::ShardId;
+
+use super::{Op, answered_here, unknown_portal, unknown_statement};
+use crate::backend::owed::{Owed, Show};
+use crate::frontend::failure::Failure;
+use crate::frontend::names::{Place, Prepared};
+use crate::frontend::session::Session;
+use crate::metrics::Cache;
+use crate::route::plan::{Plan, Target};
+use crate::sql::facts::{Command, Facts, Scope};
+use crate::wire::backend::{Status, tag as backend_tag};
+use crate::wire::frontend::{Bind, Named, Parse, tag};
+use crate::wire::{reply, sqlstate};
+
+impl Session {
+    pub(super) async fn op_parse(
+        &mut self,
+        batch: &Bytes,
+        ops: &[Op],
+        index: usize,
+        body: &Bytes,
+    ) -> Result<(), Failure> {
+        let parse = Parse::read(body)?;
+        let name = Bytes::copy_from_slice(parse.name);
+        if !name.is_empty() && self.names.statements.contains_key(&name) && self.failed_shard().is_none() {
+            let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name));
+            return Err(Failure::error(sqlstate::DUPLICATE_STATEMENT, message));
+        }
+        let limit = self.worker.shared.settings.load().limits.session_statements;
+        if self.names.statements.len() >= limit {
+            let message =
+                format!("more than {limit} prepared statements in one session (limits.session_statements)");
+            return Err(Failure::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, message));
+        }
+        let analysed = self.analyse_extended(parse.text);
+        let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
+        let types =
+            parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let prepared = Arc::new(Prepared { shared, analysed, types, named: !name.is_empty() });
+        self.names.statements.insert(name.clone(), Arc::clone(&prepared));
+        self.pipeline.parsed.push(name.clone());
+        let Some(facts) = prepared.facts() else {
+            let at = self.goto(ShardId(0), false).await?;
+            return self.put_parse(at, &prepared, Show::ALL);
+        };
+        if answered_here(facts) {
+            return self.local_bare(backend_tag::PARSE_COMPLETE);
+        }
+        if let Some(shard) = self.failed_place(facts)? {
+            let at = self.goto(shard, false).await?;
+            return self.put_parse(at, &prepared, Show::ALL);
+        }
+        match self.plan_ahead(batch, &ops[index + 1..], &name, &prepared) {
+            Ahead::Spread => self.local_bare(backend_tag::PARSE_COMPLETE),
+            Ahead::One(shard, replica) => {
+                let at = self.goto(shard, replica).await?;
+                self.put_parse(at, &prepared, Show::ALL)
+            }
+            // Known to be right: answered at once, sent along with its first Bind.
+            Ahead::Nothing if prepared.shared.accepted.load(Ordering::Relaxed) => {
+                self.local_bare(backend_tag::PARSE_COMPLETE)
+            }
+            Ahead::Nothing => {
+                let shard = self.describing_shard(&prepared);
+                let at = self.goto_to_describe(shard).await?;
+                self.put_parse(at, &prepared, Show::ALL)
+            }
+        }
+    }
+
+    /// Where a Parse is best sent: where its Bind in the same batch will go.
+    fn plan_ahead(&mut self, batch: &Bytes, later: &[Op], name: &[u8], prepared: &Prepared) -> Ahead {
+        for op in later {
+            let body = &batch[op.body.clone()];
+            match op.tag {
+                tag::BIND => {
+                    let Ok(bind) = Bind::read(body) else { return Ahead::Nothing };
+                    if bind.statement != name {
+                        continue;
+                    }
+                    let Ok(plan) = self.plan_bind(prepared, bind.rest, None) else { return Ahead::Nothing };
+                    let ahead = match &plan.target {
+                        Target::One(shard) | Target::Nowhere(shard) => Ahead::One(*shard, plan.replica),
+                        Target::Any => Ahead::One(self.any_shard(), plan.replica),
+                        _ => Ahead::Spread,
+                    };
+                    // A plan for any shard is fixed here, so that Bind finds the statement where Parse put it.
+                    let plan = match ahead {
+                        Ahead::One(shard, _) => Plan { target: Target::One(shard), ..plan },
+                        Ahead::Spread | Ahead::Nothing => plan,
+                    };
+                    self.pipeline.planned = Some((op.body.start, plan));
+                    return ahead;
+                }
+                tag::PARSE if Parse::read(body).is_ok_and(|parse| parse.name == name) => {
+                    return Ahead::Nothing;
+                }
+                tag::SYNC | tag::QUERY => return Ahead::Nothing,
+                _ => {}
+            }
+        }
+        Ahead::Nothing
+    }
+
+    /// The shard that is asked about a statement before its values are known.
+    fn describing_shard(&mut self, prepared: &Prepared) -> ShardId {
+        let busy = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
+        match (prepared.facts().map(|facts| &facts.scope), busy) {
+            (Some(Scope::Nothing | Scope::Reference | Scope::Sharded(_)), Some(shard)) => shard,
+            _ => self.pinned.map_or(ShardId(0), |(_, shard)| shard),
+        }
+    }
+
+    /// Sends a Parse where the conn does not have the statement yet.
+    fn put_parse(&mut self, at: usize, prepared: &Prepared, show: Show) -> Result<(), Failure> {
+        let limit = self.worker.shared.settings.load().pool.statements;
+        let held = &mut self.held[at];
+        let conn = &mut *held.lease;
+        let shared = &prepared.shared;
+        let healthy = conn.status != Status::Failed;
+        let known = healthy && conn.prepared.touch(shared.id);
+        self.worker.shared.metrics.cache(Cache::Statements, known);
+        if known {
+            if show.has(Show::COMPLETE) && conn.owed_len() > 0 {
+                conn.owe(Owed::Local(Bytes::from_static(b"1\0\0\0\x04")));
+                held.unsynced = true;
+            } else if show.has(Show::COMPLETE) {
+                // Nothing is in front of it: it need not wait for this conn, which may not be the next one used.
+                return self.local_bare(backend_tag::PARSE_COMPLETE);
+            }
+            return Ok(());
+        }
+        held.unsynced = true;
+        let popular = prepared.named || shared.parses.load(Ordering::Relaxed) > 1;
+        if !(popular && healthy && prepared.facts().is_some()) {
+            reply::parse(&mut conn.write, b"", &shared.text, &shared.types);
+            conn.owe(Owed::Parse { show, statement: None });
+            held.unnamed = Some(shared.id);
+            return Ok(());
+        }
+        if let Some(old) = conn.prepared.add(shared.id, limit) {
+            reply::named(&mut conn.write, tag::CLOSE, false, format!("gavel_{old}").as_bytes());
+            conn.owe(Owed::Close(Show::ERRORS));
+        }
+        reply::parse(&mut conn.write, &shared.name, &shared.text, &shared.types);
+        conn.owe(Owed::Parse { show, statement: Some(shared.id) });
+        Ok(())
+    }
+
+    /// Makes sure that the conn has the statement; its name there.
+    pub(super) fn ensure_statement(&mut self, at: usize, prepared: &Prepared) -> Result<Box<[u8]>, Failure> {
+        let held = &mut self.held[at];
+        let id = prepared.shared.id;
+        if held.lease.prepared.touch(id) {
+            // The Parse of an unnamed one has been counted in this very request.
+            if prepared.named {
+                self.worker.shared.metrics.cache(Cache::Statements, true);
+            }
+            return Ok(prepared.shared.name.clone());
+        }
+        if held.unnamed == Some(id) {
+            return Ok(Box::default());
+        }
+        self.put_parse(at, prepared, Show::ERRORS)?;
+        let named = self.held[at].lease.prepared.touch(id);
+        Ok(if named { prepared.shared.name.clone() } else { Box::default() })
+    }
+
+    pub(super) async fn op_describe(&mut self, body: &Bytes) -> Result<(), Failure> {
+        let named = Named::read(tag::DESCRIBE, body)?;
+        if named.portal {
+            let Some(portal) = self.names.portals.get(named.name).cloned() else {
+                let owed = Owed::Describe(Show::ALL);
+                return self.raw_or(tag::DESCRIBE, body, owed, || unknown_portal(named.name)).await;
+            };
+            return match portal.place {
+                Place::Control => self.describe_control(&portal.statement, true),
+                Place::Shard(shard) => self.raw(shard, tag::DESCRIBE, body, Owed::Describe(Show::ALL)).await,
+                Place::Spread { .. } => {
+                    self.pipeline.describe = Some(Bytes::copy_from_slice(named.name));
+                    Ok(())
+                }
+            };
+        }
+        let Some(prepared) = self.names.statements.get(named.name).cloned() else {
+            let owed = Owed::Describe(Show::ALL);
+            return self.raw_or(tag::DESCRIBE, body, owed, || unknown_statement(named.name)).await;
+        };
+        if prepared.facts().is_some_and(|facts| answered_here(facts)) {
+            return self.describe_control(&prepared, false);
+        }
+        let shard = match self.failed_shard() {
+            Some(shard) => shard,
+            None => self.describing_shard(&prepared),
+        };
+        let at = self.goto_to_describe(shard).await?;
+        let statement = self.ensure_statement(at, &prepared)?;
+        let held = &mut self.held[at];
+        reply::named(&mut held.lease.write, tag::DESCRIBE, false, &statement);
+        held.lease.owe(Owed::Describe(Show::ALL));
+        held.unsynced = true;
+        Ok(())
+    }
+
+    fn describe_control(&mut self, prepared: &Prepared, portal: bool) -> Result<(), Failure> {
+        let mut frame = BytesMut::new();
+        if !portal {
+            reply::frame(&mut frame, backend_tag::PARAMETER_DESCRIPTION, |b| b.extend_from_slice(&[0, 0]));
+        }
+        if prepared.facts().is_some_and(|facts| matches!(facts.command, Command::ExplainGavel(_))) {
+            reply::text_row_description(&mut frame, &["QUERY PLAN"]);
+        } else {
+            reply::bare(&mut frame, backend_tag::NO_DATA);
+        }
+        self.local(frame);
+        Ok(())
+    }
+}
+
+/// Where the Bind of a Parse will go.
+enum Ahead {
+    One(ShardId, bool),
+    Spread,
+    Nothing,
+}
+
+impl Prepared {
+    /// Facts of its one statement; `None` for a text of several, which PostgreSQL rejects.
+    pub fn facts(&self) -> Option<&Arc<Facts>> {
+        match self.analysed.statements() {
+            [only] => Some(&only.facts),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! After a request: what was learned from a conn, and which conns go back to their pools.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use router_config::settings::PoolMode;
+
+use super::failure::Failure;
+use super::session::{Held, Session};
+use super::transaction::Block;
+use crate::exec::single;
+use crate::wire::backend::Status;
+
+impl Session {
+    /// After a request: conns that nothing binds go back to their pools.
+    pub fn settle(&mut self) {
+        self.learn_block();
+        if self.block.is_none() {
+            self.names.portals.clear();
+            let session_mode = self.who.mode == PoolMode::Session;
+            let pinned = self.pinned.map(|(_, shard)| shard);
+            let shared = Arc::clone(&self.worker.shared);
+            {
+                let mut running = self.visible.running();
+                for held in &mut self.held {
+                    end_transaction(held, &shared);
+                    self.worker.pools.backend.add(std::mem::take(&mut held.lease.moved));
+                    held.lease.spoiled |= running.cancelling > 0;
+                }
+                running.conns.clear();
+            }
+            self.held.retain(|held| {
+                let usable = held.lease.status == Status::Idle && held.lease.is_quiet();
+                usable && !held.replica && (session_mode || pinned == Some(held.shard))
+            });
+            if !self.held.is_empty() {
+                let mut running = self.visible.running();
+                running.conns.extend(self.held.iter().map(|held| {
+                    (Arc::clone(held.lease.key()), held.lease.process_id, held.lease.secret.clone())
+                }));
+            }
+        }
+    }
+
+    /// A block may have begun or ended inside of a text that was passed on whole.
+    fn learn_block(&mut self) {
+        let open = self.held.iter().any(|held| held.lease.status != Status::Idle);
+        match (&self.block, open) {
+            (None, true) => {
+                let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
+                block.opaque = true;
+                self.block = Some(Box::new(block));
+                for held in &mut self.held {
+                    held.enlisted = held.lease.status != Status::Idle;
+                }
+            }
+            (Some(block), false) if self.held.iter().any(|held| held.enlisted) && !block.doomed => {
+                // A COMMIT that failed, or PREPARE TRANSACTION.
+                self.end_block(self.events.error.is_some());
+            }
+            _ => {}
+        }
+    }
+
+    /// The transaction is over: settings as they were if it was rolled back.
+    pub fn end_block(&mut self, rolled_back: bool) {
+        if let Some(block) = self.block.take()
+            && rolled_back
+        {
+            self.return_to(block.gucs_before());
+        }
+    }
+
+    /// Runs what is queued on a held conn to its end; a lost conn dooms the transaction.
+    pub async fn run(&mut self, at: usize) -> Result<(), Failure> {
+        let held = &mut self.held[at];
+        let done = single::run(&mut self.io, &mut held.lease, &mut self.events).await;
+        if let Err(error) = done {
+            return Err(self.lose(at, error, false));
+        }
+        self.learn_lsn(at);
+        Ok(())
+    }
+
+    /// Gives up a conn on which something failed.
+    pub fn lose(&mut self, at: usize, error: super::io::StepError, committing: bool) -> Failure {
+        let held = self.held.swap_remove(at);
+        self.worker.pools.backend.add(held.lease.moved);
+        if let (Some(node), super::io::StepError::Backend(_)) = (held.node, &error) {
+            self.worker.shared.nodes().check_now(node);
+        }
+        if let Some(block) = &mut self.block
+            && held.enlisted
+        {
+            block.doomed = true;
+        }
+        if self.pinned.is_some_and(|(_, shard)| shard == held.shard) {
+            self.pinned = None;
+            self.temp_tables = false;
+        }
+        let shard = self.shard_name(held.shard);
+        Failure::of_step(error, &shard, committing)
+    }
+
+    /// Reads the LSN that the shard was asked for.
+    pub fn learn_lsn(&mut self, at: usize) {
+        let held = &mut self.held[at];
+        if !std::mem::take(&mut held.asks_lsn) {
+            return;
+        }
+        held.lease.capture = false;
+        let row = self.events.rows.drain(..).next();
+        self.note_lsn(at, row);
+    }
+
+    /// The answer to the question for the LSN raises the floor; without one it is asked again.
+    pub fn note_lsn(&self, at: usize, row: Option<Bytes>) {
+        let floor = self.worker.shared.floor(self.held[at].shard);
+        let lsn = row.and_then(|row| lsn_of(&row));
+        match lsn {
+            Some(lsn) => drop(floor.lsn.fetch_max(lsn, Ordering::AcqRel)),
+            None => floor.dirty.store(true, Ordering::Release),
+        }
+    }
+}
+
+fn end_transaction(held: &mut Held, shared: &crate::worker::Shared) {
+    if std::mem::take(&mut held.wrote) && !held.replica {
+        shared.floor(held.shard).dirty.store(true, Ordering::Release);
+    }
+    if std::mem::take(&mut held.gucs_moved) {
+        held.lease.applied = None;
+    }
+    held.enlisted = false;
+}
+
+/// `pg_lsn` in text out of a DataRow body of one column.
+fn lsn_of(row: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(row.get(6..)?).ok()?;
+    let (high, low) = text.split_once('/')?;
+    Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn lsn_is_read_out_of_its_row() {
+        assert_eq!(super::lsn_of(b"\0\x01\0\0\0\x0916/B374D848"), Some(0x16_B374_D848));
+        assert_eq!(super::lsn_of(b"\0\x01\xff\xff\xff\xff"), None);
+    }
+}
