@@ -2,8 +2,10 @@
 
 mod console;
 mod demo;
+mod drift;
 mod house;
 mod life;
+mod oids;
 mod replicas;
 mod routing;
 mod session;

@@ -59,6 +59,17 @@ pub fn choose(rest: &[u8], types: &[u8], chosen: &[u16]) -> Option<Rebound> {
     Some(Rebound { rest: out.freeze(), types: out_types.freeze() })
 }
 
+/// Format codes of the rows that a Bind asks for; `rest` is its body after the names. None at all: text.
+pub fn result_formats(rest: &[u8]) -> Option<Vec<i16>> {
+    let mut body = rest;
+    let _formats: Vec<i16> = counted(&mut body, frame::i16)?;
+    for _ in 0..frame::i16(&mut body)? as u16 {
+        let len = usize::try_from(frame::i32(&mut body)?).unwrap_or(0);
+        body = body.get(len..)?;
+    }
+    counted(&mut body, frame::i16)
+}
+
 fn counted<T>(body: &mut &[u8], read: impl Fn(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
     let count = frame::i16(body)? as u16;
     (0..count).map(|_| read(body)).collect()
@@ -78,5 +89,8 @@ mod tests {
         assert_eq!(&got.rest[..], want);
         assert_eq!(&got.types[..], [0, 0, 0, 25, 0, 0, 0, 20, 0, 0, 0, 20]);
         assert_eq!(choose(b"\0\0\0\0", &[], &[1]), None);
+        assert_eq!(result_formats(rest), Some(vec![1]));
+        assert_eq!(result_formats(b"\0\0\0\0\0\0"), Some(Vec::new()));
+        assert_eq!(result_formats(b"\0\0\0\x01\0\0\0\x09ab"), None);
     }
 }

@@ -174,10 +174,18 @@ impl Session {
             params: request.params,
             rules: self.text_rules(),
         };
-        match drawn {
+        let several = topology.shards.len() > 1;
+        if several && view.hint_shard.is_none() {
+            self.check_problems(&statement.facts)?;
+        }
+        let plan = match drawn {
             None => route::plan(&topology, &statement.facts, &values, &view),
             Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
+        }?;
+        if several {
+            self.check_copy(&statement.facts, &plan)?;
         }
+        Ok(plan)
     }
 
     pub(crate) fn text_rules(&self) -> TextRules {

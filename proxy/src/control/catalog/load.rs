@@ -9,8 +9,9 @@ use futures_util::future::try_join;
 use router_config::topology::Topology;
 use tokio_postgres::{Row, Transaction};
 
+use super::drift::{Drift, concerns_all};
 use super::functions::{Overload, Relations, functions};
-use super::place::{Draft, KeyFacts, Problem, place_tables, place_views};
+use super::place::{Draft, KeyFacts, Problem, REFUSED, place_tables, place_views};
 use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
@@ -51,14 +52,21 @@ const COLUMNS: &str = "SELECT a.attrelid, a.attname::text, pg_catalog.format_typ
             pg_catalog.pg_get_serial_sequence(pg_catalog.quote_ident(n.nspname) || '.' || \
             pg_catalog.quote_ident(c.relname), a.attname)) || '::regclass)' \
           WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), t.typdefault) END, \
-     a.attidentity = 'a', a.attgenerated <> '', coalesce(nullif(t.typbasetype, 0), t.oid), \
-     coalesce(l.collisdeterministic, true) \
+     a.attidentity = 'a', a.attgenerated <> '', a.atttypmod, coalesce(l.collisdeterministic, true) \
      FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
      LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
      LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation \
      WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') \
      AND n.nspname !~ '^pg_(toast|temp_)' ORDER BY a.attrelid, a.attnum";
+
+/// Domains with the type below all of them and its modifier.
+const DOMAINS: &str = "WITH RECURSIVE d (oid, base, modifier) AS ( \
+       SELECT oid, typbasetype, typtypmod FROM pg_catalog.pg_type WHERE typtype = 'd' \
+       UNION ALL SELECT d.oid, t.typbasetype, t.typtypmod FROM d \
+         JOIN pg_catalog.pg_type t ON t.oid = d.base AND t.typtype = 'd') \
+     SELECT d.oid, d.base, d.modifier FROM d \
+     JOIN pg_catalog.pg_type b ON b.oid = d.base AND b.typtype <> 'd'";
 
 const BUILT_IN: &str = "SELECT proname::text, pg_catalog.bool_or(provolatile = 'v'), \
      pg_catalog.bool_or(prokind IN ('a', 'w')), pg_catalog.bool_or(proretset) FROM pg_catalog.pg_proc \
@@ -83,10 +91,17 @@ const TYPES: &str = "SELECT t.typname::text, t.oid, n.nspname::text FROM pg_cata
 pub(crate) struct Loaded {
     pub(crate) schema: Schema,
     pub(crate) problems: Vec<Problem>,
+    /// A table that statements in the database's encoding would name in other bytes than the catalog does.
+    pub(crate) unreadable_name: Option<String>,
 }
 
 /// Reads everything. `tx` is REPEATABLE READ, READ ONLY, and is not used afterwards.
-pub(crate) async fn load(tx: &Transaction<'_>, topology: &Topology, generation: u64) -> Result<Loaded> {
+pub(crate) async fn load(
+    tx: &Transaction<'_>,
+    topology: &Topology,
+    generation: u64,
+    drift: Option<&Drift<'_>>,
+) -> Result<Loaded> {
     let may_see_files: bool = tx
         .query_one(
             "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE') \
@@ -99,17 +114,36 @@ pub(crate) async fn load(tx: &Transaction<'_>, topology: &Topology, generation: 
     tx.batch_execute(START).await?;
     let relations_and_columns = try_join(tx.query(RELATIONS, &[]), tx.query(COLUMNS, &[]));
     let all_functions = try_join(tx.query(BUILT_IN, &[]), tx.query(FUNCTIONS, &[]));
-    let (((relations, columns), (built_in, user)), types) =
-        try_join(try_join(relations_and_columns, all_functions), tx.query(TYPES, &[])).await?;
+    let all_types = try_join(tx.query(TYPES, &[]), tx.query(DOMAINS, &[]));
+    let (((relations, columns), (built_in, user)), (types, domains)) =
+        try_join(try_join(relations_and_columns, all_functions), all_types).await?;
 
-    let mut drafts = drafts(&relations, &columns)?;
+    let domains = domains.iter().map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?))));
+    let mut drafts = drafts(&relations, &columns, &domains.collect::<Result<_>>()?)?;
     let utf8 = settings.try_get::<_, &str>(0)? == "UTF8";
-    let problems = place_tables(&mut drafts, topology, utf8);
+    let mut problems = place_tables(&mut drafts, topology, utf8);
+    refuse_differing(&mut drafts, drift, &mut problems);
     let overloads = user.iter().map(overload).collect::<Result<Vec<_>>>()?;
     let built_in = built_in.iter().map(known).collect::<Result<HashMap<_, _>>>()?;
-    let functions = functions(built_in, &overloads, &scanned_names(&drafts), &topology.functions);
+    let mut functions = functions(built_in, &overloads, &scanned_names(&drafts), &topology.functions);
+    for name in drift.map(Drift::functions).unwrap_or_default().keys() {
+        if let Some(function) = functions.get_mut(*name) {
+            function.touches_sharded = Touches::Unknown;
+            function.built_in = false;
+            function.key_argument = None;
+        }
+    }
     place_views(&mut drafts, &functions);
+    refuse_differing(&mut drafts, drift, &mut problems);
+    problems.extend(drift.map(Drift::warnings).unwrap_or_default());
 
+    let unreadable = |draft: &&Draft| {
+        let Relation { schema, name, placement, .. } = &draft.relation;
+        let key = draft.relation.key().map(|(column, _)| &draft.relation.columns[column].name);
+        let plain = schema.is_ascii() && name.is_ascii() && key.is_none_or(|key| key.is_ascii());
+        !utf8 && concerns_all(placement) && !plain
+    };
+    let unreadable_name = drafts.iter().find(unreadable).map(|draft| draft.relation.full_name());
     let search_path = split_search_path(settings.try_get(1)?);
     let types = type_names(&types, &search_path)?;
     let relations = drafts
@@ -117,10 +151,24 @@ pub(crate) async fn load(tx: &Transaction<'_>, topology: &Topology, generation: 
         .map(|Draft { relation, .. }| ((relation.schema.clone(), relation.name.clone()), Arc::new(relation)))
         .collect();
     let schema = Schema { generation, relations, functions, types, default_search_path: search_path };
-    Ok(Loaded { schema, problems })
+    Ok(Loaded { schema, problems, unreadable_name })
 }
 
-fn drafts(relations: &[Row], columns: &[Row]) -> Result<Vec<Draft>> {
+/// Refuses what is placed by now and must be the same everywhere, but is not.
+fn refuse_differing(drafts: &mut [Draft], drift: Option<&Drift<'_>>, problems: &mut Vec<Problem>) {
+    let Some(drift) = drift else { return };
+    let shared = drafts.iter_mut().filter(|draft| {
+        !draft.system && concerns_all(&draft.relation.placement) && draft.relation.placement != REFUSED
+    });
+    for draft in shared {
+        if let Some(message) = drift.table(&draft.relation.schema, &draft.relation.name) {
+            problems.push(Problem::refused(draft.relation.full_name(), message));
+            draft.relation.placement = REFUSED;
+        }
+    }
+}
+
+fn drafts(relations: &[Row], columns: &[Row], domains: &HashMap<u32, (u32, i32)>) -> Result<Vec<Draft>> {
     let mut by_relation: HashMap<u32, (Vec<Column>, Vec<KeyFacts>)> = HashMap::new();
     for row in columns {
         let (list, keys) = by_relation.entry(row.try_get(0)?).or_default();
@@ -133,7 +181,9 @@ fn drafts(relations: &[Row], columns: &[Row]) -> Result<Vec<Draft>> {
             identity_always: row.try_get(6)?,
             generated: row.try_get(7)?,
         });
-        keys.push(KeyFacts { base_type: row.try_get(8)?, deterministic: row.try_get(9)? });
+        let own = (row.try_get(3)?, row.try_get(8)?);
+        let (base_type, modifier) = domains.get(&own.0).copied().unwrap_or(own);
+        keys.push(KeyFacts { base_type, modifier, deterministic: row.try_get(9)? });
     }
     let mut drafts = Vec::with_capacity(relations.len());
     for row in relations {
