@@ -3,11 +3,13 @@
 mod cancel;
 mod console;
 mod demo;
+mod drift;
 mod house;
 mod inserts;
 mod key_types;
 mod life;
 mod listen;
+mod oids;
 mod own_catalog;
 mod pitfalls;
 mod replicas;

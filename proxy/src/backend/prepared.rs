@@ -32,6 +32,8 @@ pub struct SharedStatement {
     pub accepted: AtomicBool,
     /// Types of all its parameters, asked of a server where Parse leaves some open and it matters; `None` where it does not.
     pub asked: OnceLock<Option<Box<[u32]>>>,
+    /// Type OIDs of its columns, on the home shard, once somebody had to know.
+    pub columns: OnceLock<Vec<u32>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +106,7 @@ impl Registry {
             parses: AtomicU32::new(1),
             accepted: AtomicBool::new(false),
             asked: OnceLock::new(),
+            columns: OnceLock::new(),
         });
         let identity = Identity { context, text: statement.text.clone(), types: statement.types.clone() };
         self.cache.insert(identity, Arc::clone(&statement));

@@ -79,6 +79,11 @@ fn results_at(rest: &[u8]) -> Option<usize> {
     Some(rest.len() - body.len())
 }
 
+/// Format codes of the rows that a Bind asks for; `rest` is its body after the names. None at all: text.
+pub fn result_formats(rest: &[u8]) -> Option<Vec<i16>> {
+    counted(&mut &rest[results_at(rest)?..], frame::i16)
+}
+
 fn counted<T>(body: &mut &[u8], read: impl Fn(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
     let count = frame::i16(body)? as u16;
     (0..count).map(|_| read(body)).collect()
@@ -99,5 +104,8 @@ mod tests {
         assert_eq!(&got.types[..], [0, 0, 0, 25, 0, 0, 0, 20, 0, 0, 0, 20]);
         assert_eq!(choose(b"\0\0\0\0", &[], &[1]), None);
         assert_eq!(&with_text_results(rest)[..], b"\0\x02\0\x01\0\0\0\x02\0\0\0\x02ab\xff\xff\xff\xff\0\0");
+        assert_eq!(result_formats(rest), Some(vec![1]));
+        assert_eq!(result_formats(b"\0\0\0\0\0\0"), Some(Vec::new()));
+        assert_eq!(result_formats(b"\0\0\0\x01\0\0\0\x09ab"), None);
     }
 }

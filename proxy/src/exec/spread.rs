@@ -237,7 +237,8 @@ impl Session {
             }
             Form::Execute { statement, bind, describe, max_rows } => {
                 let bound = rebound(statement, bind, share.params.as_deref())?;
-                reply::parse(&mut conn.write, b"", &share.text, &bound.types);
+                let types = conn.own_types(&bound.types)?;
+                reply::parse(&mut conn.write, b"", &share.text, &types);
                 conn.owe(Owed::Parse { show: errors_of(first), statement: None });
                 reply::bind(&mut conn.write, b"", b"", &bound.rest);
                 conn.owe(Owed::Bind(errors_of(first)));

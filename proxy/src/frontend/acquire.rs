@@ -110,6 +110,9 @@ impl Session {
                 metrics.connected(took);
             }
         }
+        if shard != ShardId(0) && self.translate_oids(shard, &mut lease).await {
+            self.context = None;
+        }
         let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
         Ok(Held {
             shard,

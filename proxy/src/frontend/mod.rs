@@ -3,6 +3,7 @@
 pub mod acquire;
 pub mod auth;
 pub mod cancel;
+mod catalog_checks;
 pub mod control;
 pub mod draws;
 pub mod effects;

@@ -189,10 +189,17 @@ impl Session {
             params: request.params,
             rules: self.text_rules(),
         };
+        let several = topology.shards.len() > 1;
+        if several && view.hint_shard.is_none() {
+            self.check_problems(&statement.facts)?;
+        }
         let plan = match drawn {
             None => route::plan(&topology, &statement.facts, &values, &view),
             Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
         }?;
+        if several {
+            self.check_copy(&statement.facts, &plan)?;
+        }
         let own = &request.text[request.analysed.range(request.index)];
         if statement.facts.effects.listening_channels && self.listening.is_some() {
             return self.plan_channels(own, request.params.map_or(0, BindParams::len), plan);

@@ -249,7 +249,7 @@ impl Case<'_> {
     fn everywhere(&self, target: Target, hint: Option<Hint>) -> Result<(Target, Reason), Refusal> {
         self.agrees_everywhere(hint)?;
         if !self.session.two_phase && self.facts.access != Access::Read {
-            return Err(Refusal::two_phase_off("the statement concerns every shard: it"));
+            return Err(Refusal::two_phase_off("the statement"));
         }
         Ok((target, Reason::Ddl))
     }

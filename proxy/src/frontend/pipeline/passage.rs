@@ -60,7 +60,7 @@ impl Session {
     }
 
     /// As `goto`, for a question about a statement: the transaction has not been on the shard for that.
-    pub(super) async fn goto_to_describe(&mut self, shard: ShardId) -> Result<usize, Failure> {
+    pub(in crate::frontend) async fn goto_to_describe(&mut self, shard: ShardId) -> Result<usize, Failure> {
         let used = self.touched(shard);
         let at = self.goto(shard, false).await?;
         self.held[at].untouched = !used;

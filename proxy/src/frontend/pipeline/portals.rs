@@ -63,8 +63,9 @@ impl Session {
         self.note(why, &prepared.shared.text);
         let shard = match plan.target {
             Target::One(shard) | Target::Nowhere(shard) => shard,
-            Target::Any => self.any_shard(),
+            Target::Any => self.any_shard_for(bind.rest),
             _ => {
+                self.check_containers(None, &prepared, bind.rest).await?;
                 let rest = body.slice_ref(bind.rest);
                 let place = Place::Spread { plan: Box::new(plan), bind: rest };
                 self.names.portals.insert(name, Portal { statement: prepared, place, sets: None });
@@ -76,6 +77,9 @@ impl Session {
         self.check_drawn(at, &facts)?;
         self.runs(at, before, &facts);
         self.note_shard(why, at);
+        if shard != ShardId(0) {
+            self.check_containers(Some(at), &prepared, bind.rest).await?;
+        }
         self.put_bind(at, name, &prepared, bind.rest)
     }
 
@@ -165,7 +169,8 @@ impl Session {
         let at = self.goto(shard, false).await?;
         let held = &mut self.held[at];
         let conn = &mut *held.lease;
-        reply::parse(&mut conn.write, b"", text.as_bytes(), &bind.types);
+        let types = conn.own_types(&bind.types)?;
+        reply::parse(&mut conn.write, b"", text.as_bytes(), &types);
         conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
         reply::bind(&mut conn.write, b"", b"", &bind.rest);
         conn.owe(Owed::Bind(Show::ERRORS));
