@@ -1,6 +1,7 @@
 //! End to end: unchanged applications on a sharded cluster of real servers.
 
 mod console;
+mod cursors;
 mod demo;
 mod house;
 mod inserts;

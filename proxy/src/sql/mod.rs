@@ -7,6 +7,7 @@ pub mod cache;
 mod command;
 pub mod extract;
 pub mod facts;
+pub mod fetch;
 pub mod lexer;
 pub mod normalise;
 mod parse;
