@@ -24,7 +24,6 @@ const LADDER: &[&[&str]] = &[
 
 /// Uses that point down the ladder: (module, what it uses, why it is still so). To be emptied.
 const LADDER_EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("worker", "run", "the shared state carries the function that reads the configuration again"),
     ("metrics", "control", "labels are made from the outcomes of two-phase commits"),
     ("metrics", "route", "labels are made from the targets of plans"),
 ];

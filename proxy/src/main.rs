@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use proxy::cli;
-use proxy::run::{Reread, run};
+use proxy::run::{Outside, run};
 use router_config::settings::Log;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
 /// The sharding proxy for PostgreSQL: applications connect to it as to one PostgreSQL.
 #[derive(Parser)]
@@ -65,12 +65,10 @@ fn serve(path: &Path) -> ExitCode {
         Ok(config) => config,
         Err(report) => return report.exit(),
     };
-    start_log(&config.settings.log);
-    let reread: Reread = {
-        let path = path.to_owned();
-        Arc::new(move || cli::config::load(&path).map_err(|report| report.text))
-    };
-    match run(config, reread) {
+    let set_log_level = start_log(&config.settings.log);
+    let path = path.to_owned();
+    let reread = Box::new(move || cli::config::load(&path).map_err(|report| report.text));
+    match run(config, Outside { reread, set_log_level }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("gavel ends: {error:#}");
@@ -79,13 +77,29 @@ fn serve(path: &Path) -> ExitCode {
     }
 }
 
-/// Logs go to standard error, for people or as JSON.
-fn start_log(log: &Log) {
-    let filter = EnvFilter::try_from_env("GAVEL_LOG").unwrap_or_else(|_| EnvFilter::new(&log.level));
+/// Applies another `log.level`.
+type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// Logs go to standard error, for people or as JSON. GAVEL_LOG goes before the setting, also when that changes.
+fn start_log(log: &Log) -> SetLevel {
+    let from_env = EnvFilter::try_from_env("GAVEL_LOG");
+    let fixed = from_env.is_ok();
+    let filter = from_env.unwrap_or_else(|_| EnvFilter::new(&log.level));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if log.json {
-        lines.json().init();
+        let lines = lines.json().with_filter_reloading();
+        let handle = lines.reload_handle();
+        lines.init();
+        Box::new(move |level| if fixed { Ok(()) } else { set_level(&handle, level) })
     } else {
-        lines.with_ansi(false).init();
+        let lines = lines.with_ansi(false).with_filter_reloading();
+        let handle = lines.reload_handle();
+        lines.init();
+        Box::new(move |level| if fixed { Ok(()) } else { set_level(&handle, level) })
     }
+}
+
+fn set_level<S>(handle: &Handle<EnvFilter, S>, level: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(level).map_err(|error| format!("log.level: {error}"))?;
+    handle.reload(filter).map_err(|error| error.to_string())
 }

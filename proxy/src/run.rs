@@ -30,11 +30,15 @@ use crate::worker::{Parts, Phase, Shared, Worker};
 
 /// How often pools close conns that have been unused for too long.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a drain looks whether sessions are left.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// What sessions get after the end of a drain to say that they are ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until a signal ends it.
-pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
+pub fn run(config: Config, outside: Outside) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
     let shared = handle.block_on_other(start(config, handle.clone()))?;
@@ -48,7 +52,7 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
         threads.push(thread::Builder::new().name(name).spawn(move || session_thread(&shared, sockets))?);
     }
     tracing::info!(address = %shared.settings.load().listen.address, threads = shared.threads, "ready");
-    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), reread))?;
+    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), outside))?;
     drain(&shared);
     for thread in threads {
         // A thread that panicked has been logged; the process ends either way.
@@ -57,8 +61,16 @@ pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the configuration again, for RELOAD and SIGHUP.
-pub type Reread = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
+/// Applies a log filter, or says what is wrong with it.
+pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What a reload needs of whoever started the process.
+pub struct Outside {
+    /// Reads the configuration again.
+    pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
+    /// Applies `log.level`.
+    pub set_log_level: SetLogLevel,
+}
 
 /// Runs a future to its end on a runtime whose thread is another one.
 trait BlockOnOther {
@@ -96,13 +108,12 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
     control.load_configured().await;
     started.get_or_init(|| control.clone());
-    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
-    let handshake = handshake_context(&settings, &connect, &control, tls.clone(), handle)?;
+    let handshake = handshake_context(&settings, &connect, &control, handle)?;
     let threads = match settings.listen.threads {
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
     };
-    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, tls, threads, phase }))
+    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, threads, phase }))
 }
 
 async fn serve_http(settings: &Settings, metrics: &Arc<Metrics>, ready: Ready) -> anyhow::Result<()> {
@@ -117,7 +128,7 @@ async fn serve_http(settings: &Settings, metrics: &Arc<Metrics>, ready: Ready) -
 /// What `/readyz` answers from.
 fn readiness(started: Arc<OnceLock<Control>>, phase: watch::Receiver<Phase>) -> Ready {
     Arc::new(move || match (*phase.borrow(), started.get()) {
-        (Phase::Draining, _) => Err("draining".to_owned()),
+        (Phase::Draining | Phase::Ending, _) => Err("draining".to_owned()),
         (_, None) => Err("starting: the slot map and the catalogs are not loaded yet".to_owned()),
         (Phase::Running | Phase::Paused, Some(control)) => control.ready(),
     })
@@ -128,7 +139,6 @@ pub fn handshake_context(
     settings: &Settings,
     connect: &Arc<ConnectContext>,
     control: &Control,
-    tls: Option<Arc<ListenerTls>>,
     handle: tokio::runtime::Handle,
 ) -> anyhow::Result<HandshakeContext> {
     let nodes = Arc::clone(control.nodes());
@@ -137,6 +147,7 @@ pub fn handshake_context(
     let home: HomePrimary = Arc::new(move || {
         nodes.primary(ShardId(0)).and_then(|node| nodes.address(node)).unwrap_or_else(|| fallback.clone())
     });
+    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
     let secrets = SecretSource::from_settings(settings, Arc::clone(connect), handle, home)?;
     Ok(HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets)))
 }
@@ -163,27 +174,38 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
                 () = tokio::time::sleep(REAP_INTERVAL) => worker.pools.all().iter().for_each(|pool| pool.reap()),
                 _ = phase.changed() => {}
             }
-            if *phase.borrow() == Phase::Draining && shared.clients.load(Ordering::Acquire) == 0 {
-                break;
-            }
-            if *phase.borrow() == Phase::Draining {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                if shared.clients.load(Ordering::Acquire) == 0 || past_deadline(shared) {
-                    break;
-                }
-                shared.phase.send_modify(|_| {});
+            if *phase.borrow() >= Phase::Draining {
+                break wait_for_sessions(shared).await;
             }
         }
     });
     runtime.shutdown_timeout(Duration::from_millis(100));
 }
 
-fn past_deadline(shared: &Shared) -> bool {
-    shared
-        .drain_until
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .is_some_and(|deadline| Instant::now() >= deadline)
+/// Until the last session is gone, or the time for that is over.
+async fn wait_for_sessions(shared: &Arc<Shared>) {
+    let deadline = *shared.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    while shared.clients.load(Ordering::Acquire) > 0 {
+        tokio::time::sleep(DRAIN_STEP).await;
+        let Some(deadline) = deadline.filter(|deadline| Instant::now() >= *deadline) else {
+            // Those that have just become idle look again.
+            shared.phase.send_modify(|_| {});
+            continue;
+        };
+        let first =
+            shared.phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Ending) != Phase::Ending);
+        if first {
+            let clients = shared.clients.load(Ordering::Acquire);
+            tracing::warn!(
+                clients,
+                "limits.drain is over: running statements are cancelled, sessions are ended"
+            );
+            cancel::cancel_all(shared).await;
+        }
+        if Instant::now() >= deadline + LAST_WORDS {
+            return;
+        }
+    }
 }
 
 async fn accept_loop(socket: std::net::TcpListener, worker: Arc<Worker>) {
@@ -198,7 +220,7 @@ async fn accept_loop(socket: std::net::TcpListener, worker: Arc<Worker>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase == Phase::Draining) => return,
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
         };
         match accepted {
             Ok((socket, peer)) => {
@@ -261,12 +283,12 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
         Ok(Err(error)) => {
             shared.metrics.rejected.inc();
             shared.metrics.error(error.sqlstate());
-            tracing::debug!(%peer, "login failed: {error}");
+            tracing::info!(%peer, "login failed: {error}");
             return;
         }
         Err(_) => {
             shared.metrics.rejected.inc();
-            tracing::debug!(%peer, "login took longer than limits.login");
+            tracing::info!(%peer, "login took longer than limits.login");
             return;
         }
     };

@@ -1,24 +1,25 @@
 //! Signals: SIGHUP reloads, SIGTERM and SIGINT drain. The console asks for the same by [`Order`]s.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::run::{Reread, handshake_context};
-use crate::worker::{Order, Shared};
+use crate::backend::connect::ConnectContext;
+use crate::control::Reload;
+use crate::run::{Outside, handshake_context};
+use crate::worker::{Order, Reloaded, Shared};
 
 /// Orders of the console that wait; it is told when there are more.
 const ORDERS: usize = 16;
 
 /// Follows signals until one asks for the end.
-pub async fn follow(shared: Arc<Shared>, reread: Reread) -> anyhow::Result<()> {
+pub async fn follow(shared: Arc<Shared>, outside: Outside) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    *shared.reread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&reread));
     let (sender, mut orders) = mpsc::channel(ORDERS);
-    *shared.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sender);
+    *shared.orders.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => None,
@@ -29,9 +30,12 @@ pub async fn follow(shared: Arc<Shared>, reread: Reread) -> anyhow::Result<()> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
-        let outcome = reload(&shared).await;
+        let outcome = reload(&shared, &outside).await;
         match &outcome {
-            Ok(()) => tracing::info!("configuration reloaded"),
+            Ok(notes) => {
+                notes.iter().for_each(|note| tracing::warn!("{note}"));
+                tracing::info!("configuration reloaded");
+            }
             Err(error) => tracing::error!("the configuration in use stays: {error}"),
         }
         if let Some(done) = asked {
@@ -41,25 +45,39 @@ pub async fn follow(shared: Arc<Shared>, reread: Reread) -> anyhow::Result<()> {
     }
 }
 
-/// Takes over a new configuration as a whole, or leaves the old one running.
-pub async fn reload(shared: &Arc<Shared>) -> Result<(), String> {
-    let reread = shared.reread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-    let Some(reread) = reread else { return Err("there is no file to read again".to_owned()) };
-    let config = reread()?;
-    let (settings, topology) = (Arc::new(config.settings), config.topology);
-    if let Some(tls) = &shared.tls {
-        tls.reload(&settings.listen).map_err(|error| error.to_string())?;
-    }
+/// Takes over a new configuration as a whole, or leaves the old one running. What waits for a restart is told.
+async fn reload(shared: &Arc<Shared>, outside: &Outside) -> Reloaded {
+    let config = (outside.reread)()?;
+    let (mut settings, topology) = (config.settings, config.topology);
+    let waiting = settings.keep_what_needs_a_restart(&shared.settings.load());
+    let settings = Arc::new(settings);
+    let connect = Arc::new(ConnectContext::from_settings(&settings).map_err(|error| error.to_string())?);
     let handle = tokio::runtime::Handle::current();
     let handshake =
-        handshake_context(&settings, &shared.connect, &shared.control, shared.tls.clone(), handle)
-            .map_err(|error| error.to_string())?;
-    shared.control.reload(Arc::clone(&settings), topology).await.map_err(|error| error.to_string())?;
+        handshake_context(&settings, &connect, &shared.control, handle).map_err(|error| error.to_string())?;
+    (outside.set_log_level)(&settings.log.level)?;
+    let reload = Reload { settings: Arc::clone(&settings), topology, tls: connect.tls_config() };
+    let reloaded = shared.control.reload(reload).await;
+    let mut notes = match reloaded {
+        Ok(notes) => notes,
+        Err(error) => {
+            // It was accepted when it was set before.
+            let _ = (outside.set_log_level)(&shared.settings.load().log.level);
+            return Err(error.to_string());
+        }
+    };
+    shared.connect.store(connect);
     shared.handshake.store(Arc::new(handshake));
     shared.settings.store(settings);
     shared.forget_welcomes();
-    for pools in shared.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
+    for pools in shared.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         pools.clear();
     }
-    Ok(())
+    if !waiting.is_empty() {
+        notes.push(format!(
+            "changed in the file, but only a restart makes it effective: {}",
+            waiting.join(", ")
+        ));
+    }
+    Ok(notes)
 }

@@ -1,7 +1,7 @@
 //! What sessions share: everything of the process ([`Shared`]) and of their thread ([`Worker`]).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -15,12 +15,13 @@ use crate::backend::connect::ConnectContext;
 use crate::backend::pool::Pools;
 use crate::backend::prepared::Registry;
 use crate::control::{Catalog, Control, Nodes};
+use crate::frontend::floor::Floor;
 use crate::frontend::handshake::HandshakeContext;
 use crate::frontend::session::{Visible, Who};
+use crate::frontend::watch::Sparse;
 use crate::metrics::Metrics;
 use crate::sql::cache::Cache;
 use crate::sql::schema::Schema;
-use crate::tls::ListenerTls;
 
 /// Shards whose causal floor is kept; the map is refused above.
 const SHARDS_MAX: usize = 1024;
@@ -33,17 +34,8 @@ pub type WelcomeKey = (String, String, u64);
 /// ParameterStatus values: names and values.
 pub type Welcome = Arc<Vec<(String, String)>>;
 
-/// The LSN that a replica must have replayed to serve reads: all writes acknowledged by this proxy are before it.
-#[derive(Debug, Default)]
-pub struct Floor {
-    /// Known.
-    pub lsn: AtomicU64,
-    /// Something was acknowledged since: the primary must be asked first.
-    pub dirty: AtomicBool,
-}
-
 /// Where the process is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Serving.
     Running,
@@ -51,13 +43,18 @@ pub enum Phase {
     Paused,
     /// Ending: transactions finish, then sessions are told to go.
     Draining,
+    /// The time for that is over: statements are cancelled, every session is told to go.
+    Ending,
 }
+
+/// What a reload came to: notes for whoever asked for it, or why the old configuration stays.
+pub type Reloaded = Result<Vec<String>, String>;
 
 /// What the console asks of the process.
 #[derive(Debug)]
 pub enum Order {
     /// As SIGHUP; the outcome is sent back.
-    Reload(oneshot::Sender<Result<(), String>>),
+    Reload(oneshot::Sender<Reloaded>),
     /// As SIGTERM.
     Drain,
 }
@@ -92,11 +89,9 @@ pub struct Shared {
     /// Statements shared over sessions.
     pub registry: Registry,
     /// How backends are connected to.
-    pub connect: Arc<ConnectContext>,
+    pub connect: ArcSwap<ConnectContext>,
     /// How applications log in.
     pub handshake: ArcSwap<HandshakeContext>,
-    /// Certificates towards applications.
-    pub tls: Option<Arc<ListenerTls>>,
     /// Catalog of databases that are not routed.
     pub no_schema: Arc<Schema>,
     /// Sessions by the process id of their cancel key.
@@ -111,13 +106,13 @@ pub struct Shared {
     pub workers: Mutex<Vec<Arc<Pools>>>,
     /// When the process began to serve.
     pub since: Instant,
+    /// Which refusals are logged.
+    pub refusals: Sparse,
     /// When a drain gives up.
     pub drain_until: Mutex<Option<Instant>>,
-    /// Reads the configuration again.
-    pub reread: Mutex<Option<crate::run::Reread>>,
     /// What the console asks of the process.
     pub orders: Mutex<Option<mpsc::Sender<Order>>>,
-    floors: Vec<Floor>,
+    floors: Vec<Arc<Floor>>,
     welcomes: Mutex<HashMap<WelcomeKey, (Instant, Welcome)>>,
 }
 
@@ -135,8 +130,6 @@ pub struct Parts {
     pub connect: Arc<ConnectContext>,
     /// Logins.
     pub handshake: HandshakeContext,
-    /// Certificates towards applications.
-    pub tls: Option<Arc<ListenerTls>>,
     /// Threads that carry sessions.
     pub threads: usize,
     /// Where the process is in its life.
@@ -148,7 +141,7 @@ impl Shared {
     pub fn new(parts: Parts) -> Arc<Self> {
         const REGISTRY_BYTES: u64 = 64 << 20;
         let mut floors = Vec::new();
-        floors.resize_with(SHARDS_MAX, Floor::default);
+        floors.resize_with(SHARDS_MAX, Arc::default);
         Arc::new(Self {
             facts: Cache::new(parts.settings.limits.facts),
             settings: ArcSwap::new(parts.settings),
@@ -156,9 +149,8 @@ impl Shared {
             control: parts.control,
             metrics: parts.metrics,
             registry: Registry::new(REGISTRY_BYTES),
-            connect: parts.connect,
+            connect: ArcSwap::new(parts.connect),
             handshake: ArcSwap::from_pointee(parts.handshake),
-            tls: parts.tls,
             no_schema: Arc::default(),
             sessions: Mutex::default(),
             clients: AtomicUsize::new(0),
@@ -166,8 +158,8 @@ impl Shared {
             phase: parts.phase,
             workers: Mutex::default(),
             since: Instant::now(),
+            refusals: Sparse::default(),
             drain_until: Mutex::default(),
-            reread: Mutex::default(),
             orders: Mutex::default(),
             floors,
             welcomes: Mutex::default(),
@@ -180,7 +172,7 @@ impl Shared {
     }
 
     /// The causal floor of a shard.
-    pub fn floor(&self, shard: ShardId) -> &Floor {
+    pub fn floor(&self, shard: ShardId) -> &Arc<Floor> {
         &self.floors[usize::from(shard.0) % SHARDS_MAX]
     }
 
@@ -230,7 +222,7 @@ impl Shared {
     }
 
     /// RELOAD: waits for the outcome.
-    pub async fn ask_reload(&self) -> Result<(), String> {
+    pub async fn ask_reload(&self) -> Reloaded {
         let (done, outcome) = oneshot::channel();
         self.order(Order::Reload(done))?;
         outcome.await.unwrap_or_else(|_| Err("the process is ending".to_owned()))

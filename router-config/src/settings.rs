@@ -31,6 +31,42 @@ pub struct Settings {
     pub databases: Vec<Database>,
 }
 
+impl Settings {
+    /// The entry for a database that an application names.
+    pub fn database(&self, name: &str) -> Option<&Database> {
+        self.databases.iter().find(|entry| entry.name == name || entry.name == "*")
+    }
+
+    /// Puts back what a running process cannot change, from the settings it runs with. Returns the names of those that
+    /// the file now wants otherwise: they wait for a restart. All other settings take effect by a reload.
+    pub fn keep_what_needs_a_restart(&mut self, running: &Self) -> Vec<&'static str> {
+        let mut waiting = Vec::new();
+        let mut keep = |name, differs: bool| {
+            if differs {
+                waiting.push(name);
+            }
+        };
+        let (new, old) = (&mut self.listen, &running.listen);
+        keep("listen.address", put_back(&mut new.address, &old.address));
+        keep("listen.metrics", put_back(&mut new.metrics, &old.metrics));
+        keep("listen.threads", put_back(&mut new.threads, &old.threads));
+        keep("listen.backlog", put_back(&mut new.backlog, &old.backlog));
+        let (new, old) = (&mut self.auth, &running.auth);
+        keep("auth.query_database", put_back(&mut new.query_database, &old.query_database));
+        keep("limits.facts", put_back(&mut self.limits.facts, &running.limits.facts));
+        keep("log.json", put_back(&mut self.log.json, &running.log.json));
+        waiting
+    }
+}
+
+fn put_back<T: Clone + PartialEq>(new: &mut T, old: &T) -> bool {
+    let differs = new != old;
+    if differs {
+        new.clone_from(old);
+    }
+    differs
+}
+
 /// Where the proxy listens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listen {

@@ -81,3 +81,76 @@ async fn a_running_transaction_may_finish_while_draining() {
     let rows = cluster.on_each_primary("SELECT 1 FROM auctions").await.concat();
     assert_eq!(rows.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_outlasts_a_drain_is_cancelled_and_told() {
+    let cluster = Cluster::builder().config_extra("[limits]\ndrain = \"1s\"").start().await;
+    cluster.allow_log("limits.drain is over");
+    let mut idle = cluster.connect().await;
+    build(&idle).await;
+    let transaction = idle.transaction().await.expect("begin");
+    transaction
+        .batch_execute("INSERT INTO auctions (auction_id, title) VALUES (1, 'lot')")
+        .await
+        .expect("insert");
+    let busy = cluster.connect().await;
+    let sleep = async { busy.batch_execute("SELECT pg_sleep(60)").await.expect_err("cancelled") };
+    let (_, slept) = tokio::join!(cluster.proxy.stop(), sleep);
+    assert_eq!(slept.code().map(|code| code.code()), Some("57014"), "{slept:?}");
+    let told = transaction.batch_execute("SELECT 1").await.expect_err("ended");
+    assert!(told.code().is_none_or(|code| code.code() == "57P01"), "{told:?}");
+    assert!(
+        cluster.on_each_primary("SELECT 1 FROM auctions").await.concat().is_empty(),
+        "nothing was committed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_takes_effect_and_names_what_waits_for_a_restart() {
+    let extra = "[pool]\nsize = 20\n[limits]\nclients = 50\n[log]\nlevel = \"info\"\njson = false";
+    let cluster = Cluster::builder().config_extra(extra).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let console = cluster.connect_to("gavel_admin").await;
+    let file = std::fs::read_to_string(&cluster.proxy.config_path).expect("read");
+    let changed = file
+        .replace("size = 20", "size = 3")
+        .replace("clients = 50", "clients = 2")
+        .replace("level = \"info\"", "level = \"debug\"")
+        .replace("json = false", "json = true")
+        .replace("[listen]", "[listen]\nthreads = 7\ntls = \"off\"")
+        .replace("name = \"categories\"", "name = \"notes\"");
+    std::fs::write(&cluster.proxy.config_path, &changed).expect("write");
+    console.batch_execute("RELOAD").await.expect("reload");
+    // The answer of RELOAD comes when everything is in use.
+    let setting = async |name: &str| {
+        let rows = console.simple_query("SHOW CONFIG").await.expect("show");
+        let rows = rows.iter().filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let found = rows.into_iter().find(|row| row.get(0) == Some(name)).expect("a setting");
+        found.get(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!(setting("listen.threads").await, "0", "what is in use is shown");
+    assert_eq!(setting("limits.clients").await, "2");
+    let log = cluster.proxy.log();
+    let note = log.lines().find(|line| line.contains("only a restart")).expect("the log names them");
+    assert!(note.ends_with("listen.threads, log.json"), "{note}");
+    let error = cluster.proxy.config("auction").connect(tokio_postgres::NoTls).await.err().expect("full");
+    assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::TOO_MANY_CONNECTIONS));
+    // `notes` is a reference table from now on, `categories` no longer is.
+    client.batch_execute("INSERT INTO notes VALUES (1, 'x')").await.expect("insert");
+    client.batch_execute("INSERT INTO categories VALUES (1, 'x')").await.expect("insert");
+    let notes = cluster.on_each_primary("SELECT note_id FROM notes").await;
+    let categories = cluster.on_each_primary("SELECT category_id FROM categories").await;
+    assert_eq!((notes[1].len(), categories[1].len()), (1, 0), "{notes:?} {categories:?}");
+    let pools = first_column(&console, "SHOW POOLS").await;
+    assert!(!pools.is_empty());
+    let sizes = console.simple_query("SHOW POOLS").await.expect("show");
+    let sizes = sizes.iter().filter_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get("size"),
+        _ => None,
+    });
+    assert!(sizes.into_iter().all(|size| size == "3"), "sessions that were there use the new size");
+}

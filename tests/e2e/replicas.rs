@@ -32,6 +32,33 @@ async fn reads_go_to_replicas_and_see_the_sessions_own_writes() {
     }
 }
 
+/// The floor is one for all sessions of the proxy: what one has asked for is not what another may already rely on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_at_once_see_all_that_was_acknowledged() {
+    let cluster = Cluster::builder().shards(1).replicas(1).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 8).await;
+    eventually(NOTICE, "a read on a replica", || on_replica(&client)).await;
+    let mut tasks = Vec::new();
+    for auction in 1..=8 {
+        let (writer, other) = (cluster.connect().await, cluster.connect().await);
+        tasks.push(tokio::spawn(async move {
+            let read = format!("SELECT price FROM auctions WHERE auction_id = {auction}");
+            for price in 1..=100_i32 {
+                let update = format!("UPDATE auctions SET price = {price} WHERE auction_id = {auction}");
+                writer.batch_execute(&update).await.expect("update");
+                for reader in [&writer, &other] {
+                    assert_eq!(first_column(reader, &read).await, [price.to_string()]);
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.expect("nothing stale was read");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_primary_means_primary() {
     let cluster = Cluster::builder().replicas(1).config_extra("[routing]\nreads = \"primary\"").start().await;

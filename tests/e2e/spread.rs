@@ -163,7 +163,6 @@ async fn a_transaction_over_two_shards_is_all_or_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a reload does not take over two_phase yet"]
 async fn without_two_phase_the_second_writing_shard_is_refused() {
     let cluster = Cluster::builder().config_extra("[routing]\ntwo_phase = true").start().await;
     let client = cluster.connect().await;
@@ -184,6 +183,49 @@ async fn without_two_phase_the_second_writing_shard_is_refused() {
     assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
     drop(transaction);
     assert_eq!(holders(&cluster, "auctions", "price = 5").await, Vec::<usize>::new());
+    for sql in [
+        "CREATE TABLE later (auction_id bigint PRIMARY KEY)",
+        "INSERT INTO categories VALUES (1, 'art')",
+        "INSERT INTO auctions (auction_id, title) SELECT i, '' FROM unnest(ARRAY[101,102,103,104,105,106]) i",
+    ] {
+        let error = client.batch_execute(sql).await.expect_err(sql);
+        assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{sql}: {error:?}");
+        let hint = error.as_db_error().and_then(|error| error.hint()).unwrap_or_default();
+        assert!(hint.contains("two_phase = true"), "{sql}: {error:?}");
+    }
+    // What needs no transaction over several shards goes on.
+    client
+        .batch_execute("VACUUM auctions; INSERT INTO notes VALUES (1, 'x')")
+        .await
+        .expect_err("in one text");
+    client.batch_execute("VACUUM auctions").await.expect("one shard after the other");
+    client.batch_execute("INSERT INTO notes VALUES (1, 'x')").await.expect("the home shard's");
+    client.execute(update, &[&other]).await.expect("one shard");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nodes_cannot_prepare_the_second_writing_shard_is_refused() {
+    let cluster = Cluster::builder().node_setting("max_prepared_transactions", "0").start().await;
+    let mut client = cluster.connect().await;
+    for shard in &cluster.nodes.shards {
+        let table = "CREATE TABLE auctions (auction_id bigint PRIMARY KEY, title text, price int)";
+        shard.primary.execute("auction", table).await.expect("DDL on the node itself");
+    }
+    cluster.connect_to("gavel_admin").await.batch_execute("RELOAD").await.expect("the catalog is read");
+    add_auctions(&client, 20).await;
+    let (one, other) = one_of_each(&cluster).await;
+    let update = "UPDATE auctions SET price = 5 WHERE auction_id = $1";
+    let transaction = client.transaction().await.expect("begin");
+    transaction.execute(update, &[&one]).await.expect("first shard");
+    let error = transaction.execute(update, &[&other]).await.expect_err("second shard");
+    assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{error:?}");
+    let hint = error.as_db_error().and_then(|error| error.hint()).unwrap_or_default();
+    assert!(hint.contains("max_prepared_transactions"), "{error:?}");
+    transaction.rollback().await.expect("rollback");
+    let error = client.batch_execute("CREATE TABLE later (auction_id int)").await.expect_err("DDL");
+    assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{error:?}");
+    assert_eq!(holders(&cluster, "auctions", "price = 5").await, Vec::<usize>::new());
+    client.execute(update, &[&other]).await.expect("one shard alone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

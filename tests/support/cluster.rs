@@ -13,6 +13,8 @@ use shard_admin::local_proxy::{DATABASE, LocalProxy, ProxyOptions};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
+use crate::wire::Login;
+
 /// Lines of the proxy's log shown when a test fails.
 const LOG_LINES: usize = 60;
 /// How often [`eventually`] looks.
@@ -125,6 +127,16 @@ impl Cluster {
         let (client, connection) = login.unwrap_or_else(|error| panic!("login through the proxy: {error:?}"));
         tokio::spawn(connection);
         client
+    }
+
+    /// The superuser's login at the sharded database, through the proxy, for [`Wire`](crate::wire::Wire).
+    ///
+    /// # Panics
+    /// When the proxy's address is none.
+    pub fn login(&self) -> Login {
+        let address = (self.proxy.host.as_str(), self.proxy.port);
+        let login = Login::new(address, DATABASE).expect("the proxy listens on a loopback address");
+        Login { password: self.proxy.password.clone(), ..login }
     }
 
     /// Key and value string of libpq for the sharded database, through the proxy.

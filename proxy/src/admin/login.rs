@@ -56,7 +56,6 @@ impl Registered {
             backend_database: String::new(),
             kind: DatabaseKind::FirstShard,
             mode: PoolMode::Session,
-            pool_size: 0,
             login: BackendLogin {
                 user: login.user.as_str().into(),
                 database: settings.admin.database.as_str().into(),

@@ -35,6 +35,12 @@ impl Events {
         self.error.as_ref().and_then(|frame| backend::error_field(&frame[HEADER..], b'C'))
     }
 
+    /// A reply of the proxy's own, as one of the server's.
+    pub fn note_local(&mut self, frame: &[u8]) {
+        self.parsed += u32::from(frame.first() == Some(&tag::PARSE_COMPLETE));
+        self.completed += u32::from(frame.first() == Some(&tag::COMMAND_COMPLETE));
+    }
+
     /// Keeps what the session wants to know of a completed statement.
     pub(super) fn note_completion(&mut self, tag: u8, body: &[u8], show: Show) {
         self.completed += u32::from(show.has(Show::COMPLETE));

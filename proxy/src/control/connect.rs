@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use futures_util::stream::{Stream, poll_fn};
 use router_config::settings::{BackendTls, Settings};
@@ -35,30 +36,34 @@ pub(crate) type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, tokio_
 
 /// Opens control connections.
 pub(crate) struct Dialer {
+    access: ArcSwap<Access>,
+    pools: Mutex<HashMap<(NodeAddress, String), Pool>>,
+}
+
+/// How control connections are made.
+struct Access {
     user: String,
     password: Option<String>,
     timeout: Duration,
     ssl_mode: SslMode,
     tls: Option<Arc<ClientConfig>>,
-    pools: Mutex<HashMap<(NodeAddress, String), Pool>>,
 }
 
 impl Dialer {
     /// A dialer for these settings; `tls` is needed unless `backend.tls` is off.
     pub(crate) fn new(settings: &Settings, tls: Option<Arc<ClientConfig>>) -> Self {
-        let ssl_mode = match settings.backend.tls {
-            BackendTls::Off => SslMode::Disable,
-            BackendTls::Prefer => SslMode::Prefer,
-            BackendTls::Require | BackendTls::VerifyCa | BackendTls::VerifyFull => SslMode::Require,
-        };
-        Self {
-            user: settings.auth.query_user.clone(),
-            password: settings.auth.query_password.clone(),
-            timeout: settings.backend.connect_timeout,
-            ssl_mode,
-            tls,
-            pools: Mutex::new(HashMap::new()),
-        }
+        Self { access: ArcSwap::from_pointee(Access::new(settings, tls)), pools: Mutex::new(HashMap::new()) }
+    }
+
+    /// New connections are made as these settings say; those that tasks keep go on until they break.
+    pub(crate) fn follow(&self, settings: &Settings, tls: Option<Arc<ClientConfig>>) {
+        self.access.store(Arc::new(Access::new(settings, tls)));
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The longest that an attempt may take, or an answer to a short question.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.access.load().timeout
     }
 
     /// A pooled connection. Give it back idle.
@@ -84,9 +89,10 @@ impl Dialer {
         node: &NodeAddress,
         database: &str,
     ) -> Result<(Client, Messages), ControlError> {
-        let config = self.config(node, database);
+        let access = self.access.load_full();
+        let config = access.config(node, database);
         let opened = async {
-            if let Some(tls) = &self.tls {
+            if let Some(tls) = &access.tls {
                 let (client, mut conn) = config.connect(RustlsConnect(Arc::clone(tls))).await?;
                 Ok((client, Box::pin(poll_fn(move |cx| conn.poll_message(cx))) as Messages))
             } else {
@@ -94,13 +100,13 @@ impl Dialer {
                 Ok((client, Box::pin(poll_fn(move |cx| conn.poll_message(cx))) as Messages))
             }
         };
-        match tokio::time::timeout(self.timeout, opened).await {
+        match tokio::time::timeout(access.timeout, opened).await {
             Ok(Ok(pair)) => Ok(pair),
             Ok(Err(error)) => {
                 let error: tokio_postgres::Error = error;
                 Err(self.failure(node, database, explain(&error)))
             }
-            Err(_) => Err(self.failure(node, database, format!("no answer within {:?}", self.timeout))),
+            Err(_) => Err(self.failure(node, database, format!("no answer within {:?}", access.timeout))),
         }
     }
 
@@ -115,26 +121,53 @@ impl Dialer {
     }
 
     fn pool(&self, node: &NodeAddress, database: &str) -> Pool {
+        let access = self.access.load();
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (node.clone(), database.to_owned());
         pools
             .entry(key)
             .or_insert_with(|| {
-                let config = self.config(node, database);
+                let config = access.config(node, database);
                 let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-                let manager = match &self.tls {
+                let manager = match &access.tls {
                     Some(tls) => Manager::from_config(config, RustlsConnect(Arc::clone(tls)), recycling),
                     None => Manager::from_config(config, NoTls, recycling),
                 };
                 Pool::builder(manager)
                     .max_size(POOL_SIZE)
                     .runtime(Runtime::Tokio1)
-                    .wait_timeout(Some(self.timeout))
-                    .create_timeout(Some(self.timeout))
+                    .wait_timeout(Some(access.timeout))
+                    .create_timeout(Some(access.timeout))
                     .build()
                     .expect("a runtime is named, which is all that timeouts need")
             })
             .clone()
+    }
+
+    fn failure(&self, node: &NodeAddress, database: &str, cause: String) -> ControlError {
+        ControlError::Connect {
+            node: format!("{}:{}", node.host, node.port),
+            database: database.to_owned(),
+            user: self.access.load().user.clone(),
+            cause,
+        }
+    }
+}
+
+impl Access {
+    fn new(settings: &Settings, tls: Option<Arc<ClientConfig>>) -> Self {
+        let ssl_mode = match settings.backend.tls {
+            BackendTls::Off => SslMode::Disable,
+            BackendTls::Prefer => SslMode::Prefer,
+            BackendTls::Require | BackendTls::VerifyCa | BackendTls::VerifyFull => SslMode::Require,
+        };
+        Self {
+            user: settings.auth.query_user.clone(),
+            password: settings.auth.query_password.clone(),
+            timeout: settings.backend.connect_timeout,
+            ssl_mode,
+            tls,
+        }
     }
 
     fn config(&self, node: &NodeAddress, database: &str) -> Config {
@@ -156,15 +189,6 @@ impl Dialer {
             config.password(password);
         }
         config
-    }
-
-    fn failure(&self, node: &NodeAddress, database: &str, cause: String) -> ControlError {
-        ControlError::Connect {
-            node: format!("{}:{}", node.host, node.port),
-            database: database.to_owned(),
-            user: self.user.clone(),
-            cause,
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! each answer the shard is judged anew.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,8 +46,8 @@ pub(crate) struct Health {
     pub(crate) metrics: Arc<Metrics>,
     /// Database of the control connections.
     pub(crate) database: String,
-    pub(crate) interval: Duration,
-    pub(crate) timeout: Duration,
+    /// Milliseconds between two checks of a node.
+    pub(crate) interval_ms: AtomicU64,
     /// Per shard, by name.
     pub(crate) state: Mutex<HashMap<String, ShardState>>,
 }
@@ -81,11 +82,20 @@ impl Health {
                     }
                 }
             }
-            let pause = if failures > 0 && failures < FAILURES { MIN_GAP } else { self.interval };
+            let pause = if failures > 0 && failures < FAILURES { MIN_GAP } else { self.interval() };
             let _woken = tokio::time::timeout(pause, node.woken()).await;
             tokio::time::sleep_until(started + MIN_GAP).await;
         }
         tracing::info!(node = %node.name(), "no longer part of the cluster, checks ended");
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms.load(Ordering::Relaxed))
+    }
+
+    /// Takes over another interval; a wait that has begun ends as it was meant to.
+    pub(crate) fn set_interval(&self, interval: Duration) {
+        self.interval_ms.store(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// What is known of each shard: name, system identifier, newest timeline.
@@ -145,7 +155,8 @@ impl Health {
                 conn.insert(client)
             }
         };
-        let asked = tokio::time::timeout(self.timeout, client.query_one(CHECK, &[])).await;
+        let timeout = self.dialer.timeout();
+        let asked = tokio::time::timeout(timeout, client.query_one(CHECK, &[])).await;
         let row = match asked {
             Ok(Ok(row)) => row,
             Ok(Err(error)) => return Err(ControlError::query("health check", &node.address, &error)),
@@ -154,7 +165,7 @@ impl Health {
                     doing: String::from("health check"),
                     node: node.name(),
                     sqlstate: None,
-                    cause: format!("no answer within {:?}", self.timeout),
+                    cause: format!("no answer within {timeout:?}"),
                 });
             }
         };

@@ -48,6 +48,9 @@ pub enum Lost {
     /// A shard's listener lost its connection.
     #[error("the connection that listens on shard \"{0}\" was lost, notifications may be missing")]
     Connection(String),
+    /// The application's encoding cannot be written.
+    #[error("a notification has characters that the proxy cannot write in client_encoding {0}")]
+    Encoding(String),
 }
 
 type Event = Result<Notification, Lost>;
@@ -149,12 +152,8 @@ impl Subscription {
     pub async fn listen(&self, channel: &str) -> Result<(), ControlError> {
         let channel: Arc<str> = channel.into();
         // Entered first: a notification between the shards' answers must not be lost.
-        {
-            let mut sessions = self.hub.lock();
-            sessions.channels.entry(Arc::clone(&channel)).or_default().insert(self.id);
-            if let Some(queue) = sessions.queues.get_mut(&self.id) {
-                queue.channels.insert(Arc::clone(&channel));
-            }
+        if !self.hub.enter(self.id, &channel) {
+            return Err(ControlError::Stopped);
         }
         let sql = format!("LISTEN {}", quote(&channel));
         let listened = tokio::time::timeout(LIMIT, self.hub.everywhere(&sql));
@@ -172,6 +171,23 @@ impl Subscription {
     /// UNLISTEN, `None` for `*`. Nothing more arrives on the channel from here on.
     pub fn unlisten(&self, channel: Option<&str>) {
         self.hub.leave(self.id, channel);
+    }
+
+    /// Returns when everything that was notified on these shards before the call is in the queue. A shard without a listening
+    /// connection has nothing to wait for.
+    pub async fn catch_up(&self, shards: &[ShardId]) {
+        let mut answers = Vec::new();
+        for listener in shards.iter().filter_map(|shard| self.hub.listeners.get(usize::from(shard.0))) {
+            let (answer, done) = oneshot::channel();
+            // The server sends what it has for a listening connection before the answer to its next statement, if that is empty.
+            if listener.send(Request { sql: String::new(), answer: Some(answer) }).await.is_ok() {
+                answers.push(done);
+            }
+        }
+        for done in answers {
+            // A connection that failed is told to its sessions as such.
+            let _failed = done.await;
+        }
     }
 
     /// Channels that this session listens on, sorted.
@@ -213,6 +229,15 @@ impl Drop for Subscription {
 impl Hub {
     fn lock(&self) -> std::sync::MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a session on a channel; `false` when it has been told that it missed something.
+    fn enter(&self, id: u64, channel: &Arc<str>) -> bool {
+        let mut sessions = self.lock();
+        let Some(queue) = sessions.queues.get_mut(&id) else { return false };
+        queue.channels.insert(Arc::clone(channel));
+        sessions.channels.entry(Arc::clone(channel)).or_default().insert(id);
+        true
     }
 
     async fn everywhere(&self, sql: &str) -> Result<(), ControlError> {
@@ -264,9 +289,11 @@ impl Hub {
         }
         for id in overflowed {
             // Dropping the sender ends the queue with `Lost::Overflow` behind what is in it.
-            sessions.queues.remove(&id);
-            if let Some(members) = sessions.channels.get_mut(&notification.channel) {
-                members.remove(&id);
+            let left = sessions.queues.remove(&id).map(|queue| queue.channels).unwrap_or_default();
+            for name in left {
+                if let Some(members) = sessions.channels.get_mut(&name) {
+                    members.remove(&id);
+                }
             }
         }
     }
@@ -318,8 +345,9 @@ impl Listener {
         loop {
             let Some(opened) = conn.as_mut() else {
                 let Some(request) = requests.recv().await else { return };
-                if request.answer.is_none() {
-                    // UNLISTEN where nothing listens.
+                if request.answer.is_none() || request.sql.is_empty() {
+                    // UNLISTEN and catching up where nothing listens.
+                    answer(request, Ok(()));
                     continue;
                 }
                 match self.open().await {

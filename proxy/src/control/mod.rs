@@ -25,10 +25,12 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use router_config::settings::{DatabaseKind, Settings};
 use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::runtime::Handle;
@@ -68,6 +70,16 @@ pub struct Links {
     /// Where it counts.
     pub metrics: Arc<Metrics>,
     /// TLS towards PostgreSQL; `None` when `backend.tls` is off.
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// What a reload brings.
+pub struct Reload {
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// Topology as the file has it.
+    pub topology: Topology,
+    /// TLS towards PostgreSQL, as [`Links::tls`].
     pub tls: Option<Arc<ClientConfig>>,
 }
 
@@ -115,10 +127,10 @@ impl Control {
             nodes: Arc::clone(&nodes),
             metrics: Arc::clone(&metrics),
             database: database.clone(),
-            interval: settings.backend.health_interval,
-            timeout: settings.backend.connect_timeout,
+            interval_ms: AtomicU64::new(0),
             state: Mutex::default(),
         });
+        health.set_interval(settings.backend.health_interval);
         for node in nodes.adopt(&topology.load(), &standalone(&settings)).new {
             if node.shard.is_some() {
                 handle.spawn(Arc::clone(&health).watch(node));
@@ -253,16 +265,17 @@ impl Control {
         }
     }
 
-    /// RELOAD: follows new settings and a topology fresh from the file, whose slot map is replaced by the stored one, and
-    /// reads the catalogs anew; the shared topology is published here. On an error everything stays as it was. User,
-    /// password, database and TLS of the control connections stay until a restart.
-    pub async fn reload(&self, settings: Arc<Settings>, topology: Topology) -> Result<(), ControlError> {
+    /// RELOAD: follows new settings and a topology fresh from the file, whose slot map is replaced by the stored one; the
+    /// shared topology is published here. On an error everything stays as it was. Returns when the catalogs have been
+    /// read anew, by the new rules; the notes are about those that could not be.
+    pub async fn reload(&self, new: Reload) -> Result<Vec<String>, ControlError> {
         let this = self.clone();
-        let reloaded = self.inner.handle.spawn(async move { this.reload_here(settings, topology).await });
+        let reloaded = self.inner.handle.spawn(async move { this.reload_here(new).await });
         reloaded.await.map_err(|_| ControlError::Stopped)?
     }
 
-    async fn reload_here(&self, settings: Arc<Settings>, mut topology: Topology) -> Result<(), ControlError> {
+    async fn reload_here(&self, new: Reload) -> Result<Vec<String>, ControlError> {
+        let Reload { settings, mut topology, tls } = new;
         let current = self.inner.topology.load_full();
         let name = |topology: &Topology| topology.shards.first().map(|shard| shard.name.clone());
         if name(&current) != name(&topology) {
@@ -274,7 +287,9 @@ impl Control {
             });
         }
         let home = primary(&self.inner.nodes, ShardId(0))?;
-        let mut client = self.inner.health.dialer.driven(&home, &self.inner.health.database).await?;
+        // As the new settings say: a wrong user or password is found before anything has changed.
+        let dialer = Dialer::new(&settings, tls.clone());
+        let mut client = dialer.driven(&home, &self.inner.health.database).await?;
         let proposal = (topology.epoch, topology.slot_map.as_slice());
         let stored = store::load_or_init(&mut client, &topology.shards, proposal).await?;
         topology.epoch = stored.epoch;
@@ -283,8 +298,20 @@ impl Control {
         let names: Vec<String> = topology.shards.iter().map(|shard| shard.name.clone()).collect();
         self.inner.health.metrics.set_shards(&names);
         self.inner.topology.store(Arc::new(topology));
+        self.inner.health.dialer.follow(&settings, tls);
+        self.inner.health.set_interval(settings.backend.health_interval);
         self.follow(settings);
-        Ok(())
+        let catalogs = self.inner.catalogs.all();
+        let read = join_all(catalogs.iter().map(|catalog| catalog.reread())).await;
+        let notes = catalogs.iter().zip(read).filter_map(|(catalog, read)| {
+            let error = read.err()?;
+            let database = catalog.database();
+            Some(format!(
+                "the catalog of database {database} could not be read ({error}): its tables stay placed by the old \
+                 rules until it can, which is tried again and again"
+            ))
+        });
+        Ok(notes.collect())
     }
 
     fn follow(&self, settings: Arc<Settings>) {
@@ -298,9 +325,6 @@ impl Control {
             self.inner.health.forget(&node);
         }
         self.inner.settings.store(settings);
-        for catalog in self.inner.catalogs.all() {
-            catalog.refresh_soon();
-        }
     }
 }
 

@@ -6,9 +6,14 @@ use std::time::Duration;
 use router_config::topology::ShardId;
 
 use super::testing::{Server, eventually, start, topology};
-use super::{Lost, NodeRole};
+use super::{Lost, NodeRole, Reload};
 
 const HOME: ShardId = ShardId(0);
+
+/// A reload with the settings of the tests and this topology.
+fn again(topology: router_config::topology::Topology) -> Reload {
+    Reload { settings: Arc::default(), topology, tls: None }
+}
 
 #[tokio::test]
 async fn a_promoted_replica_takes_the_writes_and_the_old_primary_does_not_get_them_back() {
@@ -111,12 +116,12 @@ async fn a_stranger_and_a_second_primary_are_not_used() {
     let first = nodes.by_address(&server.address).expect("known");
     assert_eq!(nodes.primary(HOME), Some(first));
     map.shards[0].replicas.push(stranger.address.clone());
-    running.control.reload(Arc::default(), map.clone()).await.expect("reloads");
+    running.control.reload(again(map.clone())).await.expect("reloads");
     // Both copies come from one initialised directory: the same system, both in charge.
     eventually("held", || async { nodes.primary(HOME).is_none() }).await;
     assert!(nodes.why_no_primary(HOME).contains("2 nodes claim"), "{}", nodes.why_no_primary(HOME));
     map.shards[0].replicas.clear();
-    running.control.reload(Arc::default(), map).await.expect_err("no primary to ask for the slot map");
+    running.control.reload(again(map)).await.expect_err("no primary to ask for the slot map");
     drop(stranger);
     eventually("one again", || async { nodes.primary(HOME) == Some(first) }).await;
 }
@@ -150,11 +155,11 @@ async fn the_first_slot_map_is_kept_and_renamed_shards_are_refused() {
     let mut reloaded = map;
     reloaded.slot_map.reverse();
     reloaded.tables.clear();
-    running.control.reload(Arc::default(), reloaded.clone()).await.expect("reloads");
+    running.control.reload(again(reloaded.clone())).await.expect("reloads");
     let now = running.topology.load_full();
     assert_eq!((&now.slot_map, now.tables.len()), (&stored, 0));
     reloaded.shards.pop();
-    running.control.reload(Arc::default(), reloaded).await.expect_err("a shard is missing");
+    running.control.reload(again(reloaded)).await.expect_err("a shard is missing");
     assert_eq!(running.topology.load().shards.len(), 2);
 }
 

@@ -61,8 +61,8 @@ impl Session {
         for shard in 0..topology.shards.len() as u16 {
             let at = self.acquire(ShardId(shard), false).await?;
             self.note_shard(why, at);
+            self.writes(at)?;
             let held = &mut self.held[at];
-            held.wrote = true;
             held.unnamed = None;
             // Errors are told when it is known which line comes first.
             let show = if shard == 0 { Show::DESCRIPTION } else { Show::NOTHING };
@@ -110,7 +110,8 @@ impl Session {
         }
         let mut events = Vec::new();
         events.resize_with(order.len(), Events::default);
-        let mut copy = Copy { conns: conns.into_iter().flatten().collect(), events, io: &mut self.io };
+        let high = self.worker.shared.settings.load().limits.copy_buffer_bytes;
+        let mut copy = Copy { conns: conns.into_iter().flatten().collect(), events, io: &mut self.io, high };
         match copy.run(way).await {
             Ok(()) => Ok(copy.events),
             Err(Broken::Data(error, _)) => Err(Broken::Data(error, copy.events)),
@@ -175,6 +176,8 @@ struct Copy<'a> {
     conns: Vec<&'a mut Conn>,
     events: Vec<Events>,
     io: &'a mut ClientIo,
+    /// Bytes that wait for one shard before the application is made to wait.
+    high: usize,
 }
 
 impl Copy<'_> {
@@ -258,14 +261,13 @@ impl Copy<'_> {
 
     /// Takes the application's data until it ends.
     async fn feed(&mut self, way: &mut Way) -> Result<End, Broken> {
-        const HIGH: usize = 256 << 10;
         self.conns.iter_mut().for_each(|conn| conn.be_patient());
         let client = |error: ClientError| Broken::Shard(0, StepError::Client(error));
         loop {
             if self.events.iter().any(|events| events.error.is_some()) {
                 return Ok(End::Stopped);
             }
-            if self.conns.iter().any(|conn| conn.write.len() >= HIGH) {
+            if self.conns.iter().any(|conn| conn.write.len() >= self.high) {
                 self.settle(|conn, events| conn.write.is_empty() || events.error.is_some()).await?;
                 continue;
             }

@@ -18,6 +18,7 @@ use crate::frontend::failure::Failure;
 use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
 use crate::frontend::names::Prepared;
 use crate::frontend::session::Session;
+use crate::frontend::settle::note_lsn;
 use crate::frontend::transaction::Block;
 use crate::frontend::watch::Why;
 use crate::route::plan::{Plan, Target};
@@ -124,9 +125,11 @@ impl Session {
         for (turn, share) in shares.iter().enumerate() {
             let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
             self.note_shard(Why::of(&ask.plan), at);
-            self.held[at].wrote |= writes;
+            if writes {
+                self.writes(at)?;
+            }
             let last = turn + 1 == shares.len();
-            let asks_lsn = self.held[at].asks_lsn;
+            let asks_lsn = self.held[at].asks_lsn.is_some();
             let conn = &mut self.held[at].lease;
             conn.capture = asks_lsn || matches!(merge, Merge::Ordered | Merge::Any(_));
             conn.copy_trim = match &ask.facts.command {
@@ -254,11 +257,11 @@ impl Session {
                     let held = &mut self.held[*at];
                     held.lease.capture = false;
                     held.lease.copy_trim = None;
-                    if std::mem::take(&mut held.asks_lsn) {
+                    if let Some(ticket) = held.asks_lsn.take() {
                         // Its answer came in front of the share's own rows.
                         let rows = &mut events[turn].rows;
                         let row = (!rows.is_empty()).then(|| rows.remove(0));
-                        self.note_lsn(*at, row);
+                        note_lsn(ticket, row);
                     }
                 }
                 Ok(events)
@@ -332,7 +335,7 @@ impl Session {
             let share =
                 Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
             // The home shard's answer is kept back until all have succeeded.
-            self.held[at].wrote = true;
+            self.writes(at)?;
             self.queue_share(at, &share, &ask.form, Merge::First.show(true))?;
             let outcome = self.drive(&[at]).await?;
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {

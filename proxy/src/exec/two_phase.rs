@@ -5,7 +5,8 @@
 
 use crate::control::{Outcome, commit_prepared_sql, prepare_sql, rollback_prepared_sql};
 use crate::frontend::failure::Failure;
-use crate::frontend::session::Session;
+use crate::frontend::session::{Held, Session};
+use crate::route::refusal::Refusal;
 use crate::wire::backend::Status;
 use crate::wire::sqlstate;
 
@@ -133,22 +134,38 @@ impl Session {
         }
     }
 
+    /// Notes that a held conn is about to write. The second writing shard of a transaction is refused here, before it has
+    /// written, where the transaction could not be committed.
+    pub fn writes(&mut self, at: usize) -> Result<(), Failure> {
+        let shard = self.held[at].shard;
+        let other = |held: &Held| held.wrote && held.shard != shard && (held.enlisted || held.unsynced);
+        if !self.held[at].wrote && self.held.iter().any(other) {
+            self.may_prepare()?;
+        }
+        self.held[at].wrote = true;
+        Ok(())
+    }
+
     /// Whether a second shard may write at all.
     pub fn may_prepare(&self) -> Result<(), Failure> {
         let shared = &self.worker.shared;
         if !shared.settings.load().routing.two_phase {
-            return Err(Failure::unsupported(
-                "writing to several shards in one transaction is switched off (routing.two_phase = false)",
-                "Write to one shard in a transaction, or switch it on.",
-            ));
+            return Err(Refusal::two_phase_off("the transaction").into());
         }
         shared.control.can_prepare().map_err(|node| {
-            Failure::unsupported(
-                format!(
-                    "writing to several shards needs prepared transactions, which node {node} has disabled"
+            let refusal = Refusal {
+                sqlstate: sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                message: format!(
+                    "writing to several shards needs prepared transactions, which node {node} has disabled \
+                     (max_prepared_transactions = 0)"
                 ),
-                "Set max_prepared_transactions to at least max_connections on every primary and restart it.",
-            )
+                detail: None,
+                hint: Some(
+                    "Set max_prepared_transactions to at least max_connections on every node and restart it."
+                        .to_owned(),
+                ),
+            };
+            refusal.into()
         })
     }
 }

@@ -1,13 +1,13 @@
 //! How a session comes by a conn: which node, from which pool, with its settings and its open block on it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use router_config::settings::DatabaseKind;
 use router_config::topology::{NodeAddress, ShardId};
 use tokio::time::{Duration, Instant};
 
 use super::failure::Failure;
+use super::floor::{Look, Ticket};
 use super::session::{Held, Session};
 use crate::backend::conn::Events;
 use crate::backend::owed::{Owed, Show};
@@ -94,9 +94,6 @@ impl Session {
                 if let Some(node) = node {
                     self.worker.shared.nodes().check_now(node);
                 }
-                if asks_lsn {
-                    self.worker.shared.floor(shard).dirty.store(true, Ordering::Release);
-                }
                 return Err(Failure::Lease { shard: self.shard_name(shard), error });
             }
         };
@@ -124,23 +121,27 @@ impl Session {
         })
     }
 
-    /// Node, whether it is a replica, and whether the shard is to be asked for its LSN.
-    async fn choose(&self, shard: ShardId, replica: bool) -> Result<(Option<NodeId>, bool, bool), Failure> {
+    /// Node, whether it is a replica, and the duty to ask the shard for its LSN.
+    async fn choose(
+        &self,
+        shard: ShardId,
+        replica: bool,
+    ) -> Result<(Option<NodeId>, bool, Option<Ticket>), Failure> {
         if matches!(self.who.kind, DatabaseKind::Node(_)) {
-            return Ok((None, false, false));
+            return Ok((None, false, None));
         }
         let shared = &self.worker.shared;
-        let mut asks_lsn = false;
+        let mut asks_lsn = None;
         if replica {
-            let floor = shared.floor(shard);
-            if floor.dirty.swap(false, Ordering::AcqRel) {
-                asks_lsn = true;
-            } else {
-                let lag = shared.settings.load().routing.max_replica_lag;
-                let found = shared.nodes().pick_replica(shard, floor.lsn.load(Ordering::Acquire), lag);
-                if let Some(node) = found {
-                    return Ok((Some(node), true, false));
+            match shared.floor(shard).look() {
+                Look::Replica(floor) => {
+                    let lag = shared.settings.load().routing.max_replica_lag;
+                    if let Some(node) = shared.nodes().pick_replica(shard, floor, lag) {
+                        return Ok((Some(node), true, None));
+                    }
                 }
+                Look::Ask(ticket) => asks_lsn = Some(ticket),
+                Look::Primary => {}
             }
         }
         let primary = match shared.nodes().primary(shard) {
@@ -169,13 +170,13 @@ impl Session {
             let settings = worker.shared.settings.load();
             let pool = &settings.pool;
             let limits = PoolLimits {
-                size: self.who.pool_size.div_ceil(worker.shared.threads).max(1),
+                size: self.who.pool_size(&settings).div_ceil(worker.shared.threads).max(1),
                 wait: pool.wait,
                 max_lifetime: pool.max_lifetime,
                 idle: pool.idle,
                 min_idle: pool.min_idle,
             };
-            Pool::new(key.clone(), self.who.login.clone(), Arc::clone(&worker.shared.connect), limits)
+            Pool::new(key.clone(), self.who.login.clone(), worker.shared.connect.load_full(), limits)
         })
     }
 
@@ -228,7 +229,7 @@ impl Session {
     /// Asks for the LSN in front of a read on the primary, so that later reads may go to replicas that have it.
     fn ask_lsn(&mut self, at: usize) {
         let held = &mut self.held[at];
-        if held.asks_lsn {
+        if held.asks_lsn.is_some() {
             held.lease.capture = true;
             reply::query(&mut held.lease.write, b"SELECT pg_current_wal_insert_lsn()");
             held.lease.owe(Owed::Query(Show::NOTHING));

@@ -13,7 +13,6 @@ use super::transaction::Block;
 use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
 use crate::sql::facts::{Command, Facts};
-use crate::wire::backend::tag;
 use crate::wire::error::Report;
 use crate::wire::{frontend, reply, sqlstate};
 
@@ -69,12 +68,19 @@ impl Session {
             Command::Deallocate(name) => self.deallocate(facts, name.as_deref(), text, via).await,
             Command::Reset(name) => self.reset_to_login(facts, name.as_deref(), text, via).await,
             Command::Discard(what) => self.discard(facts, what, text, via).await,
+            Command::Listen(_) | Command::Unlisten(_) => self.listen_or_unlisten(facts, text, via).await,
             _ => self.pass_on_home(facts, text, via).await,
         }
     }
 
     /// A CommandComplete of the proxy's own, in its place.
     pub fn answer(&mut self, command: &str) {
+        self.sent += 1;
+        self.put_answer(command);
+    }
+
+    /// As [`Self::answer`], of a statement whose completion is expected.
+    pub fn put_answer(&mut self, command: &str) {
         let mut frame = BytesMut::new();
         reply::command_complete(&mut frame, command);
         self.local(frame);
@@ -86,9 +92,7 @@ impl Session {
         match busy {
             Some(held) => held.lease.owe(Owed::Local(frame.freeze())),
             None => {
-                if frame.first() == Some(&tag::PARSE_COMPLETE) {
-                    self.events.parsed += 1;
-                }
+                self.events.note_local(&frame);
                 self.io.out.extend_from_slice(&frame);
             }
         }
@@ -117,8 +121,10 @@ impl Session {
             _ => return Ok(()),
         };
         if self.block.is_none() {
+            self.listen_ahead().await?;
             return self.pass_on_home(facts, text, via).await;
         }
+        self.listen_before_end(commit).await?;
         let enlisted: Vec<usize> = (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect();
         let doomed = self.block.as_ref().is_some_and(|block| block.doomed);
         if enlisted.len() == 1 && !doomed {
@@ -130,7 +136,7 @@ impl Session {
                 "Send COMMIT and BEGIN as two statements.",
             ));
         }
-        self.finish_pipelines().await?;
+        self.rest().await?;
         let commit = commit && !doomed && self.failed_shard().is_none();
         let begun = self.block.as_ref().map(|block| block.begin.clone());
         let done = if commit { self.commit_all().await } else { self.rollback_all().await };
@@ -141,6 +147,38 @@ impl Session {
             self.block = Some(Box::new(Block::new(begin, false, Arc::clone(&self.gucs))));
         }
         Ok(())
+    }
+
+    /// Brings all conns to rest and applies what has run in the open block, so that what follows comes after it.
+    async fn rest(&mut self) -> Result<(), Failure> {
+        self.finish_pipelines().await?;
+        if self.block.is_some() {
+            self.apply_completed();
+        }
+        Ok(())
+    }
+
+    /// COMMIT with LISTENs: a shard that does not listen fails the transaction.
+    async fn listen_before_end(&mut self, commit: bool) -> Result<(), Failure> {
+        let doomed = self.block.as_ref().is_some_and(|block| block.doomed);
+        let listens = |session: &Self| {
+            session.listening.is_some()
+                || session.pending.iter().any(|(_, facts, _)| matches!(facts.command, Command::Listen(_)))
+        };
+        if !commit || doomed || !listens(self) {
+            return Ok(());
+        }
+        self.rest().await?;
+        if self.failed_shard().is_some() {
+            return Ok(());
+        }
+        let listened = self.listen_ahead().await;
+        if listened.is_err() {
+            // The server's words are about a transaction that is given up.
+            let _ = self.rollback_all().await;
+            self.end_block(true);
+        }
+        listened
     }
 
     async fn savepoint(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
@@ -159,7 +197,7 @@ impl Session {
             0 => self.savepoint_alone(facts, text, via).await,
             1 => self.pass_on(enlisted[0], facts, text, via).await,
             _ => {
-                self.finish_pipelines().await?;
+                self.rest().await?;
                 for at in enlisted {
                     self.ask(at, text).await?;
                 }
@@ -172,6 +210,7 @@ impl Session {
 
     /// No shard has begun yet: the block alone knows of the savepoint.
     async fn savepoint_alone(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        self.rest().await?;
         let known = |name: &String| self.block.as_ref().is_some_and(|block| block.has_savepoint(name));
         if let Command::RollbackTo(name) | Command::Release(name) = &facts.command
             && !known(name)
@@ -185,14 +224,18 @@ impl Session {
 
     pub(super) fn note_savepoint(&mut self, facts: &Facts) {
         let gucs = Arc::clone(&self.gucs);
+        let listens = self.listening.as_ref().map_or(0, |listening| listening.changes());
         let Some(block) = &mut self.block else { return };
         match &facts.command {
-            Command::Savepoint(name) => block.savepoint(name, gucs),
+            Command::Savepoint(name) => block.savepoint(name, gucs, listens),
             Command::Release(name) => drop(block.release(name)),
             Command::RollbackTo(name) => {
                 self.changes.partly_undone();
-                if let Some(before) = block.rollback_to(name) {
+                if let Some((before, listens)) = block.rollback_to(name) {
                     self.return_to(before);
+                    if let Some(listening) = &mut self.listening {
+                        listening.return_to(listens);
+                    }
                 }
             }
             _ => {}
@@ -285,6 +328,7 @@ impl Session {
         self.temp_tables = false;
         self.hint_key = None;
         self.hint_shard = None;
+        self.unlisten_all();
         self.answer("DISCARD ALL");
         // A fresh connection has the login's settings.
         self.refresh_settings(at).await

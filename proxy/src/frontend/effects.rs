@@ -73,20 +73,24 @@ impl Session {
             if rolled_back {
                 self.return_to(Arc::clone(begun));
             }
+            self.end_listens(!rolled_back);
             return;
         };
         if !chain {
-            self.end_block(rolled_back);
-        } else if rolled_back {
+            return self.end_block(rolled_back);
+        }
+        if rolled_back {
             let before = block.gucs_before();
             self.return_to(before);
         } else {
             block.committed(Arc::clone(&self.gucs));
         }
+        self.end_listens(!rolled_back);
     }
 
     fn apply(&mut self, facts: &Facts, text: &str) {
-        if let Some(cause) = pin_of(facts) {
+        self.note_listen(&facts.command);
+        if let Some(cause) = pin_of(facts).filter(|_| !self.acts_on(&facts.command)) {
             let shard = self.held.first().map_or(ShardId(0), |held| held.shard);
             self.pinned = Some((cause, shard));
             if cause == PinCause::Temporary {
@@ -155,7 +159,7 @@ impl Session {
     }
 
     /// The value of a setting that servers report.
-    fn parameter(&self, name: &str) -> Option<&str> {
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         let news = self.events.parameters.iter().rev();
         let found = news.chain(self.reported.iter()).find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
@@ -256,6 +260,8 @@ fn leaves_trace(facts: &Facts) -> bool {
                 | Command::Commit { .. }
                 | Command::Rollback { .. }
                 | Command::Deallocate(None)
+                | Command::Listen(_)
+                | Command::Unlisten(_)
         )
 }
 

@@ -11,6 +11,7 @@ use router_config::topology::ShardId;
 use super::failure::Failure;
 use super::names::Prepared;
 use super::session::Session;
+use super::settle::note_lsn;
 use crate::backend::conn::Events;
 use crate::backend::gucs::Gucs;
 use crate::control::{OwnCatalog, TextRow};
@@ -127,7 +128,7 @@ impl Session {
 
     /// Rows of a query of the proxy's own on a held conn that owes nothing.
     pub async fn ask_rows(&mut self, at: usize, sql: &str) -> Result<Vec<TextRow>, Failure> {
-        let asks_lsn = std::mem::take(&mut self.held[at].asks_lsn);
+        let asks_lsn = self.held[at].asks_lsn.take();
         let held = &mut self.held[at];
         held.unnamed = None;
         let mut events = Events::default();
@@ -136,10 +137,10 @@ impl Session {
         if let Err(error) = ran {
             return Err(self.lose(at, super::io::StepError::Backend(error), false));
         }
-        if asks_lsn {
+        if let Some(ticket) = asks_lsn {
             // Its answer comes in front of the query's own rows.
             let row = (!events.rows.is_empty()).then(|| events.rows.remove(0));
-            self.note_lsn(at, row);
+            note_lsn(ticket, row);
         }
         text_rows(&mut events)
     }

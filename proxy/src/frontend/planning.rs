@@ -10,12 +10,13 @@ use super::control::is_control;
 use super::failure::Failure;
 use super::names::Prepared;
 use super::session::{Session, SessionContext};
-use crate::route::plan::{Plan, Reason, SessionView, Target};
+use crate::route::plan::{Part, Plan, Reason, SessionView, Target};
 use crate::route::values::{BindError, BindParams, TextRules, Values};
 use crate::route::{self, refusal::Refusal};
 use crate::sql::cache::Analysed;
 use crate::sql::extract::Context;
 use crate::sql::facts::{Command, Facts};
+use crate::sql::listening::with_channels;
 use crate::sql::schema::Schema;
 use crate::wire::sqlstate;
 
@@ -191,9 +192,43 @@ impl Session {
             params: request.params,
             rules: self.text_rules(),
         };
-        match drawn {
+        let plan = match drawn {
             None => route::plan(&topology, &statement.facts, &values, &view),
             Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
+        }?;
+        if statement.facts.effects.listening_channels && self.listening.is_some() {
+            let own = &request.text[request.analysed.range(request.index)];
+            return self.plan_channels(own, request.params.map_or(0, BindParams::len), plan);
+        }
+        Ok(self.at_writer(&statement.facts, plan))
+    }
+
+    /// NOTIFY goes where the transaction writes: with a second writer it would have to be prepared, which PostgreSQL refuses.
+    fn at_writer(&self, facts: &Facts, plan: Plan) -> Plan {
+        let anywhere = matches!(facts.command, Command::Notify(_))
+            || (facts.effects.notifies && matches!(plan.target, Target::Any));
+        if !anywhere {
+            return plan;
+        }
+        let enlisted = || self.held.iter().filter(|held| held.enlisted || held.unsynced);
+        let held = enlisted().find(|held| held.wrote).or_else(|| enlisted().next());
+        Plan { target: Target::One(held.map_or(ShardId(0), |held| held.shard)), ..plan }
+    }
+
+    /// `pg_listening_channels()` of a session that listens: the channels themselves take its place.
+    fn plan_channels(&self, text: &[u8], params: usize, plan: Plan) -> Result<Plan, Refusal> {
+        let Some(channels) = self.channels() else { return Ok(plan) };
+        let shard = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
+        let shard = shard.or(self.pinned.map(|(_, shard)| shard)).unwrap_or(ShardId(0));
+        match with_channels(text, self.text_rules().standard_strings, channels) {
+            Some(text) => {
+                let part = Part { shard, text, params: (1..=params as u16).collect(), rows: Vec::new() };
+                Ok(Plan { target: Target::Split(vec![part]), ..plan })
+            }
+            None => Err(Refusal::unsupported(
+                "pg_listening_channels() in an expression, or together with other statements, is not supported here",
+                "Send SELECT * FROM pg_listening_channels() as a statement of its own.",
+            )),
         }
     }
 

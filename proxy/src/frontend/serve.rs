@@ -65,7 +65,7 @@ pub async fn serve(login: Login, worker: Arc<Worker>, peer: String) {
 /// The session of a login, with ParameterStatus in its output; `None` when it could not be had (the application was told).
 async fn open(login: Login, worker: Arc<Worker>) -> Option<Session> {
     let settings = worker.shared.settings.load_full();
-    let entry = settings.databases.iter().find(|d| d.name == login.database || d.name == "*").cloned();
+    let entry = settings.database(&login.database).cloned();
     let max_frame = settings.limits.message_bytes;
     let mut io = ClientIo::new(login.stream, login.leftover, max_frame);
     io.out = login.out;
@@ -77,7 +77,7 @@ async fn open(login: Login, worker: Arc<Worker>) -> Option<Session> {
         let _ = io.flush().await;
         return None;
     };
-    let who = who(&login.user, &login.database, login.credentials, &entry, &settings.pool);
+    let who = who(&login.user, &login.database, login.credentials, &entry, settings.pool.mode);
     let gucs = Arc::new(Gucs::of(startup_gucs(&login.parameters)));
     let mut session = Session::new(io, worker, who, gucs);
     match session.welcome().await {
@@ -98,15 +98,14 @@ fn who(
     database: &str,
     credentials: crate::backend::connect::Credentials,
     entry: &Database,
-    pool: &router_config::settings::Pool,
+    mode: PoolMode,
 ) -> Who {
     let backend_database = entry.backend_name.clone().unwrap_or_else(|| database.to_owned());
     Who {
         user: user.to_owned(),
         database: database.to_owned(),
         kind: entry.kind.clone(),
-        mode: entry.pool_mode.unwrap_or(pool.mode),
-        pool_size: entry.pool_size.unwrap_or(pool.size),
+        mode: entry.pool_mode.unwrap_or(mode),
         login: BackendLogin {
             user: user.into(),
             database: backend_database.as_str().into(),
@@ -209,6 +208,7 @@ impl Session {
             block: None,
             held: Vec::new(),
             pinned: None,
+            listening: None,
             temp_tables: false,
             hint_key: None,
             hint_shard: None,
@@ -303,8 +303,15 @@ impl Session {
         let idle_limit = self.worker.shared.settings.load().limits.client_idle;
         let idle_limit = if idle_limit.is_zero() || self.block.is_some() { None } else { Some(idle_limit) };
         let in_block = self.block.is_some();
+        let hears = !in_block && self.held.iter().all(|held| !held.unsynced);
         loop {
-            if *phase.borrow_and_update() == Phase::Draining && !in_block && self.held.is_empty() {
+            if !in_block && self.missed() {
+                self.io.flush().await?;
+                return Ok(false);
+            }
+            let phase_now = *phase.borrow_and_update();
+            let may_end = phase_now == Phase::Draining && !in_block && self.held.is_empty();
+            if may_end || phase_now == Phase::Ending {
                 Report::fatal(
                     sqlstate::ADMIN_SHUTDOWN,
                     "terminating connection due to administrator command",
@@ -320,6 +327,11 @@ impl Session {
                     if !self.hear(at).await? {
                         return Ok(false);
                     }
+                }
+                event = Self::hear_others(&mut self.listening), if hears => {
+                    self.tell(event);
+                    self.hear_own().await;
+                    self.io.flush().await?;
                 }
                 _ = phase.changed() => {}
                 () = sleep_or_never(idle_limit) => {
@@ -431,7 +443,10 @@ impl Session {
             self.doom();
             failure.report(&mut self.io.out)?;
         }
+        let listened = self.commit_listens(self.events.error.is_some()).await;
         self.settle();
+        listened.or_else(|failure| failure.report(&mut self.io.out))?;
+        self.hear_own().await;
         self.ready();
         Ok(())
     }
@@ -441,8 +456,8 @@ impl Session {
         self.check_doomed()?;
         let enlisted = self.held.iter().find(|held| held.enlisted).map(|held| held.shard);
         let at = self.acquire(enlisted.unwrap_or(ShardId(0)), false).await?;
+        self.writes(at)?;
         let held = &mut self.held[at];
-        held.wrote = true;
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(crate::backend::owed::Owed::Function);
         self.run_to_end(at, false).await

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use router_config::settings::{DatabaseKind, PoolMode, Reads};
+use router_config::settings::{DatabaseKind, PoolMode, Reads, Settings};
 use router_config::topology::{ShardId, Topology};
 
+use super::floor::Ticket;
 use super::io::ClientIo;
 use super::names::Names;
 use super::transaction::Block;
@@ -34,8 +35,6 @@ pub struct Who {
     pub kind: DatabaseKind,
     /// Pooling.
     pub mode: PoolMode,
-    /// Conns per pool, over all session threads.
-    pub pool_size: usize,
     /// How its conns log in.
     pub login: BackendLogin,
 }
@@ -85,9 +84,17 @@ pub struct Held {
     /// A setting was changed inside of the block: what is on the conn afterwards depends on how it ends.
     pub gucs_moved: bool,
     /// It asks the shard for its LSN along with the next request.
-    pub asks_lsn: bool,
+    pub asks_lsn: Option<Ticket>,
     /// Counts as load of the node.
     pub load: Option<InFlight>,
+}
+
+impl Who {
+    /// Conns per pool, over all session threads, as the settings have it now.
+    pub(super) fn pool_size(&self, settings: &Settings) -> usize {
+        let entry = settings.database(&self.database);
+        entry.and_then(|entry| entry.pool_size).unwrap_or(settings.pool.size)
+    }
 }
 
 impl Visible {
@@ -119,6 +126,8 @@ pub struct Session {
     pub held: Vec<Held>,
     /// Why the session keeps its conn, and on which shard.
     pub pinned: Option<(PinCause, ShardId)>,
+    /// What it listens on.
+    pub listening: Option<Box<super::listening::Listening>>,
     /// It has made temporary tables.
     pub temp_tables: bool,
     /// `SET gavel.key`.

@@ -1,12 +1,12 @@
 //! After a request: what was learned from a conn, and which conns go back to their pools.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use router_config::settings::PoolMode;
 
 use super::failure::Failure;
+use super::floor::Ticket;
 use super::session::{Held, Session};
 use super::transaction::Block;
 use crate::exec::single;
@@ -25,6 +25,9 @@ impl Session {
             {
                 let mut running = self.visible.running();
                 for held in &mut self.held {
+                    if let Some(listening) = self.listening.as_mut().filter(|_| held.wrote && !held.replica) {
+                        listening.wrote(held.shard);
+                    }
                     end_transaction(held, &shared);
                     self.worker.pools.backend.add(std::mem::take(&mut held.lease.moved));
                     held.lease.spoiled |= running.cancelling > 0;
@@ -71,6 +74,7 @@ impl Session {
         {
             self.return_to(block.gucs_before());
         }
+        self.end_listens(!rolled_back);
     }
 
     /// Runs what is queued on a held conn to its end; a lost conn dooms the transaction.
@@ -107,28 +111,23 @@ impl Session {
     /// Reads the LSN that the shard was asked for.
     pub fn learn_lsn(&mut self, at: usize) {
         let held = &mut self.held[at];
-        if !std::mem::take(&mut held.asks_lsn) {
-            return;
-        }
+        let Some(ticket) = held.asks_lsn.take() else { return };
         held.lease.capture = false;
         let row = self.events.rows.drain(..).next();
-        self.note_lsn(at, row);
+        note_lsn(ticket, row);
     }
+}
 
-    /// The answer to the question for the LSN raises the floor; without one it is asked again.
-    pub fn note_lsn(&self, at: usize, row: Option<Bytes>) {
-        let floor = self.worker.shared.floor(self.held[at].shard);
-        let lsn = row.and_then(|row| lsn_of(&row));
-        match lsn {
-            Some(lsn) => drop(floor.lsn.fetch_max(lsn, Ordering::AcqRel)),
-            None => floor.dirty.store(true, Ordering::Release),
-        }
+/// The answer to the question for the LSN raises the floor; without one it is asked again.
+pub fn note_lsn(ticket: Ticket, row: Option<Bytes>) {
+    if let Some(lsn) = row.and_then(|row| lsn_of(&row)) {
+        ticket.answer(lsn);
     }
 }
 
 fn end_transaction(held: &mut Held, shared: &crate::worker::Shared) {
     if std::mem::take(&mut held.wrote) && !held.replica {
-        shared.floor(held.shard).dirty.store(true, Ordering::Release);
+        shared.floor(held.shard).wrote();
     }
     if std::mem::take(&mut held.gucs_moved) {
         held.lease.applied = None;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::{Via, is_control, moves_transaction, warning};
+use super::control::{Via, moves_transaction, warning};
 use super::failure::Failure;
 use super::io::ClientError;
 use super::session::Session;
@@ -68,7 +68,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let facts = Arc::clone(&analysed.statements()[index].facts);
         let own = text.slice(analysed.range(index));
-        if is_control(&facts.command) {
+        if self.acts_on(&facts.command) {
             let own = String::from_utf8_lossy(&own);
             return self.control(&facts, own.trim(), Via::Simple).await;
         }
@@ -80,6 +80,9 @@ impl Session {
         }
         if self.prepares_here(&facts) {
             return self.prepare_here(&facts, &own, None).await;
+        }
+        if matches!(facts.command, Command::TwoPhase) {
+            self.check_no_listens()?;
         }
         let plan = self.plan_simple(text, analysed, index)?;
         let why = Why::of(&plan);
@@ -119,8 +122,10 @@ impl Session {
         } else {
             self.sent += 1;
         }
+        if facts.access != Access::Read {
+            self.writes(at)?;
+        }
         let held = &mut self.held[at];
-        held.wrote |= facts.access != Access::Read;
         held.unnamed = None;
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
@@ -138,8 +143,10 @@ impl Session {
             self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;
             self.note_shard(Why::whole_text(), at);
+            if analysed.statements().iter().any(|s| s.facts.access != Access::Read) {
+                self.writes(at)?;
+            }
             let held = &mut self.held[at];
-            held.wrote |= analysed.statements().iter().any(|s| s.facts.access != Access::Read);
             held.unnamed = None;
             held.lease.write.extend_from_slice(frame);
             held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
@@ -172,7 +179,7 @@ impl Session {
         index: usize,
     ) -> Result<(), Failure> {
         let facts = &analysed.statements()[index].facts;
-        if !is_control(&facts.command) && self.block.is_none() {
+        if !self.acts_on(&facts.command) && self.block.is_none() {
             let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
             block.implicit = true;
             self.block = Some(Box::new(block));
@@ -248,7 +255,7 @@ impl Session {
                 return Ok(None);
             }
             replica &= statement.facts.access == Access::Read;
-            if is_control(&statement.facts.command) || matches!(statement.facts.command, Command::Empty) {
+            if self.acts_on(&statement.facts.command) || matches!(statement.facts.command, Command::Empty) {
                 if self.is_for_the_proxy(&statement.facts.command, analysed) {
                     return Ok(None);
                 }
@@ -281,7 +288,8 @@ impl Session {
     /// Whether a command in a text of several statements is one that the server must not be given as it is.
     fn is_for_the_proxy(&self, command: &Command, analysed: &Analysed) -> bool {
         match command {
-            Command::SetHint { .. } => true,
+            Command::SetHint { .. } | Command::Listen(_) => true,
+            Command::Unlisten(_) => self.listening.is_some(),
             Command::Deallocate(Some(name)) => self.names.statements.contains_key(name.as_bytes()),
             // Among others the server refuses it.
             Command::Discard(_) => {
@@ -313,6 +321,9 @@ impl Session {
             }
         } else if outcome.is_err() {
             self.doom();
+        } else if let Err(failure) = self.commit_listens(failed).await {
+            self.io.out.truncate(self.tag_at.unwrap_or(self.io.out.len()));
+            outcome = Err(failure);
         }
         self.count_shard_error();
         if let Err(failure) = outcome {
@@ -324,13 +335,18 @@ impl Session {
         self.events.rolled_back.clear();
         self.settle();
         self.refresh_catalog().await;
+        self.hear_own().await;
         self.ready();
         Ok(())
     }
 
     /// Commits or rolls back the transaction that the proxy opened.
     pub async fn end_implicit(&mut self, failed: bool) -> Result<(), Failure> {
-        let done = if failed { self.rollback_all().await } else { self.commit_all().await };
+        let listened = if failed { Ok(()) } else { self.listen_ahead().await };
+        let done = match listened {
+            Ok(()) if !failed => self.commit_all().await,
+            listened => self.rollback_all().await.and(listened),
+        };
         self.end_block(failed || done.is_err());
         done
     }

@@ -38,6 +38,8 @@ struct Savepoint {
     name: String,
     replay: usize,
     gucs: Arc<Gucs>,
+    /// Changes to what the session listens on before it.
+    listens: usize,
     local: Option<Arc<Gucs>>,
 }
 
@@ -103,20 +105,20 @@ impl Block {
     }
 
     /// SAVEPOINT.
-    pub fn savepoint(&mut self, name: &str, gucs: Arc<Gucs>) {
+    pub fn savepoint(&mut self, name: &str, gucs: Arc<Gucs>, listens: usize) {
         self.replay.push(format!("SAVEPOINT {}", quote(name)));
-        let local = self.local.clone();
-        self.savepoints.push(Savepoint { name: name.to_owned(), replay: self.replay.len(), gucs, local });
+        let (local, replay) = (self.local.clone(), self.replay.len());
+        self.savepoints.push(Savepoint { name: name.to_owned(), replay, gucs, local, listens });
     }
 
-    /// ROLLBACK TO; the settings as of then, or `None` if there is no such savepoint.
-    pub fn rollback_to(&mut self, name: &str) -> Option<Arc<Gucs>> {
+    /// ROLLBACK TO; the settings and the number of LISTENs as of then, or `None` if there is no such savepoint.
+    pub fn rollback_to(&mut self, name: &str) -> Option<(Arc<Gucs>, usize)> {
         let at = self.savepoints.iter().rposition(|savepoint| savepoint.name == name)?;
         self.savepoints.truncate(at + 1);
         let savepoint = &self.savepoints[at];
         self.replay.truncate(savepoint.replay);
         self.local.clone_from(&savepoint.local);
-        Some(Arc::clone(&savepoint.gucs))
+        Some((Arc::clone(&savepoint.gucs), savepoint.listens))
     }
 
     /// RELEASE; whether there is such a savepoint.
@@ -152,9 +154,9 @@ mod tests {
     #[test]
     fn a_late_shard_gets_what_is_still_in_force() {
         let mut block = block();
-        block.savepoint("a", Gucs::none());
+        block.savepoint("a", Gucs::none(), 0);
         block.note_local("SET LOCAL x TO 1");
-        block.savepoint("b", Gucs::none());
+        block.savepoint("b", Gucs::none(), 0);
         assert_eq!(block.join_sql(), "BEGIN;SAVEPOINT \"a\";SET LOCAL x TO 1;SAVEPOINT \"b\"");
         assert!(block.release("b"));
         assert_eq!(block.join_sql(), "BEGIN;SAVEPOINT \"a\";SET LOCAL x TO 1");
@@ -166,8 +168,8 @@ mod tests {
     #[test]
     fn releasing_an_outer_savepoint_releases_the_inner_ones() {
         let mut block = block();
-        block.savepoint("a", Gucs::none());
-        block.savepoint("b", Gucs::none());
+        block.savepoint("a", Gucs::none(), 0);
+        block.savepoint("b", Gucs::none(), 0);
         block.note_local("SET LOCAL x TO 1");
         assert!(block.release("a"));
         assert_eq!(block.join_sql(), "BEGIN;SET LOCAL x TO 1");

@@ -60,6 +60,9 @@ impl Case<'_> {
         if self.topology.shards.len() == 1 {
             return Ok(self.primary_or_replica(Target::One(self.home()), Reason::OneShard));
         }
+        if let Some(why) = &self.facts.barred {
+            return Err(Refusal::barred(why));
+        }
         let key_type = match &self.facts.scope {
             Scope::Sharded(sharded) => Some(sharded.key_type),
             _ => None,
@@ -246,7 +249,7 @@ impl Case<'_> {
     fn everywhere(&self, target: Target, hint: Option<Hint>) -> Result<(Target, Reason), Refusal> {
         self.agrees_everywhere(hint)?;
         if !self.session.two_phase && self.facts.access != Access::Read {
-            return Err(Refusal::two_phase_off("the statement"));
+            return Err(Refusal::two_phase_off("the statement concerns every shard: it"));
         }
         Ok((target, Reason::Ddl))
     }

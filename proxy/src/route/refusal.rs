@@ -43,6 +43,16 @@ impl Refusal {
         .because(why.to_owned())
     }
 
+    /// The statement would set off what is not right on a shard, or uses a table that cannot be sharded as it is.
+    pub(super) fn barred(why: &str) -> Self {
+        Self::unsupported(
+            "the statement cannot be executed on a cluster of several shards as its tables are defined",
+            "Change what the detail names; a function of a trigger, default, check or policy that is known to be harmless \
+             can be declared in [[functions]].",
+        )
+        .because(why.to_owned())
+    }
+
     /// A write whose rows are on several shards.
     pub(super) fn several_shards(what: &str, why: &str) -> Self {
         Self::unsupported(
@@ -137,10 +147,13 @@ impl Refusal {
     }
 
     /// Several writing shards, but two-phase commit is off.
-    pub(super) fn two_phase_off(what: &str) -> Self {
+    pub fn two_phase_off(what: &str) -> Self {
         Self::unsupported(
-            format!("{what} writes to several shards, which needs two-phase commit"),
-            "Set two_phase = true in [routing], and max_prepared_transactions on the shards.",
+            format!(
+                "{what} writes to several shards, which needs two-phase commit (routing.two_phase is off)"
+            ),
+            "Set two_phase = true in [routing] and RELOAD, with max_prepared_transactions > 0 on every node; \
+             or write to one shard in a transaction.",
         )
     }
 

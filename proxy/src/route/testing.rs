@@ -86,7 +86,17 @@ pub(super) fn facts(command: Command, scope: Scope) -> Facts {
         _ => Access::Write,
     };
     let (effects, tables) = (Effects::default(), vec!["public.bids".to_owned()]);
-    Facts { command, scope, access, effects, tables, returns_rows: false, unrepeatable: None, defaults: None }
+    Facts {
+        command,
+        scope,
+        access,
+        effects,
+        tables,
+        returns_rows: false,
+        unrepeatable: None,
+        barred: None,
+        defaults: None,
+    }
 }
 
 pub(super) fn groups(groups: Vec<Pin>) -> Sharded {
@@ -194,7 +204,5 @@ fn relation(name: &str, placement: Placement, columns: &[(&str, &str, Option<&st
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,
-        triggers: Vec::new(),
-        has_rules: false,
     }
 }

@@ -25,6 +25,8 @@ pub struct Facts {
     /// Evaluated per statement and different on each run: now(), random(), nextval(), a volatile default of a
     /// reference table: must not run separately on several shards. Names the culprit.
     pub unrepeatable: Option<String>,
+    /// Why it cannot run on a cluster of several shards wherever it goes: no hint places it.
+    pub barred: Option<String>,
     /// Rows of a reference table that leave columns to defaults which are not the same on each run.
     pub defaults: Option<Box<DefaultsShape>>,
 }
@@ -229,6 +231,10 @@ pub struct Effects {
     pub sequence: bool,
     /// Changes the catalog.
     pub changes_catalog: bool,
+    /// Calls pg_notify: any shard will do, best one that the transaction writes to.
+    pub notifies: bool,
+    /// Calls pg_listening_channels: the session's, not the connection's.
+    pub listening_channels: bool,
     /// `txid_current`, `pg_export_snapshot`, `inet_server_addr`, …: depends on the node.
     pub node_dependent: bool,
 }
@@ -238,7 +244,7 @@ pub struct Effects {
 pub enum PinCause {
     /// A temporary object exists.
     Temporary,
-    /// LISTEN is active.
+    /// LISTEN is active, in a database that is not routed.
     Listen,
     /// A WITH HOLD cursor exists.
     HoldCursor,

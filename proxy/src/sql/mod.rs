@@ -9,11 +9,12 @@ pub mod extract;
 pub mod facts;
 pub mod fetch;
 pub mod lexer;
+pub mod listening;
 pub mod normalise;
 mod parse;
 mod prepass;
 pub mod schema;
 pub mod sql_prepare;
-mod tokens;
+pub(crate) mod tokens;
 
 pub use extract::{Context, analyse};

@@ -1,13 +1,12 @@
 //! TLS on both sides, and the channel binding data of certificates. The only file, with `wire::stream`, that names rustls.
 //!
-//! Invariants: a certificate that cannot be loaded leaves the one in use; `verify-ca` and `verify-full` never accept a
+//! Invariants: `verify-ca` and `verify-full` never accept a
 //! chain that was not checked; where a certificate has no defined `tls-server-end-point` hash, none is offered.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use router_config::settings::{Backend, BackendTls, Listen, ListenTls};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use tokio::net::TcpStream;
@@ -60,12 +59,8 @@ pub enum TlsError {
     Roots(String),
 }
 
-/// TLS towards applications: the certificate in use, replaceable while sessions run.
+/// TLS towards applications: one certificate. A reload makes another one.
 pub struct ListenerTls {
-    current: ArcSwap<Served>,
-}
-
-struct Served {
     config: Arc<ServerConfig>,
     end_point: Option<Arc<[u8]>>,
 }
@@ -86,25 +81,14 @@ impl ListenerTls {
         if listen.tls == ListenTls::Off {
             return Ok(None);
         }
-        Ok(Some(Self { current: ArcSwap::from_pointee(load(listen)?) }))
-    }
-
-    /// Loads the files again; on an error the certificate in use stays.
-    pub fn reload(&self, listen: &Listen) -> Result<(), TlsError> {
-        self.current.store(Arc::new(load(listen)?));
-        Ok(())
+        load(listen).map(Some)
     }
 
     /// The server's side of a handshake.
     pub async fn accept(&self, socket: TcpStream) -> std::io::Result<Accepted> {
-        let served = self.current.load_full();
-        let stream = TlsAcceptor::from(Arc::clone(&served.config)).accept(socket).await?;
+        let stream = TlsAcceptor::from(Arc::clone(&self.config)).accept(socket).await?;
         let alpn = stream.get_ref().1.alpn_protocol() == Some(ALPN_POSTGRESQL);
-        Ok(Accepted {
-            stream: Stream::ServerTls(Box::new(stream)),
-            alpn,
-            end_point: served.end_point.clone(),
-        })
+        Ok(Accepted { stream: Stream::ServerTls(Box::new(stream)), alpn, end_point: self.end_point.clone() })
     }
 }
 
@@ -114,7 +98,7 @@ impl fmt::Debug for ListenerTls {
     }
 }
 
-fn load(listen: &Listen) -> Result<Served, TlsError> {
+fn load(listen: &Listen) -> Result<ListenerTls, TlsError> {
     let certificate = listen.tls_certificate.as_deref().ok_or(TlsError::Missing("listen.tls_certificate"))?;
     let key_file = listen.tls_key.as_deref().ok_or(TlsError::Missing("listen.tls_key"))?;
     let chain = read_certificates(certificate)?;
@@ -143,7 +127,7 @@ fn load(listen: &Listen) -> Result<Served, TlsError> {
     // As PostgreSQL: clients of its protocol do not resume sessions, tickets would only cost.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    Ok(Served { config: Arc::new(config), end_point })
+    Ok(ListenerTls { config: Arc::new(config), end_point })
 }
 
 /// TLS towards nodes.

@@ -16,26 +16,25 @@ fn listen(authority: &Authority, name: &str) -> Listen {
 }
 
 #[test]
-fn a_broken_file_leaves_the_certificate_in_use() {
+fn files_that_do_not_fit_are_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let authority = Authority::new(directory.path());
     let mut listen = listen(&authority, "one");
     let tls = ListenerTls::from_settings(&listen).expect("good files").expect("on");
-    let first = tls.current.load().end_point.clone();
+    let first = tls.end_point.clone();
     assert!(first.as_ref().is_some_and(|hash| hash.len() == 32));
+    let load = |listen: &Listen| ListenerTls::from_settings(listen).map(|tls| tls.expect("on"));
     let two = authority.issue("two");
     listen.tls_certificate = Some(two.certificate.clone());
-    assert!(tls.reload(&listen).is_err(), "the key is another's");
-    assert_eq!(tls.current.load().end_point, first);
+    assert!(load(&listen).is_err(), "the key is another's");
     listen.tls_key = Some(two.key);
-    tls.reload(&listen).expect("good files");
-    assert_ne!(tls.current.load().end_point, first);
+    assert_ne!(load(&listen).expect("good files").end_point, first);
     for broken in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         std::fs::write(&two.certificate, broken).expect("written");
-        assert!(tls.reload(&listen).is_err());
+        assert!(load(&listen).is_err());
     }
     listen.tls_certificate = None;
-    assert!(matches!(tls.reload(&listen), Err(TlsError::Missing("listen.tls_certificate"))));
+    assert!(matches!(load(&listen), Err(TlsError::Missing("listen.tls_certificate"))));
     listen.tls = ListenTls::Off;
     assert!(ListenerTls::from_settings(&listen).expect("off").is_none());
 }

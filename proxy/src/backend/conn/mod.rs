@@ -309,9 +309,7 @@ impl Conn {
     /// Replies of the proxy's own whose turn has come.
     pub fn release_local(&mut self, out: &mut BytesMut, events: &mut Events) {
         while let Some(Owed::Local(bytes)) = self.owed.front() {
-            if bytes.first() == Some(&tag::PARSE_COMPLETE) {
-                events.parsed += 1;
-            }
+            events.note_local(bytes);
             out.extend_from_slice(bytes);
             self.owed.pop_front();
         }

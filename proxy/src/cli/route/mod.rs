@@ -266,8 +266,6 @@ fn relation(schema: &str, name: &str, kind: &TableKind, names: &BTreeSet<String>
         kind: RelationKind::Table,
         columns,
         placement,
-        triggers: Vec::new(),
-        has_rules: false,
     }
 }
 

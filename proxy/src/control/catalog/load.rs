@@ -14,6 +14,7 @@ use tokio_postgres::Transaction;
 use super::functions::{Overload, Relations, functions};
 use super::place::{Draft, KeyFacts, Problem, place_tables, place_views};
 use super::rows::{TextRow, ask};
+use super::set_off;
 use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
@@ -36,17 +37,13 @@ const SETTINGS_PLAIN: &str = "SELECT pg_catalog.getdatabaseencoding()::text, coa
      '\"$user\", public')";
 
 const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
-     EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1'), \
      ARRAY(SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), \
      CASE WHEN c.relkind IN ('v', 'm') AND c.oid >= 16384 THEN pg_catalog.pg_get_viewdef(c.oid, true) END, \
      ARRAY(SELECT DISTINCT d.refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d \
            ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid \
            AND d.refclassid = 'pg_catalog.pg_class'::regclass \
            WHERE r.ev_class = c.oid AND c.relkind IN ('v', 'm') AND d.refobjid <> c.oid), \
-     n.nspname IN ('pg_catalog', 'information_schema'), \
-     (SELECT pg_catalog.string_agg(DISTINCT p.proname::text, E'\\n') FROM pg_catalog.pg_trigger t \
-      JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid \
-      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D') \
+     n.nspname IN ('pg_catalog', 'information_schema') \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} \
      ORDER BY c.oid";
@@ -100,7 +97,11 @@ pub(crate) struct Answers {
     built_in: Vec<TextRow>,
     functions: Vec<TextRow>,
     types: Vec<TextRow>,
+    set_off: set_off::Answers,
 }
+
+/// How many [`questions`] there are.
+const QUESTIONS: usize = 6 + set_off::QUESTIONS.len();
 
 /// Where PostgreSQL's own objects end.
 const FIRST_USER_OID: u32 = 16_384;
@@ -120,27 +121,30 @@ pub(crate) async fn load(tx: &Transaction<'_>, topology: &Topology, generation: 
     let all_functions = try_join(ask(tx, BUILT_IN), ask(tx, FUNCTIONS));
     let (((relations, columns), (built_in, functions)), types) =
         try_join(try_join(relations_and_columns, all_functions), ask(tx, TYPES)).await?;
-    let answers = Answers { settings, relations, columns, built_in, functions, types };
+    let set_off = set_off::Answers::ask(tx).await?;
+    let answers = Answers { settings, relations, columns, built_in, functions, types, set_off };
     Ok(assemble(&answers, topology, generation, None))
 }
 
 /// What to ask on a conn whose search path is empty, each as a statement of its own, for [`of_transaction`]: PostgreSQL's
 /// own relations are left out.
-pub(crate) fn questions() -> [String; 6] {
-    let users = |sql| of_oids(sql, FIRST_USER_OID);
-    [SETTINGS_PLAIN, RELATIONS, COLUMNS, BUILT_IN, FUNCTIONS, TYPES].map(users)
+pub(crate) fn questions() -> Vec<String> {
+    let relations = [SETTINGS_PLAIN, RELATIONS, COLUMNS, BUILT_IN, FUNCTIONS, TYPES];
+    relations.iter().chain(&set_off::QUESTIONS).map(|sql| of_oids(sql, FIRST_USER_OID)).collect()
 }
 
 /// The catalog out of the answers to [`questions`]. `committed` is the catalog without what the transaction has changed.
 pub(crate) fn of_transaction(
-    answers: [Vec<TextRow>; 6],
+    answers: Vec<Vec<TextRow>>,
     topology: &Topology,
     generation: u64,
     committed: &Schema,
-) -> Loaded {
-    let [settings, relations, columns, built_in, functions, types] = answers;
-    let answers = Answers { settings, relations, columns, built_in, functions, types };
-    assemble(&answers, topology, generation, Some(committed))
+) -> Option<Loaded> {
+    let answers: [Vec<TextRow>; QUESTIONS] = answers.try_into().ok()?;
+    let [settings, relations, columns, built_in, functions, types, set_off @ ..] = answers;
+    let set_off = set_off::Answers(set_off);
+    let answers = Answers { settings, relations, columns, built_in, functions, types, set_off };
+    Some(assemble(&answers, topology, generation, Some(committed)))
 }
 
 fn of_oids(sql: &str, first: u32) -> String {
@@ -163,6 +167,13 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, committed: 
         None => split_search_path(settings.map_or("", |row| row.text(1))),
     };
     let types = type_names(&answers.types, &default_search_path);
+    let set_off = answers.set_off.read(&drafts, &functions, topology);
+    let refused = drafts.iter().filter_map(|draft| {
+        let full_name = super::place::full_name(&draft.relation);
+        let problem = problems.iter().find(|problem| problem.table == full_name)?;
+        Some((draft.relation.oid, problem.message.clone()))
+    });
+    let refused = refused.collect();
     let system = committed.into_iter().flat_map(|committed| &committed.relations);
     let system = system.filter(|(_, relation)| relation.oid < FIRST_USER_OID);
     let mut relations: HashMap<_, _> =
@@ -170,7 +181,9 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, committed: 
     relations.extend(drafts.into_iter().map(|Draft { relation, .. }| {
         ((relation.schema.clone(), relation.name.clone()), Arc::new(relation))
     }));
-    let schema = Schema { generation, relations, functions, types, default_search_path };
+    let mut schema =
+        Schema { generation, relations, functions, types, refused, default_search_path, ..Schema::default() };
+    schema.hazards = super::triggers::hazards(&schema, &set_off);
     Loaded { schema, problems }
 }
 
@@ -208,13 +221,11 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
             kind,
             columns,
             placement: Placement::Unsharded,
-            triggers: row.text(9).lines().map(str::to_owned).collect(),
-            has_rules: row.flag(4),
         },
         keys,
-        parents: row.numbers(5),
-        view: row.optional(6).map(|text| (text, row.numbers(7))),
-        system: row.flag(8),
+        parents: row.numbers(4),
+        view: row.optional(5).map(|text| (text, row.numbers(6))),
+        system: row.flag(7),
     }
 }
 
@@ -283,7 +294,7 @@ fn type_names(rows: &[TextRow], search_path: &[String]) -> HashMap<String, u32> 
 }
 
 /// Splits a `search_path` setting; `"$user"` stays.
-fn split_search_path(setting: &str) -> Vec<String> {
+pub(super) fn split_search_path(setting: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut chars = setting.chars().peekable();
     let mut name = String::new();

@@ -6,8 +6,11 @@ mod functions;
 mod load;
 mod own;
 mod place;
+mod plpgsql;
 mod rows;
 mod scan;
+mod set_off;
+mod triggers;
 mod views;
 
 #[cfg(test)]
@@ -37,6 +40,9 @@ use crate::sql::schema::Schema;
 
 /// Databases whose catalog is kept; a login to one more is refused.
 const MAX_DATABASES: usize = 1000;
+
+/// Pause before what could not be read is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// How long a load waits for a shard that has no primary.
 const PRIMARY_WAIT: Duration = Duration::from_secs(5);
@@ -88,6 +94,11 @@ impl Catalog {
     /// other proxies of the cluster are told to do the same.
     pub async fn refresh(&self) -> Result<Arc<DatabaseCatalog>, ControlError> {
         self.changed.store(true, Ordering::Release);
+        self.reread().await
+    }
+
+    /// As `refresh`, but the other proxies are not told.
+    pub(crate) async fn reread(&self) -> Result<Arc<DatabaseCatalog>, ControlError> {
         let ticket = self.request();
         let mut done = self.done.subscribe();
         let report = match done.wait_for(|(covered, _)| *covered >= ticket).await {
@@ -185,18 +196,28 @@ impl Catalogs {
 
     /// Serves the refreshes of one database.
     async fn keep(self: Arc<Self>, catalog: Arc<Catalog>) {
+        let mut again = None;
         loop {
-            catalog.bell.notified().await;
+            match again {
+                None => catalog.bell.notified().await,
+                Some(pause) => {
+                    if tokio::time::timeout(pause, catalog.bell.notified()).await.is_err() {
+                        catalog.request();
+                    }
+                }
+            }
             let covered = catalog.wanted.load(Ordering::Acquire);
             if catalog.done.borrow().0 >= covered {
                 continue;
             }
             let report = match self.read(&catalog.database).await {
                 Ok(loaded) => {
+                    again = None;
                     catalog.current.store(Arc::new(loaded));
                     Ok(())
                 }
                 Err(error) => {
+                    again = Some(RETRY);
                     tracing::error!(database = %catalog.database, "the old catalog stays in use: {error}");
                     Err(error)
                 }

@@ -31,7 +31,7 @@ impl OwnCatalog {
 
     /// What to ask on the home shard, each as a Query of its own.
     pub fn questions() -> Vec<String> {
-        let mut questions = load::questions().to_vec();
+        let mut questions = load::questions();
         questions.push(sequences::USED.to_owned());
         questions
     }
@@ -43,10 +43,9 @@ impl OwnCatalog {
         generation: u64,
         committed: &Schema,
     ) -> Option<Self> {
-        let [settings, relations, columns, built_in, functions, types, used]: [Vec<TextRow>; 7] =
-            answers.try_into().ok()?;
-        let answers = [settings, relations, columns, built_in, functions, types];
-        let loaded = load::of_transaction(answers, topology, generation, committed);
+        let mut answers = answers;
+        let used = answers.pop()?;
+        let loaded = load::of_transaction(answers, topology, generation, committed)?;
         let oid =
             |schema: &Schema, name: &(String, String)| schema.relations.get(name).map(|known| known.oid);
         let is_new = |schema: &str, name: &str| {

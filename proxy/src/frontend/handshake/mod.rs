@@ -37,7 +37,7 @@ pub struct HandshakeContext {
 }
 
 impl HandshakeContext {
-    /// `tls` comes from [`ListenerTls::from_settings`] and outlives reloads.
+    /// `tls` comes from [`ListenerTls::from_settings`].
     pub fn new(settings: &Settings, tls: Option<Arc<ListenerTls>>, authenticator: Authenticator) -> Self {
         Self { tls, tls_mode: settings.listen.tls, authenticator }
     }

@@ -21,9 +21,13 @@ use super::session::Session;
 use crate::backend::owed::{Owed, Show};
 use crate::route::plan::Plan;
 use crate::sql::facts::{Command, Facts};
+use crate::wire::backend::Status;
 use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::{bare, tag};
 use crate::wire::{reply, sqlstate};
+
+/// Frames of one session that are worked off before the others of the thread have a turn.
+const OPS_AT_ONCE: usize = 64;
 
 /// One frame of a batch.
 #[derive(Debug, Clone)]
@@ -66,7 +70,11 @@ impl Session {
     /// Works off frames of the extended protocol; the batch ends with Sync, Flush, or where the read buffer was full.
     pub async fn extended(&mut self, batch: Bytes) -> Result<(), ClientError> {
         let ops = ops(&batch);
+        let last_sync = ops.iter().rposition(|op| op.tag == tag::SYNC);
         for (index, op) in ops.iter().enumerate() {
+            if index % OPS_AT_ONCE == OPS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
             if op.tag == tag::SYNC {
                 if let (Err(error), false) = (bare(&batch[op.body.clone()]), self.pipeline.skipping) {
                     // A Sync with a body is an error, and ends the pipeline all the same.
@@ -78,7 +86,7 @@ impl Session {
             if self.pipeline.skipping {
                 continue;
             }
-            self.pipeline.sync_ahead = ops[index + 1..].iter().any(|later| later.tag == tag::SYNC);
+            self.pipeline.sync_ahead = last_sync.is_some_and(|last| last > index);
             if let Err(failure) = self.op(&batch, &ops, index).await {
                 self.refuse(failure).await?;
             }
@@ -191,7 +199,9 @@ impl Session {
 
     /// Sync: the pipeline's transaction ends, the application gets ReadyForQuery.
     async fn sync(&mut self) -> Result<(), ClientError> {
+        let listened = self.listen_before_sync().await;
         let outcome = self.sync_conns().await;
+        let outcome = listened.and(outcome);
         if std::mem::take(&mut self.pipeline.copied) {
             return outcome.or_else(|failure| failure.report(&mut self.io.out));
         }
@@ -213,11 +223,24 @@ impl Session {
             self.doom();
         }
         self.pipeline = PipelineState::default();
+        // The shards listen already.
+        let _ = self.commit_listens(failed).await;
         self.settle();
         self.refresh_catalog().await;
+        self.hear_own().await;
         self.ready();
         self.next_events();
         Ok(())
+    }
+
+    /// LISTEN in a pipeline that Sync will commit: a shard that does not listen rolls it back.
+    async fn listen_before_sync(&mut self) -> Result<(), Failure> {
+        if self.block.is_some() || self.pipeline.skipping {
+            return Ok(());
+        }
+        let listened = self.listen_ahead().await;
+        self.pipeline.refused |= listened.is_err();
+        listened
     }
 
     /// Statements whose Parse a server has accepted need not be sent for the next session that parses them.
@@ -254,6 +277,13 @@ impl Session {
         outcome
     }
 
+    fn answered_here(&self, facts: &Facts) -> bool {
+        let here = is_control(&facts.command) || matches!(facts.command, Command::ExplainGavel(_));
+        // What a failed transaction says to the others is PostgreSQL's.
+        let acts = self.acts_on(&facts.command) || self.prepares_here(facts);
+        here || (acts && self.status() != Status::Failed)
+    }
+
     /// After a run on a conn: what was learned.
     pub fn after_run(&mut self, at: usize) {
         self.learn_lsn(at);
@@ -271,10 +301,6 @@ fn roll_back_pipeline(conn: &mut crate::backend::conn::Conn) {
     conn.owe(Owed::Bind(Show::NOTHING));
     reply::execute(&mut conn.write, b"", 0);
     conn.owe(Owed::Execute(Show::NOTHING));
-}
-
-fn answered_here(facts: &Facts) -> bool {
-    is_control(&facts.command) || matches!(facts.command, Command::ExplainGavel(_))
 }
 
 /// Not an error of its own: the one that caused the skip has been reported.

@@ -37,7 +37,7 @@ impl Session {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);
         };
-        if self.answers(&facts) {
+        if self.answered_here(&facts) {
             let place = Place::Control { bind: body.slice_ref(bind.rest) };
             self.names.portals.insert(name, Portal { statement: prepared, place });
             return self.local_bare(backend_tag::BIND_COMPLETE);
@@ -112,7 +112,9 @@ impl Session {
                 let before = self.touched(shard);
                 let at = self.goto(shard, false).await?;
                 self.runs(at, before, &facts);
-                self.held[at].wrote |= facts.access != Access::Read;
+                if facts.access != Access::Read {
+                    self.writes(at)?;
+                }
                 self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
                 Ok(())
             }

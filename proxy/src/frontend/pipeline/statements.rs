@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::{BufMut, Bytes, BytesMut};
 use router_config::topology::ShardId;
 
-use super::{Op, answered_here, unknown_portal, unknown_statement};
+use super::{Op, unknown_portal, unknown_statement};
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Place, Prepared};
@@ -17,6 +17,10 @@ use crate::sql::facts::{Command, Facts, Scope};
 use crate::wire::backend::{Status, tag as backend_tag};
 use crate::wire::frontend::{Bind, Named, Parse, tag};
 use crate::wire::{reply, sqlstate};
+
+/// A Bind is looked for in so many frames behind its Parse. Drivers send it right behind, and a pipeline of nothing but
+/// Parse shall not cost the square of its length.
+const BIND_WITHIN: usize = 16;
 
 impl Session {
     pub(super) async fn op_parse(
@@ -51,7 +55,7 @@ impl Session {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_parse(at, &prepared, Show::ALL);
         };
-        if self.answers(facts) {
+        if self.answered_here(facts) {
             return self.local_bare(backend_tag::PARSE_COMPLETE);
         }
         if let Some(shard) = self.failed_place(facts)? {
@@ -79,7 +83,7 @@ impl Session {
 
     /// Where a Parse is best sent: where its Bind in the same batch will go.
     fn plan_ahead(&mut self, batch: &Bytes, later: &[Op], name: &[u8], prepared: &Prepared) -> Ahead {
-        for op in later {
+        for op in later.iter().take(BIND_WITHIN) {
             let body = &batch[op.body.clone()];
             match op.tag {
                 tag::BIND => {
@@ -199,7 +203,7 @@ impl Session {
             let owed = Owed::Describe(Show::ALL);
             return self.raw_or(tag::DESCRIBE, body, owed, || unknown_statement(named.name)).await;
         };
-        if prepared.facts().is_some_and(|facts| self.answers(facts)) {
+        if prepared.facts().is_some_and(|facts| self.answered_here(facts)) {
             return self.describe_control(&prepared, None).await;
         }
         let shard = match self.failed_shard() {
@@ -213,11 +217,6 @@ impl Session {
         held.lease.owe(Owed::Describe(Show::ALL));
         held.unsynced = true;
         Ok(())
-    }
-
-    /// Whether the proxy answers Parse, Bind and Describe of the statement itself.
-    pub(super) fn answers(&self, facts: &Facts) -> bool {
-        answered_here(facts) || self.prepares_here(facts)
     }
 
     /// `portal`: the Bind of the portal that is described, if it is one.

@@ -13,7 +13,7 @@ use crate::sql::schema::{Function, Touches};
 use router_config::key::KeyType;
 
 /// Forms of the grammar that look like calls and are no functions of the catalog.
-const GRAMMAR: [&str; 34] = [
+const GRAMMAR: [&str; 33] = [
     "coalesce",
     "nullif",
     "greatest",
@@ -27,7 +27,6 @@ const GRAMMAR: [&str; 34] = [
     "current_role",
     "current_catalog",
     "current_schema",
-    "current_schemas",
     "system_user",
     "xmlelement",
     "xmlforest",
@@ -212,17 +211,23 @@ impl<'q> Reader<'_, 'q> {
         if let Some(position) = function.key_argument {
             return self.keyed_call(&name, args, position).map(Some);
         }
+        self.form(&name);
+        Ok(None)
+    }
+
+    /// A function that the grammar has a form of its own for; one of that name may be the user's.
+    pub(super) fn form(&mut self, name: &str) {
+        let Some(function) = self.ctx.schema.function(name).copied() else { return };
         if !function.built_in && function.touches_sharded == Touches::Unknown {
-            self.unknown(unknown_function(&name));
+            self.unknown(unknown_function(name));
         }
         if function.reach.home {
             self.seen.home.get_or_insert_with(|| format!("{name}(), which names unsharded tables"));
         }
         if !function.built_in && function.volatile {
-            self.seen.user_function.get_or_insert_with(|| name.clone());
+            self.seen.user_function.get_or_insert_with(|| name.to_string());
         }
-        self.volatility(&name, function);
-        Ok(None)
+        self.volatility(name, function);
     }
 
     fn volatility(&mut self, name: &str, function: Function) {
@@ -261,10 +266,8 @@ impl<'q> Reader<'_, 'q> {
         match name {
             "nextval" | "setval" => effects.sequence = true,
             "currval" | "lastval" => effects.currval = true,
-            "pg_notify" => {
-                self.seen.home_alone.get_or_insert_with(|| "pg_notify()".to_string());
-                self.seen.user_function.get_or_insert_with(|| "pg_notify".to_string());
-            }
+            "pg_notify" => effects.notifies = true,
+            "pg_listening_channels" => effects.listening_channels = true,
             "set_config" => {
                 self.seen.by_value = true;
                 // Even a LOCAL one must reach each shard that the transaction will use: only a pinned session can tell.

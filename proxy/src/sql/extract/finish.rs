@@ -41,13 +41,15 @@ impl Reader<'_, '_> {
         facts.effects = seen.effects;
         facts.tables = seen.tables;
         facts.unrepeatable = seen.unrepeatable;
+        facts.barred = seen.barred;
         facts.defaults = seen.defaults;
         Analysis { facts, by_value: seen.by_value }
     }
 }
 
 fn access(seen: &Seen, locks: bool) -> Access {
-    if seen.modify.is_some() || seen.user_function.is_some() || seen.writes_home.is_some() {
+    let writes = seen.user_function.is_some() || seen.writes_home.is_some() || seen.effects.notifies;
+    if seen.modify.is_some() || writes {
         Access::Write
     } else if let Some(why) = &seen.primary {
         Access::ReadPrimary(why.clone())

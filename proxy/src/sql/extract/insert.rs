@@ -11,7 +11,7 @@ use crate::sql::parse::ast::{
 };
 use crate::sql::parse::{end_offset, offset};
 use crate::sql::prepass::Overriding;
-use crate::sql::schema::{Placement, Relation};
+use crate::sql::schema::{Deed, Placement, Relation};
 
 /// Where the key stands among the values of a row.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,9 @@ impl<'q> Reader<'_, 'q> {
         };
         let (schema, plain_name) = super::from::parts(name)?;
         let relation = self.ctx.schema.lookup(self.ctx.search_path, schema.as_deref(), &plain_name);
-        self.write_to(relation.as_ref(), &plain_name);
+        let updates = matches!(&insert.on, Some(OnInsert::OnConflict(on)) if matches!(on.action, OnConflictAction::DoUpdate(_)));
+        let deeds: &[Deed] = if updates { &[Deed::Insert, Deed::Update] } else { &[Deed::Insert] };
+        self.write_to(relation.as_ref(), &plain_name, deeds);
         self.note_table(relation.as_ref().map_or(plain_name.clone(), |r| r.full_name()));
         let node = relation.as_ref().and_then(|r| self.insert_node(r));
         let columns = insert.columns.iter().map(first).collect::<Read<Vec<String>>>()?;
@@ -243,7 +245,8 @@ impl<'q> Reader<'_, 'q> {
     /// Without a column list: a list of the columns that the rows give, and the key, when the rows end before the key.
     fn whole_list(&self, shape: &InsertShape, relation: &Relation, at: usize) -> Option<(usize, String)> {
         let (key, _) = relation.key()?;
-        let inside = shape.rows.iter().all(|row| row.draw_at.start < row.draw_at.end);
+        // Rows have the same length: when one says DEFAULT in the key's place, all have a value there.
+        let inside = shape.rows.iter().any(|row| row.draw_at.start < row.draw_at.end);
         if inside {
             return None;
         }

@@ -9,7 +9,7 @@ use super::command::{Head, recognise};
 use super::facts::{Access, Command, DdlKind, Effects, Facts, KeyTerm, Pin, PinCause, Scope, ValueRef};
 use super::parse::{ast, with_tree};
 use super::prepass::{Piece, prepare};
-use super::schema::{Placement, Schema};
+use super::schema::{Placement, Relation, Schema};
 use super::tokens::Tokens;
 
 mod calls;
@@ -114,7 +114,9 @@ fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
                 _ => return Err("a statement of an unknown form".to_string()),
             }
             scan::audit(t, ctx, &reader.seen.tables)?;
-            let analysis = reader.finish();
+            let mut analysis = reader.finish();
+            // A SELECT returns rows even if a WITH query of it writes.
+            analysis.facts.returns_rows |= matches!(statement, ast::Statement::Query(q) if selects(&q.body));
             Ok(match &prepared.quirks.select_into {
                 Some((name, temporary)) => select_into(analysis, name, *temporary, ctx),
                 None => analysis,
@@ -122,6 +124,16 @@ fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
         })
     });
     read.unwrap_or_else(|complaint| Analysis { facts: opaque(t, ctx, &complaint), by_value: true })
+}
+
+/// Whether the body of a query is not a writing statement behind WITH.
+fn selects(body: &ast::SetExpr) -> bool {
+    use ast::SetExpr::{Delete, Insert, Merge, Query, Update};
+    match body {
+        Query(inner) => selects(&inner.body),
+        Insert(_) | Update(_) | Delete(_) | Merge(_) => false,
+        _ => true,
+    }
 }
 
 /// SELECT … INTO is CREATE TABLE AS.
@@ -236,6 +248,14 @@ fn call(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     facts
 }
 
+/// Why a deed to a relation is barred, for messages.
+fn barred(relation: &Relation, schema: &Schema, why: &str) -> String {
+    match schema.refused.contains_key(&relation.oid) {
+        true => format!("the table {} cannot be sharded: {why}", relation.full_name()),
+        false => why.to_owned(),
+    }
+}
+
 /// Facts with nothing in them but the command and its scope.
 fn base(command: Command, scope: Scope) -> Facts {
     Facts {
@@ -246,6 +266,7 @@ fn base(command: Command, scope: Scope) -> Facts {
         tables: Vec::new(),
         returns_rows: false,
         unrepeatable: None,
+        barred: None,
         defaults: None,
     }
 }

@@ -31,8 +31,6 @@ fn relation(schema: &mut Schema, (space, name): (&str, &str), placement: Placeme
         kind: RelationKind::Table,
         columns,
         placement,
-        triggers: Vec::new(),
-        has_rules: false,
     };
     schema.relations.insert((space.into(), name.into()), Arc::new(relation));
 }
