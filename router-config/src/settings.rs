@@ -78,6 +78,8 @@ pub struct Listen {
     pub threads: usize,
     /// `backlog` of connections not yet accepted. Default: 4096.
     pub backlog: u32,
+    /// `peers`: the other proxies of the cluster, which are asked about cancel requests for sessions unknown here. Default: none.
+    pub peers: Vec<NodeAddress>,
     /// `tls`: `off`, `allow`, `require`. Default: off.
     pub tls: ListenTls,
     /// `tls_certificate`, PEM chain.
@@ -95,6 +97,7 @@ impl Default for Listen {
             metrics: None,
             threads: 0,
             backlog: 4096,
+            peers: Vec::new(),
             tls: ListenTls::Off,
             tls_certificate: None,
             tls_key: None,

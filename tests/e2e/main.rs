@@ -1,5 +1,6 @@
 //! End to end: unchanged applications on a sharded cluster of real servers.
 
+mod cancel;
 mod console;
 mod demo;
 mod house;
@@ -8,8 +9,10 @@ mod key_types;
 mod life;
 mod listen;
 mod own_catalog;
+mod pitfalls;
 mod replicas;
 mod routing;
 mod session;
 mod set_off;
+mod settings;
 mod spread;

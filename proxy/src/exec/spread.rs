@@ -141,7 +141,10 @@ impl Session {
             self.queue_share(at, share, &ask.form, show)?;
             order.push(at);
         }
-        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
+        if writes && order.len() > 1 {
+            self.draws_on_several();
+        }
+        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
         let outcome = self.drive(&order).await?;
         self.conclude(outcome, &shares, merge)
     }
@@ -353,7 +356,7 @@ impl Session {
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;
             }
-            self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
+            self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
             return self.conclude(outcome, &[share], Merge::First);
         }
         Ok(())
@@ -370,6 +373,7 @@ impl Session {
         let rows = if self.changes.own().is_some() {
             self.finish_pipelines().await?;
             let at = self.acquire(ShardId(0), false).await?;
+            self.held[at].lease.drew_for = 0;
             match bound {
                 None => self.ask_rows(at, &draw.sql).await?,
                 Some(bound) => {
@@ -399,6 +403,7 @@ impl Session {
         let mut held = self.lease_alone(ShardId(0)).await?;
         let mut events = Events::default();
         let conn = &mut held.lease;
+        conn.drew_for = 0;
         let ran = match bound {
             None => super::single::ask(conn, sql, &mut events).await,
             Some(bound) => ask_bound(conn, sql, bound, &mut events).await,

@@ -4,6 +4,7 @@ pub mod acquire;
 pub mod auth;
 pub mod cancel;
 pub mod control;
+pub mod draws;
 pub mod effects;
 pub mod failure;
 pub mod floor;

@@ -48,6 +48,8 @@ pub struct Portal {
     pub statement: Arc<Prepared>,
     /// Where.
     pub place: Place,
+    /// What its calls of set_config set.
+    pub sets: Option<Arc<[super::effects::Setting]>>,
 }
 
 /// Where a portal runs.
@@ -73,4 +75,6 @@ pub struct Names {
     pub statements: HashMap<Bytes, Arc<Prepared>, RandomState>,
     /// Portals, gone at the end of the transaction.
     pub portals: HashMap<Bytes, Portal, RandomState>,
+    /// Cursors of DECLARE: the shard that has them, and whether they outlive the transaction.
+    pub cursors: HashMap<String, (ShardId, bool), RandomState>,
 }

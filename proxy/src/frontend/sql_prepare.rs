@@ -109,6 +109,7 @@ impl Session {
         let plan = match plan.target {
             Target::Draw(draw) => {
                 let drawn = self.draw(&draw, Some((&statement, &bind))).await?;
+                self.drew_key(&facts, &draw, &drawn);
                 self.plan_bind(&statement, &bind, Some(&drawn))?
             }
             _ => plan,

@@ -227,6 +227,10 @@ pub struct Effects {
     pub advisory_lock: bool,
     /// Calls currval/lastval: must run on the connection that drew the value.
     pub currval: bool,
+    /// The sequence named in a call is that of a sharded table, which each shard draws from on its own.
+    pub strided: bool,
+    /// The sequence named in a call lives on the home shard.
+    pub home_sequence: bool,
     /// Calls nextval/setval explicitly on the named or unknown sequence.
     pub sequence: bool,
     /// Changes the catalog.
@@ -252,8 +256,11 @@ pub enum PinCause {
     AdvisoryLock,
     /// PREPARE in SQL.
     SqlPrepare,
-    /// Settings changed by means the proxy cannot follow (set_config with expressions, DO, functions).
+    /// Settings may have been changed by means the proxy cannot follow (DO, functions).
     Settings,
+    /// Settings were changed by set_config or an UPDATE of pg_settings. Followed where the arguments are plain; otherwise no other
+    /// shard has them.
+    Config,
     /// LOAD and the like.
     Library,
 }

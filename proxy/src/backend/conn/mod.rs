@@ -77,6 +77,8 @@ pub struct Conn {
     pub prepared: OnConn,
     /// ParameterStatus values.
     pub parameters: Vec<(String, String)>,
+    /// The session for which it last ran something that may have drawn from a sequence; 0: none that asks.
+    pub drew_for: u64,
     /// For cancel requests.
     pub process_id: i32,
     /// For cancel requests.
@@ -112,6 +114,7 @@ impl Conn {
             applied: Some(Gucs::none()),
             prepared: OnConn::default(),
             parameters: connected.parameters,
+            drew_for: 0,
             process_id: connected.process_id,
             secret: connected.secret,
             expires,

@@ -14,6 +14,7 @@ use crate::frontend::names::{Place, Portal, Prepared};
 use crate::frontend::session::Session;
 use crate::frontend::watch::Why;
 use crate::route::plan::Target;
+use crate::route::values::BindParams;
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag as backend_tag;
 use crate::wire::frontend::{Bind, Execute, Named, tag};
@@ -36,13 +37,16 @@ impl Session {
             return self.put_bind(at, name, &prepared, bind.rest);
         };
         if self.answered_here(&facts) {
-            self.names.portals.insert(name, Portal { statement: prepared, place: Place::Control });
+            let portal = Portal { statement: prepared, place: Place::Control, sets: None };
+            self.names.portals.insert(name, portal);
             return self.local_bare(backend_tag::BIND_COMPLETE);
         }
         if let Some(shard) = self.failed_place(&facts)? {
             let at = self.goto(shard, false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);
         }
+        self.draws.next_statement();
+        self.asks_drawn(&facts);
         let plan = match self.pipeline.planned.take() {
             Some((for_offset, plan)) if for_offset == offset => plan,
             _ => self.plan_bind(&prepared, bind.rest, None)?,
@@ -50,6 +54,7 @@ impl Session {
         let plan = match plan.target {
             Target::Draw(draw) => {
                 let drawn = self.draw(&draw, Some((&prepared, bind.rest))).await?;
+                self.drew_key(&facts, &draw, &drawn);
                 self.plan_bind(&prepared, bind.rest, Some(&drawn))?
             }
             _ => plan,
@@ -62,12 +67,13 @@ impl Session {
             _ => {
                 let rest = body.slice_ref(bind.rest);
                 let place = Place::Spread { plan: Box::new(plan), bind: rest };
-                self.names.portals.insert(name, Portal { statement: prepared, place });
+                self.names.portals.insert(name, Portal { statement: prepared, place, sets: None });
                 return self.local_bare(backend_tag::BIND_COMPLETE);
             }
         };
         let before = self.touched(shard);
         let at = self.goto(shard, plan.replica).await?;
+        self.check_drawn(at, &facts)?;
         self.runs(at, before, &facts);
         self.note_shard(why, at);
         self.put_bind(at, name, &prepared, bind.rest)
@@ -86,7 +92,11 @@ impl Session {
         held.lease.owe(Owed::Bind(Show::ALL));
         held.unsynced = true;
         let place = Place::Shard(held.shard);
-        self.names.portals.insert(portal, Portal { statement: Arc::clone(prepared), place });
+        let sets = prepared.facts().filter(|facts| facts.effects.pins.is_some()).and_then(|facts| {
+            let params = BindParams::parse(rest, &prepared.types).ok();
+            self.followed(facts, &prepared.shared.text, params.as_ref())
+        });
+        self.names.portals.insert(portal, Portal { statement: Arc::clone(prepared), place, sets });
         Ok(())
     }
 
@@ -104,16 +114,16 @@ impl Session {
         match portal.place {
             Place::Control => self.execute_control(&facts, &portal.statement).await,
             Place::Shard(shard) => {
-                let text = String::from_utf8_lossy(&portal.statement.shared.text);
-                self.expect(&facts, &text);
                 let before = self.touched(shard);
                 let at = self.goto(shard, false).await?;
                 self.runs(at, before, &facts);
-                if facts.access != Access::Read {
+                if facts.access != Access::Read && portal.sets.is_none() {
                     self.writes(at)?;
                 }
+                let text = String::from_utf8_lossy(&portal.statement.shared.text);
+                self.expect_sets(&facts, &text, Some(at), portal.sets.clone());
                 self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
-                Ok(())
+                self.set_elsewhere(&facts, portal.sets.as_ref(), text.trim(), shard).await
             }
             Place::Spread { plan, bind } => {
                 let describe = self.pipeline.describe.take().is_some();

@@ -261,6 +261,8 @@ impl<'q> Reader<'_, 'q> {
             // Sequences of sharded tables are right on every shard, others on the home shard alone.
             let slot = if strided { &mut self.seen.home_alone } else { &mut self.seen.home };
             slot.get_or_insert_with(|| format!("{name}()"));
+            self.seen.effects.strided |= strided;
+            self.seen.effects.home_sequence |= name == "currval" && !strided;
         }
         let effects = &mut self.seen.effects;
         match name {
@@ -271,7 +273,7 @@ impl<'q> Reader<'_, 'q> {
             "set_config" => {
                 self.seen.by_value = true;
                 // Even a LOCAL one must reach each shard that the transaction will use: only a pinned session can tell.
-                self.seen.effects.pins = Some(PinCause::Settings);
+                self.seen.effects.pins = Some(PinCause::Config);
                 self.seen.home_alone.get_or_insert_with(|| "set_config()".to_string());
             }
             _ if name.starts_with("pg_advisory") || name.starts_with("pg_try_advisory") => {
