@@ -19,6 +19,7 @@ use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::time::{Duration, timeout};
 
 use super::handshake::CancelRequest;
+use super::session::Visible;
 use crate::backend::connect;
 use crate::wire::startup::{CancelKey, FirstPacket, take_first_packet, write_cancel, write_peer_cancel};
 use crate::worker::Shared;
@@ -92,8 +93,22 @@ async fn cancel_here(shared: &Arc<Shared>, key: &CancelKey) -> bool {
         }
         Arc::clone(&entry.visible)
     };
+    cancel_running(shared, &visible).await;
+    true
+}
+
+/// Cancels what all sessions run.
+pub async fn cancel_all(shared: &Arc<Shared>) {
+    let all: Vec<_> = shared.sessions().values().map(|entry| Arc::clone(&entry.visible)).collect();
+    join_all(all.iter().map(|visible| cancel_running(shared, visible))).await;
+}
+
+async fn cancel_running(shared: &Shared, visible: &Visible) {
     let targets = {
         let mut running = visible.running();
+        if running.conns.is_empty() {
+            return;
+        }
         running.cancelling += 1;
         running.conns.clone()
     };
@@ -104,7 +119,6 @@ async fn cancel_here(shared: &Arc<Shared>, key: &CancelKey) -> bool {
         }
     }
     visible.running().cancelling -= 1;
-    true
 }
 
 /// Whether the process with this socket has the session; the request is delivered then.

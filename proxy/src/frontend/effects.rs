@@ -214,17 +214,19 @@ impl Session {
         self.note_listen(&facts.command);
         if let Some(sets) = sets {
             for set in sets.iter() {
-                self.apply_set(set, *conn);
+                self.note_local(&set_sql(&set.name, set.value.as_deref(), set.local));
+                self.apply_set((&set.name, set.value.as_deref(), set.local), *conn);
             }
         } else if let Some(cause) = pin_of(facts).filter(|_| !self.acts_on(&facts.command)) {
             self.pin(cause, conn.map(|(shard, _)| shard));
         }
-        self.catalog_changed |= facts.effects.changes_catalog;
+        if facts.effects.changes_catalog {
+            self.changes.note();
+        }
         match &facts.command {
-            Command::Set { local: true, .. } => self.note_local(text),
-            Command::Set { name, value, .. } => {
+            Command::Set { local, name, value } => {
                 self.note_local(text);
-                self.set_as_written(name, value.as_deref(), *conn);
+                self.apply_set((name, value.as_deref(), *local), *conn);
             }
             Command::SetTransaction { session: false, isolation, .. } => {
                 self.note_local(text);
@@ -265,10 +267,11 @@ impl Session {
         }
     }
 
-    fn apply_set(&mut self, set: &Setting, conn: Option<(ShardId, bool)>) {
-        self.note_local(&set_sql(&set.name, set.value.as_deref(), set.local));
-        if !set.local {
-            self.set_as_written(&set.name, set.value.as_deref(), conn);
+    fn apply_set(&mut self, (name, value, local): (&str, Option<&str>, bool), conn: Option<(ShardId, bool)>) {
+        match &mut self.block {
+            Some(block) if local => block.set_local(name, value, &self.gucs),
+            _ if local => {}
+            _ => self.set_as_written(name, value, conn),
         }
     }
 
@@ -314,6 +317,9 @@ impl Session {
     /// they are used.
     fn set(&mut self, name: &str, value: Option<&str>, conn: Option<(ShardId, bool)>) {
         self.return_to(self.gucs.with(name, value));
+        if let Some(block) = &mut self.block {
+            block.set(name, value);
+        }
         for held in &mut self.held {
             held.gucs_moved |= conn == Some((held.shard, held.replica));
         }

@@ -12,6 +12,8 @@ pub mod handshake;
 pub mod io;
 pub mod listening;
 pub mod names;
+pub mod own_catalog;
+pub mod param_types;
 pub mod pipeline;
 pub mod planning;
 pub mod secrets;

@@ -18,10 +18,27 @@ pub struct Prepared {
     pub shared: Arc<SharedStatement>,
     /// Its facts.
     pub analysed: Analysed,
+    /// What its text was read against.
+    pub reading: u32,
     /// Parameter type OIDs of Parse.
     pub types: Box<[u32]>,
     /// The application gave it a name: it must outlive this request on whatever conn is used next.
     pub named: bool,
+}
+
+impl Prepared {
+    /// Types of its parameters as far as they are known.
+    pub fn types(&self) -> &[u32] {
+        self.shared.asked.get().and_then(Option::as_ref).unwrap_or(&self.types)
+    }
+
+    /// The same as Parse has them.
+    pub fn type_bytes(&self) -> Bytes {
+        match self.shared.asked.get() {
+            None | Some(None) => self.shared.types.clone(),
+            Some(Some(types)) => types.iter().flat_map(|oid| oid.to_be_bytes()).collect(),
+        }
+    }
 }
 
 /// A bound statement.

@@ -55,10 +55,11 @@ impl Session {
         let mut raw = BytesMut::new();
         types.iter().for_each(|oid| raw.put_u32(*oid));
         let analysed = self.analyse_extended(body);
+        let reading = self.reading();
         let shared = self.worker.shared.registry.intern(self.parse_context(), body, &raw);
         self.try_parse(body, &raw).await?;
         if self.events.error.is_none() {
-            let prepared = Prepared { shared, analysed, types: types.into(), named: true };
+            let prepared = Prepared { shared, analysed, reading, types: types.into(), named: true };
             self.names.statements.insert(Bytes::copy_from_slice(name.as_bytes()), Arc::new(prepared));
             self.answer("PREPARE");
         }
@@ -72,7 +73,7 @@ impl Session {
         }
         let listed: Vec<String> = names.iter().map(|n| format!("('{}')", n.replace('\'', "''"))).collect();
         let sql = format!("SELECT t::regtype::oid FROM (VALUES {}) v(t)", listed.join(", "));
-        let oids = self.draw(&Draw { sql, rows: names.len() }).await?;
+        let oids = self.draw(&Draw { sql, rows: names.len(), with_params: false }, None).await?;
         Ok(oids.iter().map(|oid| oid.parse().unwrap_or(0)).collect())
     }
 
@@ -93,6 +94,7 @@ impl Session {
 
     async fn execute_in_sql(&mut self, name: &str, text: &[u8]) -> Result<(), Failure> {
         let Some(statement) = self.names.statements.get(name.as_bytes()).cloned() else { return Ok(()) };
+        let statement = self.reread(name.as_bytes(), statement);
         let facts = statement.facts().cloned().filter(|facts| !is_control(&facts.command));
         let arguments = sql_prepare::arguments(text, self.text_rules().standard_strings);
         let (Some(facts), Some(arguments)) = (facts, arguments) else {
@@ -102,10 +104,11 @@ impl Session {
             ));
         };
         let bind = bind_of(&arguments);
+        self.ask_types(&statement).await?;
         let plan = self.plan_bind(&statement, &bind, None)?;
         let plan = match plan.target {
             Target::Draw(draw) => {
-                let drawn = self.draw(&draw).await?;
+                let drawn = self.draw(&draw, Some((&statement, &bind))).await?;
                 self.drew_key(&facts, &draw, &drawn);
                 self.plan_bind(&statement, &bind, Some(&drawn))?
             }

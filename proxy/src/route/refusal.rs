@@ -43,6 +43,16 @@ impl Refusal {
         .because(why.to_owned())
     }
 
+    /// The statement would set off what is not right on a shard, or uses a table that cannot be sharded as it is.
+    pub(super) fn barred(why: &str) -> Self {
+        Self::unsupported(
+            "the statement cannot be executed on a cluster of several shards as its tables are defined",
+            "Change what the detail names; a function of a trigger, default, check or policy that is known to be harmless \
+             can be declared in [[functions]].",
+        )
+        .because(why.to_owned())
+    }
+
     /// A write whose rows are on several shards.
     pub(super) fn several_shards(what: &str, why: &str) -> Self {
         Self::unsupported(

@@ -9,7 +9,7 @@ use super::plan::SessionView;
 use crate::sql::Context;
 use crate::sql::cache::{Analysed, Cache};
 use crate::sql::facts::{Access, Command, Effects, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
-use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 /// A cluster of `n` shards, `shard-1` the home shard. Made once: proposing a slot map takes a while.
 pub(super) fn topology(n: usize) -> Arc<Topology> {
@@ -86,7 +86,17 @@ pub(super) fn facts(command: Command, scope: Scope) -> Facts {
         _ => Access::Write,
     };
     let (effects, tables) = (Effects::default(), vec!["public.bids".to_owned()]);
-    Facts { command, scope, access, effects, tables, returns_rows: false, unrepeatable: None }
+    Facts {
+        command,
+        scope,
+        access,
+        effects,
+        tables,
+        returns_rows: false,
+        unrepeatable: None,
+        barred: None,
+        defaults: None,
+    }
 }
 
 pub(super) fn groups(groups: Vec<Pin>) -> Sharded {
@@ -150,6 +160,7 @@ pub(super) fn schema() -> Schema {
         aggregate: false,
         set_returning: false,
         touches_sharded: Touches::No,
+        reach: Reach::default(),
         key_argument: None,
     };
     for (name, function) in [
@@ -193,6 +204,5 @@ fn relation(name: &str, placement: Placement, columns: &[(&str, &str, Option<&st
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,
-        has_user_triggers: false,
     }
 }

@@ -4,6 +4,8 @@
 //! [`Head::Opaque`], which goes to the home shard as it is and gets PostgreSQL's own error.
 
 use super::facts::{Command, Isolation};
+use super::lexer::Kind;
+use super::normalise::Literal;
 use super::tokens::Tokens;
 
 /// What the first words of a statement say.
@@ -258,7 +260,10 @@ fn set_special(t: &Tokens<'_>, at: usize, local: bool) -> Option<Command> {
     if from >= t.len() && name != "client_encoding" {
         return None;
     }
-    let value = (!reset && from < t.len()).then(|| t.source(from, t.len() - 1));
+    let value = (!reset && from < t.len()).then(|| match name {
+        "search_path" => schemas(t, from),
+        _ => t.source(from, t.len() - 1),
+    });
     Some(Command::Set { local, name: name.into(), value })
 }
 
@@ -268,12 +273,29 @@ fn set_plain(t: &Tokens<'_>, at: usize, local: bool) -> Option<Command> {
         return None;
     }
     let default = t.is(next + 1, "default") && t.len() == next + 2;
-    let value = (!default).then(|| t.source(next + 1, t.len() - 1));
+    let value = (!default).then(|| match name.as_str() {
+        "search_path" => schemas(t, next + 1),
+        _ => t.source(next + 1, t.len() - 1),
+    });
     if let Some(hint) = name.strip_prefix("gavel.") {
         let plain = value.map(|v| v.trim_matches('\'').to_string()).filter(|v| !v.is_empty());
         return Some(Command::SetHint { local, name: hint.into(), value: plain });
     }
     Some(Command::Set { local, name, value })
+}
+
+/// The value of `search_path` with strings of all spellings as plain ones, which the planner reads.
+fn schemas(t: &Tokens<'_>, from: usize) -> String {
+    let spelled = |at: usize| {
+        let token = t.list[at];
+        let special = matches!(token.kind, Kind::Escaped | Kind::Unicode | Kind::Dollar);
+        let literal = Literal { kind: token.kind, start: token.start, end: token.end };
+        let content = literal.value(t.text, true).filter(|content| special && !content.contains('\\'));
+        content.map_or_else(|| t.source(at, at), |content| format!("'{}'", content.replace('\'', "''")))
+    };
+    let odd =
+        (from..t.len()).any(|at| matches!(t.kind(at), Some(Kind::Escaped | Kind::Unicode | Kind::Dollar)));
+    if odd { (from..t.len()).map(spelled).collect() } else { t.source(from, t.len() - 1) }
 }
 
 fn explain(t: &Tokens<'_>) -> Head {

@@ -25,6 +25,32 @@ pub struct Facts {
     /// Evaluated per statement and different on each run: now(), random(), nextval(), a volatile default of a
     /// reference table: must not run separately on several shards. Names the culprit.
     pub unrepeatable: Option<String>,
+    /// Why it cannot run on a cluster of several shards wherever it goes: no hint places it.
+    pub barred: Option<String>,
+    /// Rows of a reference table that leave columns to defaults which are not the same on each run.
+    pub defaults: Option<Box<DefaultsShape>>,
+}
+
+/// `INSERT … VALUES` into a reference table: defaults that have to be drawn, so that every shard gets the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultsShape {
+    /// Default expression and type name of each such column.
+    pub columns: Vec<(String, String)>,
+    /// Rows of VALUES.
+    pub rows: usize,
+    /// What is put into the text, in order.
+    pub edits: Vec<Edit>,
+}
+
+/// A change of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// Bytes that are replaced; may be empty.
+    pub at: std::ops::Range<usize>,
+    /// Put in their place.
+    pub text: String,
+    /// Put behind that: the drawn value of a row (0-based) and one of the shape's columns.
+    pub value: Option<(usize, usize)>,
 }
 
 /// The kind of statement. What is not the session's business is [`Command::Query`], [`Command::Modify`] or
@@ -344,14 +370,27 @@ pub struct InsertShape {
 }
 
 /// `INSERT INTO t (columns) SELECT …` without tables, functions of the user's or anything that differs from run to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SelectShape {
     /// Bytes of the query.
     pub source: std::ops::Range<usize>,
     /// Columns listed.
     pub columns: usize,
-    /// Position of the key among them.
-    pub key: usize,
+    /// Where the key is.
+    pub key: SelectKey,
+    /// Columns that are literals without a type, with the bytes of these: what type they get depends on the place.
+    pub literals: Vec<(usize, std::ops::Range<usize>)>,
+    /// The query or what follows it has parameters.
+    pub has_params: bool,
+}
+
+/// Where the key of the rows of a query is.
+#[derive(Debug, Clone)]
+pub enum SelectKey {
+    /// Position among the columns.
+    Column(usize),
+    /// It is left to its default.
+    Default(DrawShape),
 }
 
 /// One row of VALUES.

@@ -15,6 +15,6 @@ mod prepass;
 pub mod schema;
 pub mod set_config;
 pub mod sql_prepare;
-mod tokens;
+pub(crate) mod tokens;
 
 pub use extract::{Context, analyse};

@@ -19,7 +19,11 @@ pub struct Schema {
     pub functions: HashMap<String, Function>,
     /// Type name to OID for user-defined types of the home shard.
     pub types: HashMap<String, u32>,
-    /// `search_path` that a session without a setting of its own has, expanded (`"$user", public` gives `public`).
+    /// By OID: what using a relation sets off that cannot be trusted.
+    pub hazards: HashMap<u32, Hazards>,
+    /// By OID: why a relation that a rule calls sharded cannot be.
+    pub refused: HashMap<u32, String>,
+    /// `search_path` that a session without a setting of its own has; `$user` stands for the session's role.
     pub default_search_path: Vec<String>,
 }
 
@@ -38,8 +42,6 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// Where its rows live.
     pub placement: Placement,
-    /// Whether a trigger of the user's runs on it.
-    pub has_user_triggers: bool,
 }
 
 /// `pg_class.relkind`, as far as it matters.
@@ -115,8 +117,25 @@ pub struct Function {
     pub set_returning: bool,
     /// A user function whose body was scanned and names no sharded table (or is declared so).
     pub touches_sharded: Touches,
+    /// What its body names.
+    pub reach: Reach,
     /// 1-based argument that carries the shard key, if declared in `[[functions]]`.
     pub key_argument: Option<u16>,
+}
+
+/// What the body of a function may reach, all overloads and what they call together. Nothing for built-in ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reach {
+    /// What it does cannot be told.
+    pub opaque: bool,
+    /// It names sharded tables.
+    pub sharded: bool,
+    /// It names reference tables, and may write.
+    pub reference: bool,
+    /// It names unsharded tables.
+    pub home: bool,
+    /// It reads the clock, draws from a sequence or the like: its result is another one on each run.
+    pub varies: bool,
 }
 
 /// Whether a function reaches sharded tables.
@@ -128,7 +147,52 @@ pub enum Touches {
     Unknown,
 }
 
+/// What is done to a relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// Rows are read.
+    Read,
+    /// INSERT, COPY FROM.
+    Insert,
+    /// UPDATE, also by ON CONFLICT and MERGE.
+    Update,
+    /// DELETE, also by MERGE.
+    Delete,
+    /// TRUNCATE.
+    Truncate,
+}
+
+/// Why a deed cannot be done to a relation: something that it sets off (a trigger, a rule, a cascade, a policy) would not be
+/// right on the shard where it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hazards([Option<String>; 5]);
+
+impl Deed {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Read, Self::Insert, Self::Update, Self::Delete, Self::Truncate];
+}
+
+impl Hazards {
+    /// Why not, if so.
+    pub fn of(&self, deed: Deed) -> Option<&str> {
+        self.0[deed as usize].as_deref()
+    }
+
+    /// Adds a reason; the first one stays. Whether it is new.
+    pub fn add(&mut self, deed: Deed, why: &str) -> bool {
+        let slot = &mut self.0[deed as usize];
+        let new = slot.is_none();
+        slot.get_or_insert_with(|| why.to_owned());
+        new
+    }
+}
+
 impl Schema {
+    /// Why this cannot be done to the relation, if so.
+    pub fn hazard(&self, relation: &Relation, deed: Deed) -> Option<&str> {
+        self.hazards.get(&relation.oid)?.of(deed)
+    }
+
     /// The relation that a name means: with a schema that one, else the first found in `pg_catalog` and then along the
     /// search path (a `pg_catalog` named in the path keeps its place, as in PostgreSQL).
     pub fn lookup(&self, search_path: &[String], schema: Option<&str>, name: &str) -> Option<Arc<Relation>> {

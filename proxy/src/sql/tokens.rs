@@ -7,16 +7,16 @@ use super::normalise::identifier;
 
 /// Tokens of one statement over its text.
 #[derive(Debug, Clone)]
-pub(super) struct Tokens<'a> {
-    pub(super) text: &'a [u8],
-    pub(super) list: Vec<Token>,
+pub(crate) struct Tokens<'a> {
+    pub(crate) text: &'a [u8],
+    pub(crate) list: Vec<Token>,
     /// Literals of the statement before the first token.
-    pub(super) literals_before: usize,
+    pub(crate) literals_before: usize,
 }
 
 impl<'a> Tokens<'a> {
     /// All tokens of `text`; a trailing semicolon is left out.
-    pub(super) fn new(text: &'a [u8], conforming: bool) -> Self {
+    pub(crate) fn new(text: &'a [u8], conforming: bool) -> Self {
         let mut list: Vec<Token> = Lexer::new(text, conforming).collect();
         while list.last().is_some_and(|t| t.kind == Kind::Punct && text[t.start] == b';') {
             list.pop();
@@ -25,41 +25,41 @@ impl<'a> Tokens<'a> {
     }
 
     /// The tokens `from..to`, over the same text.
-    pub(super) fn part(&self, from: usize, to: usize) -> Self {
+    pub(crate) fn part(&self, from: usize, to: usize) -> Self {
         let list = self.list.get(from..to).map(<[Token]>::to_vec).unwrap_or_default();
         let skipped = self.list.iter().take(from).filter(|t| t.kind.is_literal()).count();
         Self { text: self.text, list, literals_before: self.literals_before + skipped }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.list.len()
     }
 
     /// Bytes of the token, empty past the end.
-    pub(super) fn raw(&self, at: usize) -> &'a [u8] {
+    pub(crate) fn raw(&self, at: usize) -> &'a [u8] {
         self.list.get(at).map_or(&[], |t| &self.text[t.start..t.end])
     }
 
-    pub(super) fn kind(&self, at: usize) -> Option<Kind> {
+    pub(crate) fn kind(&self, at: usize) -> Option<Kind> {
         self.list.get(at).map(|t| t.kind)
     }
 
     /// Whether the token is this keyword (unquoted, any case).
-    pub(super) fn is(&self, at: usize, word: &str) -> bool {
+    pub(crate) fn is(&self, at: usize, word: &str) -> bool {
         self.kind(at) == Some(Kind::Word) && self.raw(at).eq_ignore_ascii_case(word.as_bytes())
     }
 
-    pub(super) fn is_any(&self, at: usize, words: &[&str]) -> bool {
+    pub(crate) fn is_any(&self, at: usize, words: &[&str]) -> bool {
         words.iter().any(|w| self.is(at, w))
     }
 
     /// Whether the token is this punctuation or operator.
-    pub(super) fn is_mark(&self, at: usize, mark: &str) -> bool {
+    pub(crate) fn is_mark(&self, at: usize, mark: &str) -> bool {
         matches!(self.kind(at), Some(Kind::Punct | Kind::Operator)) && self.raw(at) == mark.as_bytes()
     }
 
     /// The identifier as PostgreSQL stores it.
-    pub(super) fn name(&self, at: usize) -> Option<Cow<'a, str>> {
+    pub(crate) fn name(&self, at: usize) -> Option<Cow<'a, str>> {
         let token = self.list.get(at)?;
         match token.kind {
             Kind::Word | Kind::Quoted | Kind::QuotedUnicode => Some(identifier(token.kind, self.raw(at))),
@@ -68,7 +68,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// The keyword at this place in lower case, empty if there is none.
-    pub(super) fn keyword(&self, at: usize) -> String {
+    pub(crate) fn keyword(&self, at: usize) -> String {
         match self.kind(at) {
             Some(Kind::Word) => String::from_utf8_lossy(self.raw(at)).to_ascii_lowercase(),
             _ => String::new(),
@@ -76,7 +76,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Source text from one token to another, both included.
-    pub(super) fn source(&self, first: usize, last: usize) -> String {
+    pub(crate) fn source(&self, first: usize, last: usize) -> String {
         match (self.list.get(first), self.list.get(last)) {
             (Some(a), Some(b)) if a.start <= b.end => {
                 String::from_utf8_lossy(&self.text[a.start..b.end]).into_owned()
@@ -86,7 +86,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// A possibly qualified name at `at`: its last two parts and the index after it.
-    pub(super) fn qualified(&self, at: usize) -> Option<(Option<String>, String, usize)> {
+    pub(crate) fn qualified(&self, at: usize) -> Option<(Option<String>, String, usize)> {
         let mut name = self.name(at)?.into_owned();
         let mut schema = None;
         let mut next = at + 1;
@@ -99,7 +99,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Index of the parenthesis that closes the one at `open`.
-    pub(super) fn closing(&self, open: usize) -> Option<usize> {
+    pub(crate) fn closing(&self, open: usize) -> Option<usize> {
         let mut depth = 0usize;
         for at in open..self.len() {
             if self.is_mark(at, "(") {

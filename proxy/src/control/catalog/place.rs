@@ -128,6 +128,12 @@ fn table(draft: &Draft, topology: &Topology, utf8: bool) -> Result<Placement, St
     let Some(key_column) = relation.columns.iter().position(|column| column.name == key) else {
         return Err(format!("the configuration says it is sharded by \"{key}\", but it has no such column"));
     };
+    if relation.columns[key_column].generated {
+        return Err(format!(
+            "its key column \"{key}\" is GENERATED ALWAYS AS an expression: the value is not known before the row is \
+             stored; make it an ordinary column"
+        ));
+    }
     let facts = draft.keys[key_column];
     let written = &relation.columns[key_column].type_name;
     let Some(found) = key_type(facts.base_type) else {
@@ -166,20 +172,29 @@ fn inherit(
     by_oid: &HashMap<u32, usize>,
     problems: &mut Vec<Problem>,
 ) {
+    // Refused for the sake of their children, who may be well themselves.
+    let mut wholes: Vec<usize> = Vec::new();
     // Parents before children, for hierarchies of any depth; a chain longer than this is not met in practice.
     for _round in 0..16 {
         let mut changed = false;
         for &index in tables {
             for parent in drafts[index].parents.clone() {
-                let Some(&parent) = by_oid.get(&parent) else { continue };
+                let Some(&parent) = by_oid.get(&parent).filter(|parent| !wholes.contains(parent)) else {
+                    continue;
+                };
                 let wanted = of_parent(&drafts[index].relation, &drafts[parent].relation);
                 let own = &drafts[index].relation.placement;
                 if wanted == *own || *own == REFUSED {
                     continue;
                 }
                 changed = true;
-                if *own == Placement::Unsharded {
+                if *own == Placement::Unsharded && wanted != REFUSED {
                     drafts[index].relation.placement = wanted;
+                } else if wanted == REFUSED {
+                    let message =
+                        format!("it is a part of {}, which is refused", full_name(&drafts[parent].relation));
+                    problems.push(Problem { table: full_name(&drafts[index].relation), message });
+                    drafts[index].relation.placement = REFUSED;
                 } else {
                     let message = format!(
                         "the configuration gives it another kind than {}, of which it is a part",
@@ -190,10 +205,40 @@ fn inherit(
                 }
             }
         }
+        let above = whole_elsewhere(drafts, tables, by_oid, problems);
+        changed |= !above.is_empty();
+        wholes.extend(above);
         if !changed {
             return;
         }
     }
+}
+
+/// Refuses unsharded tables whose children are not: their rows would be looked for on the home shard alone.
+fn whole_elsewhere(
+    drafts: &mut [Draft],
+    tables: &[usize],
+    by_oid: &HashMap<u32, usize>,
+    problems: &mut Vec<Problem>,
+) -> Vec<usize> {
+    let mut found = Vec::new();
+    for &index in tables {
+        if drafts[index].relation.placement == Placement::Unsharded {
+            continue;
+        }
+        for parent in drafts[index].parents.clone() {
+            let Some(&parent) = by_oid.get(&parent) else { continue };
+            if drafts[parent].relation.placement == Placement::Unsharded {
+                let child = full_name(&drafts[index].relation);
+                let message =
+                    format!("its child {child} is not on the home shard alone, as it would be itself");
+                problems.push(Problem { table: full_name(&drafts[parent].relation), message });
+                drafts[parent].relation.placement = REFUSED;
+                found.push(parent);
+            }
+        }
+    }
+    found
 }
 
 fn of_parent(child: &Relation, parent: &Relation) -> Placement {
@@ -222,7 +267,9 @@ fn view(
     let bases: Vec<&Relation> =
         sources.iter().filter_map(|oid| by_oid.get(oid)).map(|&source| &drafts[source].relation).collect();
     let mut sharded = None;
-    let (mut reference, mut elsewhere, mut opaque) = (false, false, false);
+    // What is not in sight is PostgreSQL's own.
+    let mut elsewhere = bases.len() < sources.len();
+    let (mut reference, mut opaque) = (false, false);
     let mut named = Vec::new();
     for base in bases {
         let mut key = None;

@@ -88,7 +88,7 @@ async fn a_catalog_is_read_as_it_is() {
     assert_eq!(refused, ["public.wrong_type", "public.wrong_collation"]);
 
     columns_and_functions(schema);
-    let expected = ["Odd Schema", "public"];
+    let expected = ["$user", "Odd Schema", "public"];
     assert_eq!(schema.default_search_path, expected);
     assert!(loaded.oids.is_uniform());
     assert_eq!(schema.types.get("mood"), schema.types.get("public.mood"));
@@ -105,7 +105,7 @@ fn columns_and_functions(schema: &Schema) {
     assert_eq!(default("bids", 2).as_deref(), Some("1.50"));
     assert_eq!(default("users", 2).as_deref(), Some("'glad'::public.mood"));
     let bids = find(schema, "public", "bids");
-    assert!(bids.columns[0].identity_always && bids.has_user_triggers && bids.columns.len() == 3);
+    assert!(bids.columns[0].identity_always && bids.columns.len() == 3);
     let twice = &find(schema, "public", "auctions").columns[3];
     assert!(twice.generated && twice.default.is_none());
     let odd = find(schema, "Odd Schema", "Odd \"Table\"");

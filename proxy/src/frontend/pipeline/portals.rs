@@ -29,6 +29,9 @@ impl Session {
                 .raw_or(tag::BIND, body, Owed::Bind(Show::ALL), || unknown_statement(bind.statement))
                 .await;
         };
+        self.see_catalog().await?;
+        let prepared = self.reread(bind.statement, prepared);
+        self.ask_types(&prepared).await?;
         let Some(facts) = prepared.facts().cloned() else {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);
@@ -50,7 +53,7 @@ impl Session {
         };
         let plan = match plan.target {
             Target::Draw(draw) => {
-                let drawn = self.draw(&draw).await?;
+                let drawn = self.draw(&draw, Some((&prepared, bind.rest))).await?;
                 self.drew_key(&facts, &draw, &drawn);
                 self.plan_bind(&prepared, bind.rest, Some(&drawn))?
             }

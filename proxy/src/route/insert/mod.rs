@@ -121,7 +121,7 @@ fn draw(case: &Case<'_>, shape: &InsertShape, rows: usize) -> Result<(Target, Re
         1 => format!("SELECT ({default})::text"),
         _ => format!("SELECT ({default})::text FROM pg_catalog.generate_series(1, {rows})"),
     };
-    Ok((Target::Draw(Draw { sql, rows }), Reason::Rows { count: shape.rows.len() }))
+    Ok((Target::Draw(Draw { sql, rows, with_params: false }), Reason::Rows { count: shape.rows.len() }))
 }
 
 /// Whether rows of one statement may be inserted on several shards.
@@ -160,6 +160,7 @@ fn split(
     Ok(parts.collect())
 }
 
+pub(super) mod reference;
 pub(super) mod select;
 
 pub use splice::{DrawRewrite, ExtraParam, draw_rewrite};

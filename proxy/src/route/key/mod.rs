@@ -73,7 +73,11 @@ pub fn found(pin: &Pin, key_type: KeyType, values: &Values<'_>) -> Result<Found,
             let mut keys = SmallVec::new();
             let mut excluded = false;
             for term in terms {
-                match key_of(term, key_type, values, Usage::Compare)? {
+                let outcome = match key_of(term, key_type, values, Usage::Compare) {
+                    Err(_) if terms.len() > 1 => in_list(term, key_type, values)?,
+                    outcome => outcome?,
+                };
+                match outcome {
                     KeyOutcome::Key(key) => keys.push(key),
                     KeyOutcome::NoRow | KeyOutcome::Null => excluded = true,
                     KeyOutcome::Unknown(why) => return Ok(Found::Any(Some(why))),
@@ -82,6 +86,22 @@ pub fn found(pin: &Pin, key_type: KeyType, values: &Values<'_>) -> Result<Found,
             Ok(Found::Keys { keys, excluded })
         }
     }
+}
+
+/// A value of a list that is none of the key column's type. PostgreSQL reads a string of `IN (…)` as the type that all the
+/// values and the column have in common, which may be a wider one: the shards say whether it is an error.
+fn in_list(term: &KeyTerm, key_type: KeyType, values: &Values<'_>) -> Result<KeyOutcome, Refusal> {
+    let integer = matches!(key_type, KeyType::Int2 | KeyType::Int4 | KeyType::Int8);
+    let ValueRef::Literal(n) = term.value else { return key_of(term, key_type, values, Usage::Compare) };
+    if !integer {
+        return Ok(KeyOutcome::Unknown("a value of the list is not of the key column's type"));
+    }
+    let content = values.literal(n).and_then(|literal| values.content(literal));
+    let number = content.and_then(|content| KeyType::Numeric.parse_text(&content).ok());
+    Ok(match number.map(|value| convert_to(value, KeyType::Numeric, (key_type, Usage::Compare))) {
+        Some(KeyOutcome::Key(value)) if convert::fits(key_type, &value) => KeyOutcome::Key(value),
+        _ => KeyOutcome::NoRow,
+    })
 }
 
 /// The key that `term` stands for.

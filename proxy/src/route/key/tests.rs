@@ -195,6 +195,30 @@ fn an_assignment_that_rounds_is_unknown() {
 }
 
 /// What parameter 1 of a statement is.
+/// What a list of literals is as keys.
+fn list(key_type: KeyType, sql: &str) -> String {
+    let text = format!("select {sql}");
+    let analysed = analysed(&text);
+    let values = Values::of_text(text.as_bytes(), &analysed, 0);
+    let count = u16::try_from(analysed.literals().len()).expect("few");
+    let terms = (0..count).map(|n| term(ValueRef::Literal(n))).collect();
+    match found(&Pin::Keys(terms), key_type, &values) {
+        Ok(Found::Keys { keys, .. }) => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        Ok(Found::Any(_)) => "any".to_owned(),
+        Err(refusal) => refusal.to_string(),
+    }
+}
+
+#[test]
+fn a_list_is_read_as_the_type_that_its_values_have_in_common() {
+    assert_eq!(list(KeyType::Int2, "'99999', 43"), "43");
+    assert_eq!(list(KeyType::Int4, "'42.0', 43.5"), "42");
+    assert_eq!(list(KeyType::Int4, "'99999999999', 43"), "43");
+    assert_eq!(list(KeyType::Int8, "'x', 43"), "43");
+    assert_eq!(list(KeyType::Uuid, "'x', 'y'"), "any");
+    assert!(list(KeyType::Int2, "'99999'").contains("22003"), "one value is of the column's type");
+}
+
 fn param(key_type: KeyType, oid: u32, cast: Option<&str>, value: (i16, Option<&[u8]>)) -> String {
     let analysed = analysed("select $1");
     let body = bind(&[value]);

@@ -145,6 +145,18 @@ const EXECUTE: [&str; 16] = [
     "crosstab",
 ];
 
+/// Clocks that one shard reads for all.
+const REPLACED: [&str; 8] = [
+    "now",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "current_timestamp",
+    "localtimestamp",
+    "current_date",
+    "current_time",
+    "localtime",
+];
+
 impl<'q> Reader<'_, 'q> {
     /// Name of the function if it is an aggregate (or a window function, which cannot stand without OVER).
     pub(super) fn aggregate_name(&self, name: &ObjectName) -> Option<String> {
@@ -203,6 +215,9 @@ impl<'q> Reader<'_, 'q> {
         if !function.built_in && function.touches_sharded == Touches::Unknown {
             self.unknown(unknown_function(&name));
         }
+        if function.reach.home {
+            self.seen.home.get_or_insert_with(|| format!("{name}(), which names unsharded tables"));
+        }
         if !function.built_in && function.volatile {
             self.seen.user_function.get_or_insert_with(|| name.clone());
         }
@@ -222,7 +237,16 @@ impl<'q> Reader<'_, 'q> {
     }
 
     pub(super) fn unrepeatable(&mut self, name: &str) {
-        self.seen.unrepeatable.get_or_insert_with(|| format!("{name}()"));
+        self.unrepeatable_because(format!("{name}()"));
+    }
+
+    pub(super) fn unrepeatable_because(&mut self, what: String) {
+        // The time can be put in place of a clock: anything else is the greater hindrance.
+        let replaced = |what: &str| REPLACED.contains(&what.trim_end_matches("()"));
+        let found = &mut self.seen.unrepeatable;
+        if found.as_deref().is_none_or(|known| replaced(known) && !replaced(&what)) {
+            *found = Some(what);
+        }
     }
 
     fn sequences_and_locks(&mut self, name: &str, args: &'q [FunctionArg]) {

@@ -4,7 +4,7 @@ use super::{Analysis, Context, analyse_tokens, base};
 use crate::sql::facts::{Access, Command, CopyFormat, CopyShape, Facts, Pin, Scope, Sharded};
 use crate::sql::lexer::Kind;
 use crate::sql::normalise::Literal;
-use crate::sql::schema::{Placement, Relation};
+use crate::sql::schema::{Deed, Placement, Relation};
 use crate::sql::tokens::Tokens;
 use std::sync::Arc;
 
@@ -83,12 +83,21 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
             let pin = if head.inbound { Pin::Insert } else { Pin::Any };
             scope = Scope::Sharded(Box::new(sharded(*key_type, pin)));
         }
-        Some((_, Placement::View { .. })) => return Err(format!("{} is a view", head.name)),
+        Some((relation, Placement::View { .. })) if !ctx.schema.refused.contains_key(&relation.oid) => {
+            return Err(format!("{} is a view", head.name));
+        }
+        Some((_, Placement::View { .. })) => {}
     }
     let target = head.options;
     let streams = t.is_any(target, if head.inbound { &["stdin", "stdout"] } else { &["stdout", "stdin"] });
     let mut facts = base(Command::Other, scope);
     facts.tables = vec![head.relation.as_ref().map_or(head.name.clone(), |r| r.full_name())];
+    if let Some(relation) = &head.relation {
+        let deed = if head.inbound { Deed::Insert } else { Deed::Read };
+        let why = ctx.schema.refused.get(&relation.oid).map(String::as_str);
+        let why = why.or(ctx.schema.hazard(relation, deed));
+        facts.barred = why.map(|why| super::barred(relation, ctx.schema, why));
+    }
     if !streams {
         return Ok(server_side(facts));
     }
@@ -99,9 +108,21 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
             }
             None => false,
         });
+    if let Some(relation) = head.relation.as_ref().filter(|_| head.inbound) {
+        facts.unrepeatable = left_to_defaults(ctx, relation, head.columns.as_deref());
+    }
     facts.access = if head.inbound { Access::Write } else { Access::Read };
     facts.command = if head.inbound { Command::CopyIn(shape) } else { Command::CopyOut(shape) };
     Ok(facts)
+}
+
+/// A column of a reference table that is left to a default which differs from run to run.
+fn left_to_defaults(ctx: &Context<'_>, relation: &Relation, listed: Option<&[String]>) -> Option<String> {
+    let listed = listed.filter(|_| relation.placement == Placement::Reference)?;
+    let omitted = relation.columns.iter().filter(|column| !listed.contains(&column.name));
+    let varies = |default: &String| super::utility::unrepeatable_name(ctx, default.as_bytes()).is_some();
+    let found = omitted.into_iter().find(|column| column.default.as_ref().is_some_and(varies))?;
+    Some(format!("the default of {}.{}", relation.full_name(), found.name))
 }
 
 /// Columns that COPY without a list copies: all but generated ones.

@@ -41,6 +41,8 @@ impl Reader<'_, '_> {
         facts.effects = seen.effects;
         facts.tables = seen.tables;
         facts.unrepeatable = seen.unrepeatable;
+        facts.barred = seen.barred;
+        facts.defaults = seen.defaults;
         Analysis { facts, by_value: seen.by_value }
     }
 }
@@ -67,7 +69,7 @@ fn plain_scope(seen: &mut Seen) -> Scope {
             return Scope::Unknown { why };
         }
         if let Some(why) = seen.arbitrary_rows.take() {
-            seen.unrepeatable.get_or_insert(why);
+            seen.unrepeatable = Some(why);
         }
         return Scope::ReferenceWrite;
     }

@@ -10,7 +10,7 @@ use crate::sql::parse::ast::{
     Ident, Join, JoinConstraint, JoinOperator, ObjectName, TableAlias, TableAliasColumnDef, TableFactor,
     TableWithJoins,
 };
-use crate::sql::schema::{Placement, Relation};
+use crate::sql::schema::{Deed, Placement, Relation};
 
 /// A part of FROM that was read: sources from `start` up to `end` of the level.
 #[derive(Debug, Clone)]
@@ -158,6 +158,7 @@ impl<'q> Reader<'_, 'q> {
     /// Notes where the rows of a relation live; a sharded one becomes a node.
     pub(super) fn place(&mut self, relation: &Arc<Relation>) -> Option<NodeId> {
         let full = relation.full_name();
+        self.deed(relation, Deed::Read);
         match &relation.placement {
             Placement::Sharded { key_type, .. } | Placement::View { key_column: Some(_), key_type } => {
                 Some(self.groups.add(full, *key_type))

@@ -9,7 +9,7 @@ use super::command::{Head, recognise};
 use super::facts::{Access, Command, DdlKind, Effects, Facts, KeyTerm, Pin, PinCause, Scope, ValueRef};
 use super::parse::{ast, with_tree};
 use super::prepass::{Piece, prepare};
-use super::schema::{Placement, Schema};
+use super::schema::{Placement, Relation, Schema};
 use super::tokens::Tokens;
 
 mod calls;
@@ -161,6 +161,7 @@ fn explain(t: &Tokens<'_>, ctx: &Context<'_>, how: (bool, bool, usize), depth: u
         inner.effects = Effects::default();
         inner.access = Access::Read;
         inner.unrepeatable = None;
+        inner.defaults = None;
     }
     if !matches!(inner.command, Command::Unreadable { .. }) {
         inner.command = Command::Explain;
@@ -230,6 +231,14 @@ fn call(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     facts
 }
 
+/// Why a deed to a relation is barred, for messages.
+fn barred(relation: &Relation, schema: &Schema, why: &str) -> String {
+    match schema.refused.contains_key(&relation.oid) {
+        true => format!("the table {} cannot be sharded: {why}", relation.full_name()),
+        false => why.to_owned(),
+    }
+}
+
 /// Facts with nothing in them but the command and its scope.
 fn base(command: Command, scope: Scope) -> Facts {
     Facts {
@@ -240,6 +249,8 @@ fn base(command: Command, scope: Scope) -> Facts {
         tables: Vec::new(),
         returns_rows: false,
         unrepeatable: None,
+        barred: None,
+        defaults: None,
     }
 }
 

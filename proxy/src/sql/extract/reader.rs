@@ -10,6 +10,7 @@ use crate::sql::normalise::Literal;
 use crate::sql::parse::ast::{CastKind, Expr, UnaryOperator, Value, ValueWithSpan};
 use crate::sql::parse::offset;
 use crate::sql::prepass::Quirks;
+use crate::sql::schema::{Deed, Relation};
 use crate::sql::tokens::Tokens;
 use router_config::key::KeyType;
 
@@ -67,9 +68,12 @@ pub(super) struct Seen {
     /// Why only a primary answers.
     pub(super) primary: Option<String>,
     pub(super) unrepeatable: Option<String>,
+    pub(super) defaults: Option<Box<crate::sql::facts::DefaultsShape>>,
     pub(super) effects: Effects,
     /// Why nothing certain can be said of the statement.
     pub(super) unknown: Option<String>,
+    /// Why it cannot run, wherever it goes.
+    pub(super) barred: Option<String>,
     pub(super) by_value: bool,
     pub(super) returns_rows: bool,
     /// LIMIT without an order, or the like, over tables that are the same on all shards.
@@ -118,6 +122,15 @@ impl<'c, 'q> Reader<'c, 'q> {
     pub(super) fn note_table(&mut self, name: String) {
         if self.seen.tables.len() < 16 && !self.seen.tables.contains(&name) {
             self.seen.tables.push(name);
+        }
+    }
+
+    /// Notes what is done to a relation: it may be barred.
+    pub(super) fn deed(&mut self, relation: &Relation, deed: Deed) {
+        let schema = self.ctx.schema;
+        let why = schema.refused.get(&relation.oid).map(String::as_str).or(schema.hazard(relation, deed));
+        if let Some(why) = why.filter(|_| self.seen.barred.is_none()) {
+            self.seen.barred = Some(super::barred(relation, schema, why));
         }
     }
 

@@ -4,7 +4,7 @@ use super::{Context, base, scan};
 use crate::sql::facts::{Access, Command, DdlKind, Effects, Facts, PinCause, Scope};
 use crate::sql::lexer::Lexer;
 use crate::sql::normalise::identifier;
-use crate::sql::schema::{Placement, Relation, Touches};
+use crate::sql::schema::{Deed, Placement, Relation, Touches};
 use crate::sql::tokens::Tokens;
 use std::sync::Arc;
 
@@ -115,11 +115,15 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         facts.effects.pins = Some(PinCause::Temporary);
         facts.effects.changes_catalog = false;
         shadowing(t, ctx, &mut facts);
+        temporary_view(t, ctx, &tables, &mut facts);
     }
     if tables.iter().any(|r| r.placement == Placement::Reference) && rewrites(t) {
         facts.unrepeatable = unrepeatable_name(ctx, t.text).map(|name| format!("{name}()"));
     }
     reads_in_ddl(t, ctx, &mut facts);
+    if t.is(0, "truncate") {
+        facts.barred = tables.iter().find_map(|r| ctx.schema.hazard(r, Deed::Truncate)).map(str::to_owned);
+    }
     facts
 }
 
@@ -160,6 +164,30 @@ fn shadowing(t: &Tokens<'_>, ctx: &Context<'_>, facts: &mut Facts) {
     }
 }
 
+/// A temporary view is known to one conn alone, which has the rows of one shard.
+fn temporary_view(t: &Tokens<'_>, ctx: &Context<'_>, tables: &[Arc<Relation>], facts: &mut Facts) {
+    if !(t.is(0, "create") && (1..7).any(|i| t.is(i, "view"))) {
+        return;
+    }
+    if let Some(sharded) = tables.iter().find(|r| r.key_type().is_some()) {
+        let why =
+            format!("a temporary view of the sharded table {}: make it a permanent one", sharded.full_name());
+        facts.scope = Scope::Unknown { why };
+    } else if let Some(name) = unknown_call(t, ctx, 1) {
+        facts.scope =
+            Scope::Unknown { why: format!("a temporary view calls {name}, which may reach sharded tables") };
+    }
+}
+
+/// The first call of a function that may reach sharded tables.
+fn unknown_call(t: &Tokens<'_>, ctx: &Context<'_>, from: usize) -> Option<String> {
+    (from..t.len()).find_map(|i| {
+        let name = t.name(i).filter(|_| t.is_mark(i + 1, "("))?;
+        let function = ctx.schema.function(&name)?;
+        (!function.built_in && function.touches_sharded == Touches::Unknown).then(|| name.into_owned())
+    })
+}
+
 /// CREATE TABLE AS and the like read tables: not those that are sharded.
 fn reads_in_ddl(t: &Tokens<'_>, ctx: &Context<'_>, facts: &mut Facts) {
     let creates = t.is(0, "create") && (1..6).any(|i| t.is_any(i, &["table", "materialized"]));
@@ -174,12 +202,7 @@ fn reads_in_ddl(t: &Tokens<'_>, ctx: &Context<'_>, facts: &mut Facts) {
         let why = format!("CREATE TABLE AS reads the sharded table {}", sharded.full_name());
         facts.scope = Scope::Unknown { why };
     }
-    let unknown = (body..t.len()).find_map(|i| {
-        let name = t.name(i).filter(|_| t.is_mark(i + 1, "("))?;
-        let function = ctx.schema.function(&name)?;
-        (!function.built_in && function.touches_sharded == Touches::Unknown).then(|| name.into_owned())
-    });
-    if let Some(name) = unknown {
+    if let Some(name) = unknown_call(t, ctx, body) {
         facts.scope =
             Scope::Unknown { why: format!("CREATE TABLE AS calls {name}, which may reach sharded tables") };
     }
@@ -191,14 +214,15 @@ fn ddl_kind(t: &Tokens<'_>, ctx: &Context<'_>) -> DdlKind {
     let has = |name: &str| words.iter().any(|w| w == name);
     match (word(0), word(1)) {
         ("create" | "drop" | "alter", "database" | "tablespace") => {
-            // ALTER DATABASE … SET is the same on every shard and transactional.
-            if word(0) == "alter" && has("set") && !has("tablespace") {
+            // Settings, owner and limits of the database are the same on every shard, and transactional.
+            if word(0) == "alter" && word(1) == "database" && !has("tablespace") && !has("rename") {
                 DdlKind::Transactional
             } else {
                 DdlKind::Home
             }
         }
-        ("alter", "system") | ("create" | "alter" | "drop", "subscription") => DdlKind::Home,
+        ("alter", "system") => DdlKind::NonTransactional,
+        ("create" | "alter" | "drop", "subscription") => DdlKind::Home,
         ("vacuum", _) => DdlKind::NonTransactional,
         ("cluster", "") => DdlKind::NonTransactional,
         ("reindex", _) if has("concurrently") || has("database") || has("system") || has("schema") => {

@@ -12,7 +12,7 @@ use crate::sql::parse::ast::{
     MergeInsertExpr, MergeInsertKind, MergeUpdateKind, SelectItem, Statement, TableFactor, TableWithJoins,
     Update, UpdateTableFromKind,
 };
-use crate::sql::schema::{Placement, Relation};
+use crate::sql::schema::{Deed, Placement, Relation};
 use std::sync::Arc;
 
 /// The table that a statement writes.
@@ -53,11 +53,12 @@ impl<'q> Reader<'_, 'q> {
     }
 
     /// Notes what kind of table is written.
-    pub(super) fn write_to(&mut self, relation: Option<&Arc<Relation>>, name: &str) {
+    pub(super) fn write_to(&mut self, relation: Option<&Arc<Relation>>, name: &str, deeds: &[Deed]) {
         let Some(relation) = relation else {
             self.seen.writes_unknown.get_or_insert_with(|| name.to_string());
             return;
         };
+        deeds.iter().for_each(|&deed| self.deed(relation, deed));
         let full = relation.full_name();
         let slot = match relation.placement {
             Placement::Sharded { .. } | Placement::View { .. } => {
@@ -71,7 +72,7 @@ impl<'q> Reader<'_, 'q> {
     }
 
     /// Reads the target of UPDATE, DELETE or MERGE as the first item of FROM.
-    fn target(&mut self, factor: &'q TableFactor) -> Read<(Target, Tree)> {
+    fn target(&mut self, factor: &'q TableFactor, deeds: &[Deed]) -> Read<(Target, Tree)> {
         let TableFactor::Table { name, args: None, .. } = factor else {
             return Err("a target that is no table".to_string());
         };
@@ -82,7 +83,7 @@ impl<'q> Reader<'_, 'q> {
         self.named = hidden;
         let tree = tree?;
         let relation = self.ctx.schema.lookup(self.ctx.search_path, schema.as_deref(), &plain);
-        self.write_to(relation.as_ref(), &plain);
+        self.write_to(relation.as_ref(), &plain, deeds);
         let target = Target { relation, node: tree.nodes.first().copied() };
         Ok((target, tree))
     }
@@ -111,7 +112,7 @@ impl<'q> Reader<'_, 'q> {
             return Err("an UPDATE of an unknown form".to_string());
         }
         let factor = Self::only_table(std::slice::from_ref(&update.table))?;
-        let (target, _) = self.target(factor)?;
+        let (target, _) = self.target(factor, &[Deed::Update])?;
         if let Some(UpdateTableFromKind::BeforeSet(tables) | UpdateTableFromKind::AfterSet(tables)) =
             &update.from
         {
@@ -135,7 +136,7 @@ impl<'q> Reader<'_, 'q> {
         if odd {
             return Err("a DELETE of an unknown form".to_string());
         }
-        self.target(Self::only_table(tables)?)?;
+        self.target(Self::only_table(tables)?, &[Deed::Delete])?;
         if let Some(using) = &delete.using {
             self.from(using)?;
         }
@@ -208,7 +209,13 @@ impl<'q> Reader<'_, 'q> {
         if merge.output.is_some() {
             return Err("MERGE … RETURNING".to_string());
         }
-        let (target, left) = self.target(&merge.table)?;
+        let deeds = merge.clauses.iter().filter_map(|clause| match clause.action {
+            MergeAction::Insert(_) => Some(Deed::Insert),
+            MergeAction::Update(_) => Some(Deed::Update),
+            MergeAction::Delete { .. } => Some(Deed::Delete),
+            MergeAction::DoNothing { .. } => None,
+        });
+        let (target, left) = self.target(&merge.table, &deeds.collect::<Vec<_>>())?;
         let right = self.factor(&merge.source)?;
         let inserts = merge.clauses.iter().any(|c| {
             matches!(c.clause_kind, MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget)
