@@ -22,7 +22,7 @@ use crate::wire::reply;
 #[derive(Debug)]
 pub struct Expected {
     /// Its place among the statements of the request.
-    ordinal: u32,
+    pub(super) ordinal: u32,
     pub(super) facts: Arc<Facts>,
     text: Arc<str>,
     /// The conn that runs it: shard, and whether it is a replica.

@@ -72,8 +72,8 @@ impl Session {
             return Ok(());
         }
         let completed = self.events.completed;
-        let unseen = |(turn, facts, _): &(u32, Arc<crate::sql::facts::Facts>, Arc<str>)| {
-            *turn < completed && facts.effects.changes_catalog
+        let unseen = |expected: &super::effects::Expected| {
+            expected.ordinal < completed && expected.facts.effects.changes_catalog
         };
         if self.pending.iter().any(unseen) {
             self.changes.note();
