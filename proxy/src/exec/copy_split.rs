@@ -69,7 +69,7 @@ impl Session {
             held.lease.owe(Owed::Query(show));
             order.push(at);
         }
-        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
+        self.expect(&ask.facts, &ask.text);
         let everywhere = matches!(way, Way::All);
         let ran = self.run_copy(&order, way).await;
         if matches!(ask.form, Form::Execute { .. }) {

@@ -139,7 +139,7 @@ impl Session {
             self.queue_share(at, share, &ask.form, show)?;
             order.push(at);
         }
-        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
+        self.expect(&ask.facts, &ask.text);
         let outcome = self.drive(&order).await?;
         self.conclude(outcome, &shares, merge)
     }
@@ -322,7 +322,7 @@ impl Session {
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;
             }
-            self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
+            self.expect(&ask.facts, &ask.text);
             return self.conclude(outcome, &[share], Merge::First);
         }
         Ok(())

@@ -9,7 +9,7 @@ use router_config::topology::ShardId;
 
 use super::session::Session;
 use super::transaction::Block;
-use crate::backend::conn::{Events, set_parameter};
+use crate::backend::conn::set_parameter;
 use crate::backend::gucs::{Gucs, literal};
 use crate::sql::facts::{Command, Facts, Isolation, PinCause};
 use crate::wire::backend::Status;
@@ -17,9 +17,10 @@ use crate::wire::reply;
 
 impl Session {
     /// Notes a statement whose completion is shown, and what it will do to the session then.
-    pub fn expect(&mut self, facts: &Arc<Facts>, text: &str) {
+    pub fn expect(&mut self, facts: &Arc<Facts>, text: &[u8]) {
         if leaves_trace(facts) {
-            self.pending.push((self.sent, Arc::clone(facts), Arc::from(text)));
+            let text = String::from_utf8_lossy(text);
+            self.pending.push((self.sent, Arc::clone(facts), Arc::from(&*text)));
         }
         self.sent += 1;
     }
@@ -212,8 +213,7 @@ impl Session {
 
     /// Makes place for the next request's events. What the application has not been told yet of its settings is kept.
     pub fn next_events(&mut self) {
-        let parameters = std::mem::take(&mut self.events.parameters);
-        self.events = Events { parameters, ..Events::default() };
+        self.events.clear();
     }
 
     /// ReadyForQuery, and in front of it the settings that have changed, in the server's order.

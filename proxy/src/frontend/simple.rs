@@ -116,7 +116,7 @@ impl Session {
         own: &Bytes,
     ) -> Result<(), Failure> {
         if leaves_a_name(facts) || self.held[at].lease.spoiled {
-            self.expect(facts, &String::from_utf8_lossy(own));
+            self.expect(facts, own);
         } else {
             self.sent += 1;
         }
@@ -135,8 +135,7 @@ impl Session {
     async fn several(&mut self, frame: &Bytes, text: &Bytes, analysed: &Analysed) -> Result<(), Failure> {
         if let Some((shard, replica)) = self.common_shard(text, analysed)? {
             for (index, statement) in analysed.statements().iter().enumerate() {
-                let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
-                self.expect(&statement.facts, &own);
+                self.expect(&statement.facts, text[analysed.range(index)].trim_ascii());
             }
             self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;

@@ -81,7 +81,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let statement = self.ensure_statement(at, prepared)?;
         let held = &mut self.held[at];
-        reply::bind(&mut held.lease.write, &portal, &statement, rest);
+        reply::bind(&mut held.lease.write, &portal, statement, rest);
         held.lease.owe(Owed::Bind(Show::ALL));
         held.unsynced = true;
         let place = Place::Shard(held.shard);
@@ -103,8 +103,7 @@ impl Session {
         match portal.place {
             Place::Control => self.execute_control(&facts, &portal.statement).await,
             Place::Shard(shard) => {
-                let text = String::from_utf8_lossy(&portal.statement.shared.text);
-                self.expect(&facts, &text);
+                self.expect(&facts, &portal.statement.shared.text);
                 let before = self.touched(shard);
                 let at = self.goto(shard, false).await?;
                 self.runs(at, before, &facts);
