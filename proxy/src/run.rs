@@ -1,11 +1,13 @@
 //! The process: control side, session threads, signals.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use router_config::file::Config;
 use router_config::settings::Settings;
 use router_config::topology::{NodeAddress, ShardId};
@@ -25,7 +27,7 @@ use crate::listener;
 use crate::metrics::Metrics;
 use crate::tls::ListenerTls;
 use crate::wire::error::Report;
-use crate::wire::{sqlstate, stream};
+use crate::wire::sqlstate;
 use crate::worker::{Parts, Phase, Shared, Worker};
 
 /// How often pools close conns that have been unused for too long.
@@ -185,7 +187,7 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(REAP_INTERVAL) => worker.pools.all().iter().for_each(|pool| pool.reap()),
-                _ = phase.changed() => {}
+                _ = phase.changed() => shared.wake_sessions(),
             }
             if *phase.borrow() >= Phase::Draining {
                 break wait_for_sessions(shared).await;
@@ -202,7 +204,7 @@ async fn wait_for_sessions(shared: &Arc<Shared>) {
         tokio::time::sleep(DRAIN_STEP).await;
         let Some(deadline) = deadline.filter(|deadline| Instant::now() >= *deadline) else {
             // Those that have just become idle look again.
-            shared.phase.send_modify(|_| {});
+            shared.wake_sessions();
             continue;
         };
         let first =
@@ -215,6 +217,7 @@ async fn wait_for_sessions(shared: &Arc<Shared>) {
             );
             cancel::cancel_all(shared).await;
         }
+        shared.wake_sessions();
         if Instant::now() >= deadline + LAST_WORDS {
             return;
         }
@@ -239,11 +242,11 @@ async fn accept_loop(socket: std::net::TcpListener, worker: Arc<Worker>) {
             Ok((socket, peer)) => {
                 let worker = Arc::clone(&worker);
                 let metrics = Arc::clone(&worker.shared.metrics);
-                let session = tokio::spawn(arrive(socket, peer, worker));
+                // In a box of its own: a spawned future is moved several times.
+                let session = AssertUnwindSafe(Box::pin(arrive(socket, peer, worker)));
                 tokio::spawn(async move {
-                    if let Err(error) = session.await
-                        && error.is_panic()
-                    {
+                    // As with a task of its own; the locks that sessions share are used on after a panic.
+                    if session.catch_unwind().await.is_err() {
                         metrics.panics.inc();
                         tracing::error!(%peer, "a session ended by a panic; the others go on");
                     }
@@ -269,9 +272,6 @@ impl Drop for Admitted {
 async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
     let shared = Arc::clone(&worker.shared);
     shared.metrics.accepted.inc();
-    if let Err(error) = stream::tune(&socket) {
-        tracing::debug!("socket option: {error}");
-    }
     let limit = shared.settings.load().limits.login;
     let context = shared.handshake.load_full();
     if !shared.admit() {
@@ -279,14 +279,15 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
         let limit_of_clients = shared.settings.load().limits.clients;
         let message = format!("sorry, too many clients already (limits.clients = {limit_of_clients})");
         let report = Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, &message);
-        let turned = tokio::time::timeout(limit, handshake::turn_away(socket, &context, report)).await;
+        let turned =
+            tokio::time::timeout(limit, Box::pin(handshake::turn_away(socket, &context, report))).await;
         if let Ok(Ok(Arrival::Cancel(key))) = turned {
             cancel::cancel(&shared, &key).await;
         }
         return;
     }
     let admitted = Admitted(Arc::clone(&worker));
-    let login = match tokio::time::timeout(limit, handshake::accept(socket, &context)).await {
+    let login = match tokio::time::timeout(limit, Box::pin(handshake::accept(socket, &context))).await {
         Ok(Ok(Arrival::Login(login))) => login,
         Ok(Ok(Arrival::Cancel(key))) => {
             drop(admitted);
@@ -310,7 +311,8 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
     if login.database == shared.settings.load().admin.database {
         return Box::pin(crate::admin::serve(login, peer.to_string(), &shared)).await;
     }
-    serve::serve(login, worker, peer.to_string()).await;
+    // In a box: what the login needed is not kept for as long as the session lives.
+    Box::pin(serve::serve(login, worker, peer.to_string())).await;
 }
 
 /// Waits for transactions to end, up to the limit.

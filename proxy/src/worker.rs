@@ -31,8 +31,14 @@ const WELCOME_LIFE: Duration = Duration::from_secs(30);
 /// User, database and fingerprint of the login's settings.
 pub type WelcomeKey = (String, String, u64);
 
-/// ParameterStatus values: names and values.
-pub type Welcome = Arc<Vec<(String, String)>>;
+/// ParameterStatus values of a login.
+#[derive(Debug, Clone)]
+pub struct Welcome {
+    /// Names and values.
+    pub values: Arc<Vec<(String, String)>>,
+    /// The same as frames.
+    pub frames: Bytes,
+}
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,6 +185,11 @@ impl Shared {
         self.control.nodes()
     }
 
+    /// Idle sessions look at the phase again.
+    pub fn wake_sessions(&self) {
+        self.sessions().values().for_each(|entry| entry.visible.waker.wake());
+    }
+
     /// The causal floor of a shard.
     pub fn floor(&self, shard: ShardId) -> &Arc<Floor> {
         &self.floors[usize::from(shard.0) % SHARDS_MAX]
@@ -211,17 +222,17 @@ impl Shared {
         welcomes
             .get(key)
             .filter(|(made, _)| made.elapsed() < WELCOME_LIFE)
-            .map(|(_, values)| Arc::clone(values))
+            .map(|(_, welcome)| welcome.clone())
     }
 
     /// Keeps ParameterStatus values for later logins.
-    pub fn set_welcome(&self, key: WelcomeKey, values: Welcome) {
+    pub fn set_welcome(&self, key: WelcomeKey, welcome: Welcome) {
         const WELCOMES_MAX: usize = 1024;
         let mut welcomes = self.welcomes.lock().unwrap_or_else(PoisonError::into_inner);
         if welcomes.len() >= WELCOMES_MAX {
             welcomes.clear();
         }
-        welcomes.insert(key, (Instant::now(), values));
+        welcomes.insert(key, (Instant::now(), welcome));
     }
 
     /// After a reload: logins ask anew.

@@ -58,16 +58,23 @@ def tree(root):
 
 def cpu_microseconds(roots):
     """CPU time used so far by process trees, children that have ended and were waited for included."""
-    ticks = 0
+    used = 0
     for root in roots:
         for pid in tree(root):
             try:
+                # The scheduler counts the threads that live in nanoseconds, what has ended is told in ticks.
+                nanoseconds = 0
+                for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
+                    with open(path, encoding="ascii") as file:
+                        nanoseconds += int(file.read().split()[0])
                 with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
                     fields = file.read().rsplit(")", 1)[1].split()
             except OSError:
                 continue
-            ticks += sum(int(field) for field in fields[11:15])  # utime, stime, cutime, cstime
-    return ticks * TICK_MICROSECONDS
+            own, ended = (int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14]))
+            used += nanoseconds / 1000 if nanoseconds else own * TICK_MICROSECONDS
+            used += ended * TICK_MICROSECONDS
+    return used
 
 
 def anonymous_kib(roots):

@@ -1,6 +1,7 @@
 //! What happened on a conn that its user wants to know.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::owed::Show;
 use crate::wire::backend::{self, tag};
@@ -14,7 +15,7 @@ pub struct Events {
     /// Statements completed (CommandComplete or EmptyQueryResponse or PortalSuspended), of shown and captured replies.
     pub completed: u32,
     /// The last CommandComplete tag.
-    pub last_tag: Option<Bytes>,
+    pub last_tag: Option<SmallVec<[u8; 24]>>,
     /// Which of the completed statements answered `ROLLBACK` (a COMMIT of a failed transaction does).
     pub rolled_back: Vec<u32>,
     /// First error, as a whole ErrorResponse frame.
@@ -30,6 +31,25 @@ pub struct Events {
 }
 
 impl Events {
+    /// As new, in the same memory. What the application has not been told yet of its settings is kept.
+    pub fn clear(&mut self) {
+        let Self {
+            parsed,
+            completed,
+            last_tag,
+            rolled_back,
+            error,
+            copy_in,
+            parameters: _,
+            rows,
+            descriptions,
+        } = self;
+        (*parsed, *completed, *last_tag, *error, *copy_in) = (0, 0, None, None, false);
+        rolled_back.clear();
+        rows.clear();
+        descriptions.clear();
+    }
+
     /// SQLSTATE of the error.
     pub fn sqlstate(&self) -> Option<&[u8]> {
         self.error.as_ref().and_then(|frame| backend::error_field(&frame[HEADER..], b'C'))
@@ -52,7 +72,7 @@ impl Events {
             if text == b"ROLLBACK" && show.has(Show::COMPLETE) {
                 self.rolled_back.push(self.completed - 1);
             }
-            self.last_tag = Some(Bytes::copy_from_slice(text));
+            self.last_tag = Some(SmallVec::from_slice(text));
         }
     }
 }

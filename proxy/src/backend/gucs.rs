@@ -56,7 +56,9 @@ impl Gucs {
 
     /// Same settings.
     pub fn same(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other) || (self.fingerprint == other.fingerprint && self.values == other.values)
+        std::ptr::eq(self, other)
+            || (self.values.is_empty() && other.values.is_empty())
+            || (self.fingerprint == other.fingerprint && self.values == other.values)
     }
 
     /// SQL that brings a conn from `applied` (`None`: unknown) to these settings; `None` when there is nothing to do.

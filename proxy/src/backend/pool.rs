@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -162,21 +162,26 @@ impl Pool {
 
     /// Lends a conn: an idle one, a new one, or the next that becomes free.
     pub async fn lease(&self) -> Result<Lease, LeaseError> {
-        // A wait of zero asks without a timer: the common case.
+        // A wait of zero asks without a timer and without a look at the clock: the common case.
+        let mut waited = Duration::ZERO;
         let now = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
         let got = match self.inner.timeout_get(&now).await {
             Err(managed::PoolError::Timeout(_)) => {
                 let manager = self.inner.manager();
                 let _waiting = Counted::new(&manager.waiting);
                 let patient = Timeouts { wait: Some(manager.limits.wait), create: None, recycle: None };
-                self.inner.timeout_get(&patient).await
+                let began = Instant::now();
+                let got = self.inner.timeout_get(&patient).await;
+                waited = began.elapsed();
+                got
             }
             got => got,
         };
         match got {
             Ok(object) => {
                 self.inner.manager().active.fetch_add(1, Ordering::Relaxed);
-                Ok(Lease { object: Some(object), pool: self.inner.clone() })
+                let waited = waited.max(object.opened_in.unwrap_or_default());
+                Ok(Lease { object: Some(object), waited, pool: self.inner.clone() })
             }
             Err(managed::PoolError::Timeout(_)) => {
                 let manager = self.inner.manager();
@@ -254,6 +259,8 @@ impl Drop for Counted<'_> {
 /// The right to use a conn until drop. A conn that is not clean by then is closed, and what runs on it is cancelled.
 pub struct Lease {
     object: Option<Object<Manager>>,
+    /// How long it took to get it.
+    pub waited: Duration,
     pool: managed::Pool<Manager>,
 }
 
@@ -326,18 +333,26 @@ pub struct Pools {
     /// Bytes from and to nodes.
     pub backend: Traffic,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    /// Counts how often all pools were closed.
+    generation: AtomicU64,
 }
 
 impl Pools {
-    /// The pool of this key, made by `make` if there is none.
-    pub fn get(&self, key: &PoolKey, make: impl FnOnce() -> Pool) -> Arc<Pool> {
+    /// The pool of this key, made by `make` if there is none, and the generation that it belongs to.
+    pub fn get(&self, key: &PoolKey, make: impl FnOnce() -> Pool) -> (Arc<Pool>, u64) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.generation();
         if let Some(pool) = pools.get(key) {
-            return Arc::clone(pool);
+            return (Arc::clone(pool), generation);
         }
         let pool = Arc::new(make());
         pools.insert(key.clone(), Arc::clone(&pool));
-        pool
+        (pool, generation)
+    }
+
+    /// Pools of an older generation are closed.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// All of them.
@@ -347,7 +362,9 @@ impl Pools {
 
     /// Forgets and closes all pools: the next request of each session opens new ones.
     pub fn clear(&self) {
-        for (_, pool) in self.pools.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for (_, pool) in pools.drain() {
             pool.close();
         }
     }

@@ -9,6 +9,8 @@ pub struct Moved {
     pub read: u64,
     /// Written.
     pub written: u64,
+    /// Times that bytes were read or written: the system calls that moved them.
+    pub calls: u64,
 }
 
 /// Bytes moved by one session thread.

@@ -70,7 +70,7 @@ impl Session {
             held.lease.owe(Owed::Query(show));
             order.push(at);
         }
-        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
+        self.expect(&ask.facts, &ask.text, None);
         self.draws_on_several();
         let ran = self.run_copy(&order, &mut way).await;
         if matches!(ask.form, Form::Execute { .. }) {

@@ -81,7 +81,7 @@ impl Session {
         let Some(facts) = portal.statement.facts().cloned() else { return Ok(()) };
         // The portals of the shards live as long as a block.
         self.open_implicit();
-        self.expect(&facts, &String::from_utf8_lossy(&portal.statement.shared.text), None);
+        self.expect(&facts, &portal.statement.shared.text, None);
         let limit = u64::try_from(max_rows).ok().filter(|rows| *rows > 0);
         let (mut total, mut describe) = (0, describe);
         let suspended = loop {
@@ -226,7 +226,7 @@ impl Session {
             Count::All => None,
             Count::Rows(rows) => Some(rows),
         };
-        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
+        self.expect(&ask.facts, &ask.text, None);
         let (mut total, mut first) = (0, true);
         // At the end a shard is asked all the same: for the description, and for a cursor that is gone.
         while first || !(walk.is_over() || limit.is_some_and(|limit| total >= limit)) {

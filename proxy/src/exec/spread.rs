@@ -144,7 +144,7 @@ impl Session {
         if writes && order.len() > 1 {
             self.draws_on_several();
         }
-        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
+        self.expect(&ask.facts, &ask.text, None);
         let outcome = self.drive(&order).await?;
         self.conclude(outcome, &shares, merge)?;
         self.note_cursor(&ask);
@@ -345,7 +345,7 @@ impl Session {
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;
             }
-            self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
+            self.expect(&ask.facts, &ask.text, None);
             return self.conclude(outcome, &[share], Merge::First);
         }
         Ok(())

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use router_config::settings::DatabaseKind;
-use router_config::topology::{NodeAddress, ShardId};
-use tokio::time::{Duration, Instant};
+use router_config::topology::ShardId;
+use tokio::time::Duration;
 
 use super::failure::Failure;
 use super::floor::{Look, Ticket};
@@ -85,15 +85,7 @@ impl Session {
 
     pub(super) async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
         let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
-        let address = match (&self.who.kind, node) {
-            (DatabaseKind::Node(address), _) => address.clone(),
-            (_, Some(node)) => {
-                self.worker.shared.nodes().address(node).ok_or_else(|| self.no_primary(shard))?
-            }
-            (_, None) => return Err(self.no_primary(shard)),
-        };
-        let pool = self.pool(address);
-        let began = Instant::now();
+        let pool = self.pool(node).ok_or_else(|| self.no_primary(shard))?;
         let mut lease = match pool.lease().await {
             Ok(lease) => lease,
             Err(error) => {
@@ -105,7 +97,7 @@ impl Session {
         };
         let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
         if let Some(metrics) = self.worker.shared.metrics.shard(shard, role) {
-            metrics.pool_wait(began.elapsed());
+            metrics.pool_wait(lease.waited);
             if let Some(took) = lease.opened_in.take() {
                 metrics.connected(took);
             }
@@ -172,10 +164,21 @@ impl Session {
         .into()
     }
 
-    fn pool(&self, node: NodeAddress) -> Arc<Pool> {
+    /// The pool of a node (`None`: of the one node that the database is on). A session looks each up once.
+    fn pool(&mut self, node: Option<NodeId>) -> Option<Arc<Pool>> {
         let worker = &self.worker;
-        let key = PoolKey { user: self.who.user.clone(), database: self.who.backend_database.clone(), node };
-        worker.pools.get(&key, || {
+        if self.pools_generation != worker.pools.generation() {
+            self.pools.clear();
+        } else if let Some((_, pool)) = self.pools.iter().find(|(known, _)| *known == node) {
+            return Some(Arc::clone(pool));
+        }
+        let address = match (&self.who.kind, node) {
+            (DatabaseKind::Node(address), _) => address.clone(),
+            (_, node) => worker.shared.nodes().address(node?)?,
+        };
+        let (user, database) = (self.who.user.clone(), self.who.backend_database.clone());
+        let key = PoolKey { user, database, node: address };
+        let (pool, generation) = worker.pools.get(&key, || {
             let settings = worker.shared.settings.load();
             let pool = &settings.pool;
             let limits = PoolLimits {
@@ -186,7 +189,13 @@ impl Session {
                 min_idle: pool.min_idle,
             };
             Pool::new(key.clone(), self.who.login.clone(), worker.shared.connect.load_full(), limits)
-        })
+        });
+        if self.pools_generation != generation {
+            self.pools.clear();
+            self.pools_generation = generation;
+        }
+        self.pools.push((node, Arc::clone(&pool)));
+        Some(pool)
     }
 
     /// What a conn must have before the session uses it: a block's own changes come behind its BEGIN.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
@@ -84,14 +84,14 @@ impl Session {
     pub fn put_answer(&mut self, command: &str) {
         let mut frame = BytesMut::new();
         reply::command_complete(&mut frame, command);
-        self.local(frame);
+        self.local(frame.freeze());
     }
 
     /// Frames of the proxy's own: behind everything that is still owed.
-    pub fn local(&mut self, frame: BytesMut) {
+    pub fn local(&mut self, frame: Bytes) {
         let busy = self.held.iter_mut().find(|held| held.lease.owed_len() > 0);
         match busy {
-            Some(held) => held.lease.owe(Owed::Local(frame.freeze())),
+            Some(held) => held.lease.owe(Owed::Local(frame)),
             None => {
                 self.events.note_local(&frame);
                 self.io.out.extend_from_slice(&frame);
@@ -386,7 +386,7 @@ impl Session {
         text: &str,
         via: Via,
     ) -> Result<(), Failure> {
-        self.expect(facts, text, Some(at));
+        self.expect(facts, text.as_bytes(), Some(at));
         let held = &mut self.held[at];
         let conn = &mut *held.lease;
         held.unnamed = None;

@@ -10,7 +10,7 @@ use router_config::topology::ShardId;
 use super::failure::Failure;
 use super::session::{Held, Session};
 use super::transaction::Block;
-use crate::backend::conn::{Events, set_parameter};
+use crate::backend::conn::set_parameter;
 use crate::backend::gucs::{Gucs, literal, set_sql, value_sql};
 use crate::route::values::{BindParams, ParamValue};
 use crate::sql::facts::{Command, Facts, Isolation, PinCause};
@@ -49,8 +49,8 @@ impl Expected {
 
 impl Session {
     /// Notes a statement whose completion is shown, and what it will do to the session then; `at`: the conn that alone runs it.
-    pub fn expect(&mut self, facts: &Arc<Facts>, text: &str, at: Option<usize>) {
-        let sets = self.followed(facts, text.as_bytes(), None);
+    pub fn expect(&mut self, facts: &Arc<Facts>, text: &[u8], at: Option<usize>) {
+        let sets = self.followed(facts, text, None);
         self.expect_sets(facts, text, at, sets);
     }
 
@@ -58,13 +58,13 @@ impl Session {
     pub fn expect_sets(
         &mut self,
         facts: &Arc<Facts>,
-        text: &str,
+        text: &[u8],
         at: Option<usize>,
         sets: Option<Arc<[Setting]>>,
     ) {
         if leaves_trace(facts) {
             let conn = at.and_then(|at| self.held.get(at)).map(|held| (held.shard, held.replica));
-            let (facts, text) = (Arc::clone(facts), Arc::from(text));
+            let (facts, text) = (Arc::clone(facts), Arc::from(&*String::from_utf8_lossy(text)));
             self.pending.push(Expected { ordinal: self.sent, facts, text, conn, sets });
         }
         self.sent += 1;
@@ -353,8 +353,7 @@ impl Session {
 
     /// Makes place for the next request's events. What the application has not been told yet of its settings is kept.
     pub fn next_events(&mut self) {
-        let parameters = std::mem::take(&mut self.events.parameters);
-        self.events = Events { parameters, ..Events::default() };
+        self.events.clear();
     }
 
     /// ReadyForQuery, and in front of it the settings that have changed, in the server's order.

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::backend::conn::{Conn, ConnError, Events};
 use crate::backend::traffic::Moved;
+use crate::wire::buffers;
 use crate::wire::frame::{self, FrameError, Header};
 use crate::wire::stream::Stream;
 
@@ -60,6 +61,7 @@ impl ClientIo {
 
     /// Reads more. Cancel-safe. An application that closes its side ends the session.
     pub async fn fill(&mut self, room: usize) -> Result<(), ClientError> {
+        self.lend_buffers();
         self.read.reserve(room.max(READ_BYTES));
         let n = if self.eof { 0 } else { self.stream.read_buf(&mut self.read).await? };
         if n == 0 {
@@ -67,14 +69,29 @@ impl ClientIo {
             return Err(gone());
         }
         self.moved.read += n as u64;
+        self.moved.calls += 1;
         Ok(())
+    }
+
+    /// Gives back the buffers in which nothing waits: an idle session owns none.
+    pub fn rest(&mut self) {
+        if self.read.is_empty() {
+            buffers::give_back(&mut self.read);
+        }
+        if self.out.is_empty() {
+            buffers::give_back(&mut self.out);
+        }
+    }
+
+    fn lend_buffers(&mut self) {
+        buffers::lend(&mut self.read);
+        buffers::lend(&mut self.out);
     }
 
     /// Waits for the next request without holding a buffer. Cancel-safe.
     pub async fn wait(&mut self) -> Result<(), ClientError> {
         if self.read.is_empty() {
-            self.read = BytesMut::new();
-            self.out = BytesMut::new();
+            self.rest();
             self.stream.readable().await?;
         }
         Ok(())
@@ -94,6 +111,7 @@ impl ClientIo {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(gone())),
                 Poll::Ready(Ok(n)) => {
                     self.moved.written += n as u64;
+                    self.moved.calls += 1;
                     self.out.advance(n);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
@@ -125,10 +143,14 @@ impl ClientIo {
             {
                 return Poll::Pending;
             }
+            self.lend_buffers();
             self.read.reserve(READ_BYTES);
             match pin!(self.stream.read_buf(&mut self.read)).poll(cx) {
                 Poll::Ready(Ok(0)) => self.eof = true,
-                Poll::Ready(Ok(n)) => self.moved.read += n as u64,
+                Poll::Ready(Ok(n)) => {
+                    self.moved.read += n as u64;
+                    self.moved.calls += 1;
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(StepError::Client(error.into()))),
                 Poll::Pending => return Poll::Pending,
             }

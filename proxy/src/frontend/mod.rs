@@ -13,6 +13,7 @@ pub mod handshake;
 pub mod io;
 pub mod listening;
 pub mod names;
+mod opening;
 pub mod own_catalog;
 pub mod param_types;
 pub mod pipeline;

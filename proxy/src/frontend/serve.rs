@@ -1,23 +1,22 @@
 //! The loop of a session, from login to Terminate: the one place that sees the whole line of a request.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use router_config::settings::{Database, DatabaseKind, PoolMode};
+use bytes::{Buf, Bytes};
+use router_config::settings::PoolMode;
 use router_config::topology::ShardId;
 use tokio::time::Duration;
 
 use super::failure::Failure;
 use super::handshake::Login;
-use super::io::{ClientError, ClientIo};
-use super::session::{Held, Session, Visible, Who};
+use super::io::ClientError;
+use super::opening::open;
+use super::session::{Held, Session};
 use crate::backend::conn::{ConnError, Events};
-use crate::backend::connect::BackendLogin;
-use crate::backend::gucs::{Gucs, value_sql};
+use crate::backend::gucs::Gucs;
 use crate::sql::facts::PinCause;
 use crate::wire::backend::Status;
 use crate::wire::error::Report;
@@ -42,7 +41,7 @@ enum Request {
 /// Serves one logged-in application until it goes or is told to.
 pub async fn serve(login: Login, worker: Arc<Worker>, peer: String) {
     let protocol = login.protocol;
-    let mut session = match open(login, worker).await {
+    let mut session = match Box::pin(open(login, worker)).await {
         Some(session) => session,
         None => return,
     };
@@ -59,86 +58,7 @@ pub async fn serve(login: Login, worker: Arc<Worker>, peer: String) {
         let _ = session.io.flush().await;
     }
     drop(registered);
-    Box::pin(session.part()).await;
-}
-
-/// The session of a login, with ParameterStatus in its output; `None` when it could not be had (the application was told).
-async fn open(login: Login, worker: Arc<Worker>) -> Option<Session> {
-    let settings = worker.shared.settings.load_full();
-    let entry = settings.database(&login.database).cloned();
-    let max_frame = settings.limits.message_bytes;
-    let mut io = ClientIo::new(login.stream, login.leftover, max_frame);
-    io.out = login.out;
-    let Some(entry) = entry else {
-        let message = format!("database \"{}\" is not configured", login.database);
-        Report::fatal(sqlstate::INVALID_CATALOG_NAME, &message)
-            .hint("Add it to [[databases]], or an entry with name = \"*\".")
-            .write(&mut io.out);
-        let _ = io.flush().await;
-        return None;
-    };
-    let who = who(&login.user, &login.database, login.credentials, &entry, settings.pool.mode);
-    let gucs = Arc::new(Gucs::of(startup_gucs(&login.parameters)));
-    let mut session = Session::new(io, worker, who, gucs);
-    match session.welcome().await {
-        Ok(()) => Some(session),
-        Err(failure) => {
-            let mut told = BytesMut::new();
-            if failure.report(&mut told).is_ok() {
-                session.io.out.extend_from_slice(&as_fatal(&told));
-                let _ = session.io.flush().await;
-            }
-            None
-        }
-    }
-}
-
-fn who(
-    user: &str,
-    database: &str,
-    credentials: crate::backend::connect::Credentials,
-    entry: &Database,
-    mode: PoolMode,
-) -> Who {
-    let backend_database = entry.backend_name.clone().unwrap_or_else(|| database.to_owned());
-    Who {
-        user: user.to_owned(),
-        database: database.to_owned(),
-        kind: entry.kind.clone(),
-        mode: entry.pool_mode.unwrap_or(mode),
-        login: BackendLogin {
-            user: user.into(),
-            database: backend_database.as_str().into(),
-            credentials,
-            parameters: Vec::new(),
-        },
-        backend_database,
-    }
-}
-
-/// Startup parameters as settings to replay: values are strings, lists of names are spelled as lists.
-fn startup_gucs(parameters: &[(String, String)]) -> BTreeMap<String, String> {
-    let mut values = BTreeMap::new();
-    for (name, value) in parameters {
-        let name = name.to_lowercase();
-        let sql = value_sql(&name, value);
-        values.insert(name, sql);
-    }
-    values
-}
-
-/// An ErrorResponse with severity FATAL in place of ERROR: at login there is no session to go on with.
-fn as_fatal(frame: &[u8]) -> BytesMut {
-    let mut out = BytesMut::new();
-    reply::frame(&mut out, crate::wire::backend::tag::ERROR, |b| {
-        for (kind, value) in crate::wire::error::fields(frame.get(5..).unwrap_or_default()) {
-            b.put_u8(kind);
-            b.put_slice(if matches!(kind, b'S' | b'V') { b"FATAL" } else { value });
-            b.put_u8(0);
-        }
-        b.put_u8(0);
-    });
-    out
+    Box::pin((*session).part()).await;
 }
 
 /// A session's entry in the table, for as long as it lives.
@@ -183,69 +103,6 @@ impl Drop for Registered {
 }
 
 impl Session {
-    fn new(io: ClientIo, worker: Arc<Worker>, who: Who, gucs: Arc<Gucs>) -> Self {
-        Self {
-            io,
-            worker,
-            who: Arc::new(who),
-            visible: Arc::new(Visible::default()),
-            startup_gucs: Arc::clone(&gucs),
-            read_only: false,
-            gucs,
-            names: super::names::Names::default(),
-            block: None,
-            held: Vec::new(),
-            pinned: None,
-            draws: super::draws::Draws::new(),
-            listening: None,
-            temp_tables: false,
-            hint_key: None,
-            hint_shard: None,
-            context: None,
-            changes: super::own_catalog::CatalogChanges::default(),
-            pending: Vec::new(),
-            sent: 0,
-            spread: rand::random(),
-            events: Events::default(),
-            reported: Arc::default(),
-            tag_at: None,
-            catalog: None,
-            pipeline: super::pipeline::PipelineState::default(),
-            watch: super::watch::Watch::default(),
-        }
-    }
-
-    /// What the application is told at login: the settings as its own would be reported by a server.
-    async fn welcome(&mut self) -> Result<(), Failure> {
-        if matches!(self.who.kind, DatabaseKind::Sharded) {
-            let catalog = self.worker.shared.control.catalog(&self.who.backend_database).await;
-            self.catalog = Some(catalog.map_err(|error| {
-                Failure::error(
-                    sqlstate::CANNOT_CONNECT_NOW,
-                    format!("the catalog could not be read: {error}"),
-                )
-            })?);
-        }
-        let key = (self.who.user.clone(), self.who.database.clone(), self.gucs.fingerprint());
-        let values = match self.worker.shared.welcome(&key) {
-            Some(values) => values,
-            None => {
-                let at = self.acquire(ShardId(0), false).await?;
-                let values = self.held[at].lease.parameters.clone();
-                self.events.parameters.clear();
-                self.settle();
-                let values = Arc::new(values);
-                self.worker.shared.set_welcome(key, Arc::clone(&values));
-                values
-            }
-        };
-        for (name, value) in values.iter() {
-            reply::parameter_status(&mut self.io.out, name, value);
-        }
-        self.reported = values;
-        Ok(())
-    }
-
     /// Works off requests until the application goes.
     async fn requests(&mut self) -> Result<(), ClientError> {
         loop {
@@ -288,7 +145,8 @@ impl Session {
 
     /// Waits for bytes; `false` when the session is to end.
     async fn idle(&mut self) -> Result<bool, ClientError> {
-        let mut phase = self.worker.shared.phase.subscribe();
+        let worker = Arc::clone(&self.worker);
+        let visible = Arc::clone(&self.visible);
         let idle_limit = self.worker.shared.settings.load().limits.client_idle;
         let idle_limit = if idle_limit.is_zero() || self.block.is_some() { None } else { Some(idle_limit) };
         let in_block = self.block.is_some();
@@ -298,9 +156,13 @@ impl Session {
                 self.io.flush().await?;
                 return Ok(false);
             }
-            let phase_now = *phase.borrow_and_update();
-            let may_end = phase_now == Phase::Draining && !in_block && self.held.is_empty();
-            if may_end || phase_now == Phase::Ending {
+            let may_go = !in_block && self.held.is_empty();
+            let told_to_go = || match *worker.shared.phase.borrow() {
+                Phase::Running | Phase::Paused => false,
+                Phase::Draining => may_go,
+                Phase::Ending => true,
+            };
+            if told_to_go() {
                 Report::fatal(
                     sqlstate::ADMIN_SHUTDOWN,
                     "terminating connection due to administrator command",
@@ -322,7 +184,11 @@ impl Session {
                     self.hear_own().await;
                     self.io.flush().await?;
                 }
-                _ = phase.changed() => {}
+                () = poll_fn(|cx| {
+                    // Whoever changes the phase wakes the sessions afterwards.
+                    visible.waker.register(cx.waker());
+                    if told_to_go() { Poll::Ready(()) } else { Poll::Pending }
+                }) => {}
                 () = sleep_or_never(idle_limit) => {
                     Report::fatal(sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
                         .hint("limits.client_idle of the proxy sets this time.")

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use futures_util::task::AtomicWaker;
 use router_config::settings::{DatabaseKind, PoolMode, Reads, Settings};
 use router_config::topology::{ShardId, Topology};
 
@@ -42,6 +43,8 @@ pub struct Who {
 /// What the console and cancel requests see of a session.
 #[derive(Debug, Default)]
 pub struct Visible {
+    /// Wakes it while it is idle.
+    pub waker: AtomicWaker,
     /// Set by a cancel request that came too early or too late to find a conn.
     pub cancelled: AtomicBool,
     /// Requests worked off.
@@ -108,6 +111,10 @@ impl Visible {
 pub struct Session {
     /// Its socket.
     pub io: ClientIo,
+    /// The pools that it has used, by node; valid in this generation of the thread's pools.
+    pub pools: Vec<(Option<NodeId>, Arc<crate::backend::pool::Pool>)>,
+    /// See `pools`.
+    pub pools_generation: u64,
     /// The thread's pools and what all sessions share.
     pub worker: Arc<Worker>,
     /// Who.

@@ -128,7 +128,7 @@ impl Session {
         own: &Bytes,
     ) -> Result<(), Failure> {
         if leaves_a_name(facts) || self.held[at].lease.spoiled {
-            self.expect(facts, &String::from_utf8_lossy(own), Some(at));
+            self.expect(facts, own, Some(at));
         } else {
             self.sent += 1;
         }
@@ -149,8 +149,7 @@ impl Session {
             self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;
             for (index, statement) in analysed.statements().iter().enumerate() {
-                let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
-                self.expect(&statement.facts, &own, Some(at));
+                self.expect(&statement.facts, text[analysed.range(index)].trim_ascii(), Some(at));
             }
             let mut drawn = false;
             for statement in analysed.statements() {

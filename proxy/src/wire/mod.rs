@@ -4,6 +4,7 @@
 //! itself but not the tag) and a body. The data path reads headers and the few fields that it needs.
 
 pub mod backend;
+pub mod buffers;
 pub mod error;
 pub mod frame;
 pub mod frontend;

@@ -2,7 +2,7 @@
 //!
 //! Each function appends one whole frame to a buffer.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::backend::{Status, tag as backend};
 use super::frontend::tag as frontend;
@@ -35,6 +35,20 @@ pub fn command_complete(out: &mut BytesMut, command: &str) {
 /// A frame without a body: ParseComplete, BindComplete, CloseComplete, NoData, EmptyQueryResponse, Sync, Flush, ….
 pub fn bare(out: &mut BytesMut, tag: u8) {
     frame(out, tag, |_| {});
+}
+
+/// As `bare`, by itself.
+pub fn bare_frame(tag: u8) -> Bytes {
+    match tag {
+        backend::PARSE_COMPLETE => Bytes::from_static(b"1\0\0\0\x04"),
+        backend::BIND_COMPLETE => Bytes::from_static(b"2\0\0\0\x04"),
+        backend::CLOSE_COMPLETE => Bytes::from_static(b"3\0\0\0\x04"),
+        _ => {
+            let mut frame = BytesMut::with_capacity(5);
+            bare(&mut frame, tag);
+            frame.freeze()
+        }
+    }
 }
 
 /// ParameterStatus.

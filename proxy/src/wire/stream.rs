@@ -84,8 +84,9 @@ impl Stream {
     /// Waits until `try_read_buf` may have something. Cancel safe.
     pub async fn readable(&mut self) -> io::Result<()> {
         match self {
-            Self::Plain(socket) => socket.readable().await,
-            Self::Unix(socket) => socket.readable().await,
+            // One task reads a stream: its own place for a waker costs less than a place in the list of those who wait.
+            Self::Plain(socket) => poll_fn(|cx| socket.poll_read_ready(cx)).await,
+            Self::Unix(socket) => poll_fn(|cx| socket.poll_read_ready(cx)).await,
             Self::ServerTls(tls) => {
                 let (socket, state) = tls.get_mut();
                 if state.process_new_packets().map_or(true, |io| io.plaintext_bytes_to_read() > 0) {
@@ -161,9 +162,9 @@ impl Stream {
     }
 }
 
-/// Sets what every TCP connection of the proxy has: no delay, and an end to idle peers that have vanished.
-pub fn tune(socket: &TcpStream) -> io::Result<()> {
-    let options = SockRef::from(socket);
+/// Sets what every TCP connection of the proxy has: no delay, and an end to idle peers that have vanished. Set on a listener,
+/// its connections have it from the start.
+pub fn tune(options: &SockRef<'_>) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)

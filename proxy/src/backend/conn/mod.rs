@@ -23,6 +23,7 @@ use crate::backend::owed::{Owed, Show};
 use crate::backend::prepared::OnConn;
 use crate::backend::traffic::Moved;
 use crate::wire::backend::{Status, tag};
+use crate::wire::buffers;
 use crate::wire::frame::{self, FrameError};
 use crate::wire::stream::{Stream, must_take};
 
@@ -167,8 +168,8 @@ impl Conn {
         if let (true, Some(socket)) = (self.patient, self.stream.tcp()) {
             self.patient = must_take(socket, true).is_err();
         }
-        self.read = BytesMut::new();
-        self.write = BytesMut::new();
+        buffers::give_back(&mut self.read);
+        buffers::give_back(&mut self.write);
         self.read_size = READ_MIN;
         if self.owed.capacity() > 64 {
             self.owed = VecDeque::new();
@@ -176,8 +177,10 @@ impl Conn {
     }
 
     /// Whether the server has closed an idle conn, or said something on it (it is then not used again). Does not wait, and
-    /// makes no system call unless the socket has news.
+    /// makes no system call unless the socket has news. A conn that is not dead has its buffers.
     pub fn is_dead(&mut self) -> bool {
+        buffers::lend(&mut self.read);
+        buffers::lend(&mut self.write);
         match self.stream.try_read_buf(&mut self.read) {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
             Ok(0) | Err(_) => true,
@@ -210,6 +213,7 @@ impl Conn {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed())),
                 Poll::Ready(Ok(n)) => {
                     self.moved.written += n as u64;
+                    self.moved.calls += 1;
                     self.write.advance(n);
                     progress = true;
                 }
@@ -228,6 +232,7 @@ impl Conn {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed())),
             Poll::Ready(Ok(n)) => {
                 self.moved.read += n as u64;
+                self.moved.calls += 1;
                 if n >= self.read_size && self.read_size < READ_MAX {
                     self.read_size *= 2;
                 }

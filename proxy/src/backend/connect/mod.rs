@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use quick_cache::sync::Cache;
 use router_config::settings::{BackendTls, Settings};
 use router_config::topology::NodeAddress;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -315,7 +316,7 @@ async fn open(node: &NodeAddress, context: &ConnectContext) -> Result<Stream, Co
 
 async fn open_tcp(node: &NodeAddress) -> io::Result<TcpStream> {
     let socket = TcpStream::connect((node.host.as_str(), node.port)).await?;
-    tune(&socket)?;
+    tune(&SockRef::from(&socket))?;
     must_take(&socket, true)?;
     Ok(socket)
 }

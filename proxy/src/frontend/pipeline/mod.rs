@@ -11,7 +11,7 @@ mod statements;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::control::{aborted, is_control, queue_sync};
@@ -44,7 +44,7 @@ pub struct PipelineState {
     /// The error was the proxy's own: what the pipeline did before it is to be rolled back at Sync.
     refused: bool,
     /// Names given by Parse in this pipeline, in order, until they are confirmed.
-    parsed: Vec<Bytes>,
+    parsed: SmallVec<[Bytes; 1]>,
     /// A plan made ahead, for the Bind at this offset.
     planned: Option<(usize, Plan)>,
     /// A portal over several shards whose description was asked for and is still to come.
@@ -152,9 +152,7 @@ impl Session {
 
     /// A reply without a body, in its place.
     fn local_bare(&mut self, tag: u8) -> Result<(), Failure> {
-        let mut frame = BytesMut::new();
-        reply::bare(&mut frame, tag);
-        self.local(frame);
+        self.local(reply::bare_frame(tag));
         Ok(())
     }
 

@@ -94,7 +94,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let statement = self.ensure_statement(at, prepared)?;
         let held = &mut self.held[at];
-        reply::bind(&mut held.lease.write, &portal, &statement, rest);
+        reply::bind(&mut held.lease.write, &portal, statement, rest);
         held.lease.owe(Owed::Bind(Show::ALL));
         held.unsynced = true;
         let place = Place::Shard(held.shard);
@@ -127,7 +127,7 @@ impl Session {
                     self.writes(at)?;
                 }
                 let text = String::from_utf8_lossy(&portal.statement.shared.text);
-                self.expect_sets(&facts, &text, Some(at), portal.sets.clone());
+                self.expect_sets(&facts, &portal.statement.shared.text, Some(at), portal.sets.clone());
                 self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
                 self.set_elsewhere(&facts, portal.sets.as_ref(), text.trim(), shard).await
             }
@@ -192,7 +192,7 @@ impl Session {
         if matches!(facts.command, Command::ExplainGavel(_)) {
             let plan = self.plan_bind(prepared, bind, None);
             let frame = self.explanation(&plan, false);
-            self.local(frame);
+            self.local(frame.freeze());
             return Ok(());
         }
         if self.prepares_here(facts) {

@@ -162,11 +162,11 @@ impl Session {
     }
 
     /// Makes sure that the conn has the statement; its name there.
-    pub(in crate::frontend) fn ensure_statement(
+    pub(in crate::frontend) fn ensure_statement<'a>(
         &mut self,
         at: usize,
-        prepared: &Prepared,
-    ) -> Result<Box<[u8]>, Failure> {
+        prepared: &'a Prepared,
+    ) -> Result<&'a [u8], Failure> {
         let held = &mut self.held[at];
         let id = prepared.shared.id;
         if held.lease.prepared.touch(id) {
@@ -174,14 +174,14 @@ impl Session {
             if prepared.named {
                 self.worker.shared.metrics.cache(Cache::Statements, true);
             }
-            return Ok(prepared.shared.name.clone());
+            return Ok(&prepared.shared.name);
         }
         if held.unnamed == Some(id) {
-            return Ok(Box::default());
+            return Ok(b"");
         }
         self.put_parse(at, prepared, Show::ERRORS)?;
         let named = self.held[at].lease.prepared.touch(id);
-        Ok(if named { prepared.shared.name.clone() } else { Box::default() })
+        Ok(if named { &prepared.shared.name } else { b"" })
     }
 
     pub(super) async fn op_describe(&mut self, body: &Bytes) -> Result<(), Failure> {
@@ -218,7 +218,7 @@ impl Session {
         let at = self.goto_to_describe(shard).await?;
         let statement = self.ensure_statement(at, &prepared)?;
         let held = &mut self.held[at];
-        reply::named(&mut held.lease.write, tag::DESCRIBE, false, &statement);
+        reply::named(&mut held.lease.write, tag::DESCRIBE, false, statement);
         held.lease.owe(Owed::Describe(Show::ALL));
         held.unsynced = true;
         Ok(())
@@ -238,7 +238,7 @@ impl Session {
         }
         let executes = facts.filter(|facts| matches!(facts.command, Command::Execute(_)));
         if let Some(facts) = executes.cloned().filter(|facts| self.prepares_here(facts)) {
-            self.local(frame);
+            self.local(frame.freeze());
             self.leave_all().await?;
             return self.describe_execute(&facts, &prepared.shared.text, portal).await;
         }
@@ -247,7 +247,7 @@ impl Session {
         } else {
             reply::bare(&mut frame, backend_tag::NO_DATA);
         }
-        self.local(frame);
+        self.local(frame.freeze());
         Ok(())
     }
 }

@@ -1,0 +1,167 @@
+//! The beginning of a session: from a login to its state, its settings and what the application is told of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use router_config::settings::{Database, DatabaseKind, PoolMode};
+use router_config::topology::ShardId;
+
+use super::failure::Failure;
+use super::handshake::Login;
+use super::io::ClientIo;
+use super::session::{Session, Visible, Who};
+use crate::backend::conn::Events;
+use crate::backend::connect::BackendLogin;
+use crate::backend::gucs::{Gucs, value_sql};
+use crate::wire::error::Report;
+use crate::wire::{reply, sqlstate};
+use crate::worker::{Welcome, Worker};
+
+/// The session of a login, with ParameterStatus in its output; `None` when it could not be had (the application was told).
+pub(super) async fn open(login: Login, worker: Arc<Worker>) -> Option<Box<Session>> {
+    let settings = worker.shared.settings.load_full();
+    let entry = settings.database(&login.database).cloned();
+    let max_frame = settings.limits.message_bytes;
+    let mut io = ClientIo::new(login.stream, login.leftover, max_frame);
+    io.out = login.out;
+    let Some(entry) = entry else {
+        let message = format!("database \"{}\" is not configured", login.database);
+        Report::fatal(sqlstate::INVALID_CATALOG_NAME, &message)
+            .hint("Add it to [[databases]], or an entry with name = \"*\".")
+            .write(&mut io.out);
+        let _ = io.flush().await;
+        return None;
+    };
+    let who = who(&login.user, &login.database, login.credentials, &entry, settings.pool.mode);
+    let gucs = Arc::new(Gucs::of(startup_gucs(&login.parameters)));
+    let mut session = Box::new(Session::new(io, worker, who, gucs));
+    match session.welcome().await {
+        Ok(()) => Some(session),
+        Err(failure) => {
+            let mut told = BytesMut::new();
+            if failure.report(&mut told).is_ok() {
+                session.io.out.extend_from_slice(&as_fatal(&told));
+                let _ = session.io.flush().await;
+            }
+            None
+        }
+    }
+}
+
+fn who(
+    user: &str,
+    database: &str,
+    credentials: crate::backend::connect::Credentials,
+    entry: &Database,
+    mode: PoolMode,
+) -> Who {
+    let backend_database = entry.backend_name.clone().unwrap_or_else(|| database.to_owned());
+    Who {
+        user: user.to_owned(),
+        database: database.to_owned(),
+        kind: entry.kind.clone(),
+        mode: entry.pool_mode.unwrap_or(mode),
+        login: BackendLogin {
+            user: user.into(),
+            database: backend_database.as_str().into(),
+            credentials,
+            parameters: Vec::new(),
+        },
+        backend_database,
+    }
+}
+
+/// Startup parameters as settings to replay: values are strings, lists of names are spelled as lists.
+fn startup_gucs(parameters: &[(String, String)]) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for (name, value) in parameters {
+        let name = name.to_lowercase();
+        let sql = value_sql(&name, value);
+        values.insert(name, sql);
+    }
+    values
+}
+
+/// An ErrorResponse with severity FATAL in place of ERROR: at login there is no session to go on with.
+fn as_fatal(frame: &[u8]) -> BytesMut {
+    let mut out = BytesMut::new();
+    reply::frame(&mut out, crate::wire::backend::tag::ERROR, |b| {
+        for (kind, value) in crate::wire::error::fields(frame.get(5..).unwrap_or_default()) {
+            b.put_u8(kind);
+            b.put_slice(if matches!(kind, b'S' | b'V') { b"FATAL" } else { value });
+            b.put_u8(0);
+        }
+        b.put_u8(0);
+    });
+    out
+}
+
+impl Session {
+    fn new(io: ClientIo, worker: Arc<Worker>, who: Who, gucs: Arc<Gucs>) -> Self {
+        Self {
+            io,
+            pools: Vec::new(),
+            pools_generation: 0,
+            worker,
+            who: Arc::new(who),
+            visible: Arc::new(Visible::default()),
+            startup_gucs: Arc::clone(&gucs),
+            read_only: false,
+            gucs,
+            names: super::names::Names::default(),
+            block: None,
+            held: Vec::new(),
+            pinned: None,
+            draws: super::draws::Draws::new(),
+            listening: None,
+            temp_tables: false,
+            hint_key: None,
+            hint_shard: None,
+            context: None,
+            changes: super::own_catalog::CatalogChanges::default(),
+            pending: Vec::new(),
+            sent: 0,
+            spread: rand::random(),
+            events: Events::default(),
+            reported: Arc::default(),
+            tag_at: None,
+            catalog: None,
+            pipeline: super::pipeline::PipelineState::default(),
+            watch: super::watch::Watch::default(),
+        }
+    }
+
+    /// What the application is told at login: the settings as its own would be reported by a server.
+    async fn welcome(&mut self) -> Result<(), Failure> {
+        if matches!(self.who.kind, DatabaseKind::Sharded) {
+            let catalog = self.worker.shared.control.catalog(&self.who.backend_database).await;
+            self.catalog = Some(catalog.map_err(|error| {
+                Failure::error(
+                    sqlstate::CANNOT_CONNECT_NOW,
+                    format!("the catalog could not be read: {error}"),
+                )
+            })?);
+        }
+        let key = (self.who.user.clone(), self.who.database.clone(), self.gucs.fingerprint());
+        let welcome = match self.worker.shared.welcome(&key) {
+            Some(welcome) => welcome,
+            None => {
+                let at = self.acquire(ShardId(0), false).await?;
+                let values = self.held[at].lease.parameters.clone();
+                self.events.parameters.clear();
+                self.settle();
+                let mut frames = BytesMut::new();
+                for (name, value) in &values {
+                    reply::parameter_status(&mut frames, name, value);
+                }
+                let welcome = Welcome { values: Arc::new(values), frames: frames.freeze() };
+                self.worker.shared.set_welcome(key, welcome.clone());
+                welcome
+            }
+        };
+        self.io.out.extend_from_slice(&welcome.frames);
+        self.reported = welcome.values;
+        Ok(())
+    }
+}
