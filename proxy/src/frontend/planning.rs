@@ -166,7 +166,8 @@ impl Session {
             spread: self.spread,
             pinned: self.pinned.map(|(_, shard)| shard),
             two_phase: shared.settings.load().routing.two_phase,
-            reads_replica: self.reads_replica(),
+            // A standby has no serializable transactions.
+            reads_replica: self.reads_replica() && !self.is_serializable(),
         };
         let values = Values {
             text: request.text,

@@ -14,6 +14,7 @@ mod locate;
 mod place;
 pub mod plan;
 pub mod refusal;
+mod reshape;
 mod splice;
 #[cfg(test)]
 mod testing;

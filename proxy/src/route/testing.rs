@@ -86,7 +86,17 @@ pub(super) fn facts(command: Command, scope: Scope) -> Facts {
         _ => Access::Write,
     };
     let (effects, tables) = (Effects::default(), vec!["public.bids".to_owned()]);
-    Facts { command, scope, access, effects, tables, returns_rows: false, unrepeatable: None, barred: None }
+    Facts {
+        command,
+        scope,
+        access,
+        effects,
+        tables,
+        returns_rows: false,
+        unrepeatable: None,
+        barred: None,
+        reshaped: Vec::new(),
+    }
 }
 
 pub(super) fn groups(groups: Vec<Pin>) -> Sharded {

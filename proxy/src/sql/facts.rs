@@ -27,6 +27,21 @@ pub struct Facts {
     pub unrepeatable: Option<String>,
     /// Why it cannot run on a cluster of several shards wherever it goes: no hint places it.
     pub barred: Option<String>,
+    /// Tables that DDL makes and fills, or gives other names or columns.
+    pub reshaped: Vec<Reshaped>,
+}
+
+/// A table as it will be.
+#[derive(Debug, Clone)]
+pub struct Reshaped {
+    /// As it is; `None`: it is made, and filled.
+    pub relation: Option<std::sync::Arc<crate::sql::schema::Relation>>,
+    /// Namespace.
+    pub schema: String,
+    /// Name as stored.
+    pub name: String,
+    /// Columns; of a table that is made all that it may have.
+    pub columns: Vec<String>,
 }
 
 /// The kind of statement. What is not the session's business is [`Command::Query`], [`Command::Modify`] or

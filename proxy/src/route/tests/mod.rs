@@ -199,7 +199,7 @@ fn sessions_matter() {
     ];
     let lines = cases.map(|(name, facts, session)| format!("{name} → {}\n", show(&facts, &session)));
     expect![[r#"
-        reference table, two-phase off → refused [] -: the statement writes to several shards, which needs two-phase commit 0A000
+        reference table, two-phase off → refused [] -: the statement concerns every shard: it writes to several shards, which needs two-phase commit (routing.two_phase is off) 0A000
         lock in a transaction → every shard, in one transaction [shard-1 shard-2 shard-3 shard-4] primary: no condition on the shard key
         vacuum in a transaction → refused [] -: this statement cannot run inside a transaction block 25001
     "#]].assert_eq(&lines.concat());
@@ -248,7 +248,7 @@ fn hints_place_or_agree() {
         shard=2, no key → one shard [shard-2] primary: routing hint
         shard=2, key 1 → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
         shard=2, keys 1 and free → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
-        shard=2, home read → one shard [shard-2] replica: routing hint
+        shard=2, home read → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
         shard=2, home write → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
         shard=2, reference write → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
         shard=shard-9, unknown → refused [] -: routing hint: there is no shard "shard-9" 22023

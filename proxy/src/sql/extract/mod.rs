@@ -23,6 +23,7 @@ mod groups;
 mod insert;
 mod query;
 mod reader;
+mod reshape;
 mod scan;
 mod scope;
 #[cfg(test)]
@@ -115,7 +116,11 @@ fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
             scan::audit(t, ctx, &reader.seen.tables)?;
             let analysis = reader.finish();
             Ok(match &prepared.quirks.select_into {
-                Some((name, temporary)) => select_into(analysis, name, *temporary, ctx),
+                Some((name, temporary)) => {
+                    let mut analysis = select_into(analysis, name, *temporary, ctx);
+                    analysis.facts.reshaped.extend(reshape::filled(t, ctx, (None, name), *temporary));
+                    analysis
+                }
                 None => analysis,
             })
         })
@@ -249,6 +254,7 @@ fn base(command: Command, scope: Scope) -> Facts {
         returns_rows: false,
         unrepeatable: None,
         barred: None,
+        reshaped: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! mean something else resolves to [`Meaning::Other`].
 
 use super::groups::NodeId;
+use crate::sql::normalise::clipped;
 use crate::sql::parse::ast::{Cte, Ident};
 
 /// What a column reference means.
@@ -83,7 +84,8 @@ pub(super) enum Body<'q> {
 
 /// The name as PostgreSQL stores it.
 pub(super) fn fold(ident: &Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
+    let name = clipped(&ident.value);
+    if ident.quote_style.is_some() { name.to_owned() } else { name.to_ascii_lowercase() }
 }
 
 /// Outcome of a look-up in one level.

@@ -287,7 +287,7 @@ fn string_body(kind: Kind, raw: &[u8]) -> &[u8] {
 /// The name that an identifier token stands for.
 pub fn identifier(kind: Kind, raw: &[u8]) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(raw);
-    match kind {
+    let name = match kind {
         Kind::Quoted => {
             let body = text.get(1..text.len().saturating_sub(1)).unwrap_or_default();
             Cow::Owned(body.replace("\"\"", "\""))
@@ -298,7 +298,20 @@ pub fn identifier(kind: Kind, raw: &[u8]) -> Cow<'_, str> {
         }
         _ if raw.iter().any(u8::is_ascii_uppercase) => Cow::Owned(text.to_ascii_lowercase()),
         _ => text,
+    };
+    if name.len() > NAME_BYTES { Cow::Owned(clipped(&name).to_owned()) } else { name }
+}
+
+/// Longest identifier, in bytes (`NAMEDATALEN` - 1).
+const NAME_BYTES: usize = 63;
+
+/// An identifier as PostgreSQL cuts it: no longer than `NAME_BYTES`, at the end of a character.
+pub fn clipped(name: &str) -> &str {
+    let mut end = name.len().min(NAME_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
     }
+    &name[..end]
 }
 
 /// `\0061` and `\+000061` escapes with the default escape character.

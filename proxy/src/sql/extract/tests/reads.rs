@@ -225,7 +225,7 @@ fn scopes_and_functions() {
             SELECT set_config('x', 'y', true)
                 Home ReadPrimary("volatile function set_config") unrepeatable:set_config() pins:Settings
             SELECT pg_notify('c', 'x')
-                Home Write unrepeatable:pg_notify()
+                Nothing Write unrepeatable:pg_notify()
             SELECT txid_current()
                 Home node
             SELECT query_to_xml('select * from bids', true, true, '')
