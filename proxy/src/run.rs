@@ -30,6 +30,10 @@ use crate::worker::{Parts, Phase, Shared, Worker};
 
 /// How often pools close conns that have been unused for too long.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a drain looks whether sessions are left.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// What sessions get after the end of a drain to say that they are ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -124,7 +128,7 @@ async fn serve_http(settings: &Settings, metrics: &Arc<Metrics>, ready: Ready) -
 /// What `/readyz` answers from.
 fn readiness(started: Arc<OnceLock<Control>>, phase: watch::Receiver<Phase>) -> Ready {
     Arc::new(move || match (*phase.borrow(), started.get()) {
-        (Phase::Draining, _) => Err("draining".to_owned()),
+        (Phase::Draining | Phase::Ending, _) => Err("draining".to_owned()),
         (_, None) => Err("starting: the slot map and the catalogs are not loaded yet".to_owned()),
         (Phase::Running | Phase::Paused, Some(control)) => control.ready(),
     })
@@ -170,27 +174,38 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
                 () = tokio::time::sleep(REAP_INTERVAL) => worker.pools.all().iter().for_each(|pool| pool.reap()),
                 _ = phase.changed() => {}
             }
-            if *phase.borrow() == Phase::Draining && shared.clients.load(Ordering::Acquire) == 0 {
-                break;
-            }
-            if *phase.borrow() == Phase::Draining {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                if shared.clients.load(Ordering::Acquire) == 0 || past_deadline(shared) {
-                    break;
-                }
-                shared.phase.send_modify(|_| {});
+            if *phase.borrow() >= Phase::Draining {
+                break wait_for_sessions(shared).await;
             }
         }
     });
     runtime.shutdown_timeout(Duration::from_millis(100));
 }
 
-fn past_deadline(shared: &Shared) -> bool {
-    shared
-        .drain_until
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .is_some_and(|deadline| Instant::now() >= deadline)
+/// Until the last session is gone, or the time for that is over.
+async fn wait_for_sessions(shared: &Arc<Shared>) {
+    let deadline = *shared.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    while shared.clients.load(Ordering::Acquire) > 0 {
+        tokio::time::sleep(DRAIN_STEP).await;
+        let Some(deadline) = deadline.filter(|deadline| Instant::now() >= *deadline) else {
+            // Those that have just become idle look again.
+            shared.phase.send_modify(|_| {});
+            continue;
+        };
+        let first =
+            shared.phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Ending) != Phase::Ending);
+        if first {
+            let clients = shared.clients.load(Ordering::Acquire);
+            tracing::warn!(
+                clients,
+                "limits.drain is over: running statements are cancelled, sessions are ended"
+            );
+            cancel::cancel_all(shared).await;
+        }
+        if Instant::now() >= deadline + LAST_WORDS {
+            return;
+        }
+    }
 }
 
 async fn accept_loop(socket: std::net::TcpListener, worker: Arc<Worker>) {
@@ -205,7 +220,7 @@ async fn accept_loop(socket: std::net::TcpListener, worker: Arc<Worker>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase == Phase::Draining) => return,
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
         };
         match accepted {
             Ok((socket, peer)) => {
@@ -268,12 +283,12 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
         Ok(Err(error)) => {
             shared.metrics.rejected.inc();
             shared.metrics.error(error.sqlstate());
-            tracing::debug!(%peer, "login failed: {error}");
+            tracing::info!(%peer, "login failed: {error}");
             return;
         }
         Err(_) => {
             shared.metrics.rejected.inc();
-            tracing::debug!(%peer, "login took longer than limits.login");
+            tracing::info!(%peer, "login took longer than limits.login");
             return;
         }
     };

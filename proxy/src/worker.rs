@@ -18,6 +18,7 @@ use crate::control::{Catalog, Control, Nodes};
 use crate::frontend::floor::Floor;
 use crate::frontend::handshake::HandshakeContext;
 use crate::frontend::session::{Visible, Who};
+use crate::frontend::watch::Sparse;
 use crate::metrics::Metrics;
 use crate::sql::cache::Cache;
 use crate::sql::schema::Schema;
@@ -34,7 +35,7 @@ pub type WelcomeKey = (String, String, u64);
 pub type Welcome = Arc<Vec<(String, String)>>;
 
 /// Where the process is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Serving.
     Running,
@@ -42,6 +43,8 @@ pub enum Phase {
     Paused,
     /// Ending: transactions finish, then sessions are told to go.
     Draining,
+    /// The time for that is over: statements are cancelled, every session is told to go.
+    Ending,
 }
 
 /// What a reload came to: notes for whoever asked for it, or why the old configuration stays.
@@ -103,6 +106,8 @@ pub struct Shared {
     pub workers: Mutex<Vec<Arc<Pools>>>,
     /// When the process began to serve.
     pub since: Instant,
+    /// Which refusals are logged.
+    pub refusals: Sparse,
     /// When a drain gives up.
     pub drain_until: Mutex<Option<Instant>>,
     /// What the console asks of the process.
@@ -153,6 +158,7 @@ impl Shared {
             phase: parts.phase,
             workers: Mutex::default(),
             since: Instant::now(),
+            refusals: Sparse::default(),
             drain_until: Mutex::default(),
             orders: Mutex::default(),
             floors,

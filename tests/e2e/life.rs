@@ -83,6 +83,29 @@ async fn a_running_transaction_may_finish_while_draining() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_outlasts_a_drain_is_cancelled_and_told() {
+    let cluster = Cluster::builder().config_extra("[limits]\ndrain = \"1s\"").start().await;
+    cluster.allow_log("limits.drain is over");
+    let mut idle = cluster.connect().await;
+    build(&idle).await;
+    let transaction = idle.transaction().await.expect("begin");
+    transaction
+        .batch_execute("INSERT INTO auctions (auction_id, title) VALUES (1, 'lot')")
+        .await
+        .expect("insert");
+    let busy = cluster.connect().await;
+    let sleep = async { busy.batch_execute("SELECT pg_sleep(60)").await.expect_err("cancelled") };
+    let (_, slept) = tokio::join!(cluster.proxy.stop(), sleep);
+    assert_eq!(slept.code().map(|code| code.code()), Some("57014"), "{slept:?}");
+    let told = transaction.batch_execute("SELECT 1").await.expect_err("ended");
+    assert!(told.code().is_none_or(|code| code.code() == "57P01"), "{told:?}");
+    assert!(
+        cluster.on_each_primary("SELECT 1 FROM auctions").await.concat().is_empty(),
+        "nothing was committed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_takes_effect_and_names_what_waits_for_a_restart() {
     let extra = "[pool]\nsize = 20\n[limits]\nclients = 50\n[log]\nlevel = \"info\"\njson = false";
     let cluster = Cluster::builder().config_extra(extra).start().await;

@@ -5,6 +5,7 @@ mod demo;
 mod house;
 mod life;
 mod listen;
+mod own_catalog;
 mod replicas;
 mod routing;
 mod session;

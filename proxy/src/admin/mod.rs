@@ -133,7 +133,7 @@ impl Console {
                 Box::pin(self.frame(header.tag, body)).await?;
             }
             self.io.flush().await?;
-            if *phase.borrow_and_update() == Phase::Draining {
+            if *phase.borrow_and_update() >= Phase::Draining {
                 let message = "terminating connection due to administrator command";
                 Report::fatal(sqlstate::ADMIN_SHUTDOWN, message).write(&mut self.io.out);
                 return self.io.flush().await;
@@ -365,7 +365,7 @@ impl Console {
 
     /// New requests wait; returns when nothing runs any more, or with a notice at the limit that draining has, too.
     async fn pause(&mut self) -> Result<Done, Refused> {
-        if !self.shift(Phase::Running, Phase::Paused) && *self.shared.phase.borrow() == Phase::Draining {
+        if !self.shift(Phase::Running, Phase::Paused) && *self.shared.phase.borrow() >= Phase::Draining {
             let message = "the proxy is draining".to_owned();
             return Err(Refused(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, message, None));
         }

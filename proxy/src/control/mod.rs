@@ -36,7 +36,7 @@ use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::runtime::Handle;
 use tokio_rustls::rustls::ClientConfig;
 
-pub use self::catalog::{Catalog, DatabaseCatalog, Problem};
+pub use self::catalog::{Catalog, DatabaseCatalog, OwnCatalog, Problem, TextRow};
 pub use self::error::ControlError;
 pub use self::listen::{Lost, Notification, Subscription};
 pub use self::nodes::{InFlight, Node, NodeId, NodeRole, Nodes};
@@ -56,6 +56,7 @@ use self::listen::ListenHub;
 use self::resolver::{Resolver, primary};
 use self::two_phase::Owner;
 use crate::metrics::Metrics;
+use crate::sql::schema::Schema;
 
 /// How long a start waits for the home shard's primary before it gives up.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -204,6 +205,11 @@ impl Control {
     /// The catalog of a database that has been loaded.
     pub fn loaded_catalog(&self, database: &str) -> Option<Arc<Catalog>> {
         self.inner.catalogs.get(database)
+    }
+
+    /// The catalog as a session's open transaction sees it, out of the answers to [`OwnCatalog::questions`].
+    pub fn own_catalog(&self, answers: Vec<Vec<TextRow>>, committed: &Schema) -> Option<OwnCatalog> {
+        self.inner.catalogs.own(answers, committed)
     }
 
     /// Every catalog that has been loaded, for the console and for RELOAD.

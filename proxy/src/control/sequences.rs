@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use router_config::topology::{NodeAddress, ShardId};
 
-use super::catalog::{Catalog, Catalogs};
+use super::catalog::{Catalog, Catalogs, TextRow, ask};
 use super::error::ControlError;
 use super::resolver::primary;
 use crate::sql::schema::{Placement, Schema};
@@ -39,7 +39,7 @@ pub struct StrideNote {
 
 /// A sequence and the columns that it generates.
 #[derive(Debug)]
-struct Used {
+pub(super) struct Used {
     schema: String,
     name: String,
     type_name: String,
@@ -61,7 +61,7 @@ enum Fate {
 }
 
 /// Owned by a column (serial, identity) or drawn from by a column's default.
-const USED: &str = "SELECT sn.nspname::text, s.relname::text, pg_catalog.format_type(q.seqtypid, NULL), \
+pub(super) const USED: &str = "SELECT sn.nspname::text, s.relname::text, pg_catalog.format_type(q.seqtypid, NULL), \
      q.seqincrement, q.seqmax, tn.nspname::text, t.relname::text, a.attname::text \
      FROM (SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid::int4 AS number \
            FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
@@ -87,7 +87,10 @@ pub(super) async fn align(catalogs: &Catalogs, catalog: &Arc<Catalog>) -> Result
         let node = primary(&catalogs.nodes, shard)?;
         let mut client = catalogs.dialer.client(&node, catalog.database()).await?;
         let failed = |error| ControlError::query("reading sequences", &node, &error);
-        for used in collect(&client.query(USED, &[]).await.map_err(failed)?) {
+        let tx = client.transaction().await.map_err(failed)?;
+        let rows = ask(&tx, USED).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        for used in collect(&rows) {
             let full_name = format!("{}.{}", used.schema, used.name);
             let stride = stride(&used, shards);
             let fate = fate(&schema, &used);
@@ -111,19 +114,53 @@ pub(super) async fn align(catalogs: &Catalogs, catalog: &Arc<Catalog>) -> Result
     Ok(report)
 }
 
-fn collect(rows: &[tokio_postgres::Row]) -> Vec<Used> {
+pub(super) fn collect(rows: &[TextRow]) -> Vec<Used> {
     let mut list: Vec<Used> = Vec::new();
     for row in rows {
-        let (schema, name): (String, String) = (row.get(0), row.get(1));
-        let column = ((row.get(5), row.get(6)), row.get(7));
+        let (schema, name) = (row.owned(0), row.owned(1));
+        let column = ((row.owned(5), row.owned(6)), row.owned(7));
         if let Some(last) = list.last_mut().filter(|last| last.schema == schema && last.name == name) {
             last.columns.push(column);
             continue;
         }
-        let (type_name, increment, max) = (row.get(2), row.get(3), row.get(4));
+        let (type_name, increment, max) = (row.owned(2), row.number(3), row.number(4));
         list.push(Used { schema, name, type_name, increment, max, columns: vec![column] });
     }
     list
+}
+
+/// For each shard what gives the sequences that `is_new` their stride, in the transaction that has made them; empty when
+/// there are none. A sequence that such a transaction alters has storage of its own, so that a rollback takes all back.
+pub(super) fn align_new(
+    schema: &Schema,
+    used: &[Used],
+    shards: usize,
+    is_new: impl Fn(&str, &str) -> bool,
+) -> Vec<String> {
+    let wanted: Vec<&Used> = used
+        .iter()
+        .filter(|used| used.increment > 0 && used.increment != stride(used, shards))
+        .filter(|used| is_new(&used.schema, &used.name) && fate(schema, used) == Fate::Stride)
+        .collect();
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let of_shard = |shard: usize| {
+        let texts = wanted.iter().map(|used| {
+            let (name, stride) = (format!("{}.{}", quote(&used.schema), quote(&used.name)), stride(used, shards));
+            let literal = format!("'{}'", name.replace('\'', "''"));
+            let residue = shard + 1;
+            // The first value from the next one on that is congruent to the shard's number; `false`: still to be drawn, so
+            // that it is not the session's currval.
+            format!(
+                "ALTER SEQUENCE {name} INCREMENT BY {stride}; \
+                 SELECT pg_catalog.setval({literal}, n + (({residue} - n) % {stride} + {stride}) % {stride}, false) \
+                 FROM (SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END AS n FROM {name}) AS s"
+            )
+        });
+        texts.collect::<Vec<_>>().join("; ")
+    };
+    (0..shards).map(of_shard).collect()
 }
 
 fn remark(used: &Used, fate: &Fate, stride: i64) -> Option<StrideNote> {
@@ -213,7 +250,10 @@ fn quote(name: &str) -> String {
 
 #[cfg(test)]
 mod unit {
-    use super::next_value;
+    use super::{Used, align_new, next_value};
+    use crate::sql::schema::{Column, Placement, Relation, RelationKind, Schema};
+    use router_config::key::KeyType;
+    use std::sync::Arc;
 
     #[test]
     fn values_never_go_back_and_keep_their_residue() {
@@ -223,5 +263,51 @@ mod unit {
         assert_eq!(next_value(5000, 1024, 2), 5122);
         assert_eq!(next_value(-7, 16, 3), 3);
         assert_eq!(next_value(-14, 16, 3), -13);
+    }
+
+    #[test]
+    fn new_sequences_of_columns_beside_the_key_get_their_stride() {
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            type_name: String::from("bigint"),
+            type_oid: 20,
+            not_null: true,
+            default: None,
+            identity_always: false,
+            generated: false,
+        };
+        let bids = Relation {
+            schema: String::from("public"),
+            name: String::from("bids"),
+            oid: 20_000,
+            kind: RelationKind::Table,
+            columns: vec![column("auction_id"), column("id")],
+            placement: Placement::Sharded { key_column: 0, key_type: KeyType::Int8 },
+            has_user_triggers: false,
+        };
+        let mut schema = Schema::default();
+        schema.relations.insert((String::from("public"), String::from("bids")), Arc::new(bids));
+        let used = |name: &str, column: &str, increment| Used {
+            schema: String::from("public"),
+            name: name.to_owned(),
+            type_name: String::from("bigint"),
+            increment,
+            max: i64::MAX,
+            columns: vec![((String::from("public"), String::from("bids")), column.to_owned())],
+        };
+        let all = [
+            used("new", "id", 1),
+            used("old", "id", 1),
+            used("key", "auction_id", 1),
+            used("done", "id", 1024),
+        ];
+        let texts = align_new(&schema, &all, 2, |_, name| name != "old");
+        assert_eq!(texts.len(), 2);
+        assert!(
+            texts[1].starts_with("ALTER SEQUENCE \"public\".\"new\" INCREMENT BY 1024; SELECT"),
+            "{texts:?}"
+        );
+        assert!(texts[1].contains("(2 - n) % 1024") && !texts[1].contains("key"), "{texts:?}");
+        assert!(align_new(&schema, &all[1..], 2, |_, name| name != "old").is_empty());
     }
 }

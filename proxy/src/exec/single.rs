@@ -1,7 +1,9 @@
 //! One conn works off what it owes; its replies go straight to the application.
 
 use crate::backend::conn::{Conn, Events};
+use crate::backend::owed::{Owed, Show};
 use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
+use crate::wire::reply;
 
 /// Runs until the conn owes nothing, or waits for COPY data (`events.copy_in`). The last bytes stay in `io.out`: the caller gives
 /// the conn back before it writes them.
@@ -17,6 +19,20 @@ pub async fn run(io: &mut ClientIo, conn: &mut Conn, events: &mut Events) -> Res
         }
     }
     Ok(())
+}
+
+/// Runs a query of the proxy's own on a conn that owes nothing; its rows are captured.
+pub async fn ask(
+    conn: &mut Conn,
+    sql: &str,
+    events: &mut Events,
+) -> Result<(), crate::backend::conn::ConnError> {
+    conn.capture = true;
+    reply::query(&mut conn.write, sql.as_bytes());
+    conn.owe(Owed::Query(Show::NOTHING));
+    let ran = run_alone(conn, events).await;
+    conn.capture = false;
+    ran
 }
 
 /// Runs until the conn owes nothing, without an application: what the proxy asks for itself.

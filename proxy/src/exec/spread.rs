@@ -14,9 +14,11 @@ use super::bind::{self, Rebound};
 use crate::backend::conn::{Conn, Events};
 use crate::backend::copy_trim::CopyTrim;
 use crate::backend::owed::{Owed, Show};
+use crate::control::TextRow;
 use crate::frontend::failure::Failure;
 use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
 use crate::frontend::names::Prepared;
+use crate::frontend::own_catalog::text_rows;
 use crate::frontend::session::Session;
 use crate::frontend::settle::note_lsn;
 use crate::frontend::transaction::Block;
@@ -326,26 +328,29 @@ impl Session {
         Ok(())
     }
 
-    /// Values drawn on the home shard, outside of the application's transaction (as sequences are).
+    /// Values drawn on the home shard, outside of the application's transaction (as sequences are), unless the transaction
+    /// has made what is drawn from.
     pub async fn draw(&mut self, draw: &Draw) -> Result<Vec<String>, Failure> {
-        let mut held = self.lease_alone(ShardId(0)).await?;
-        let conn = &mut *held.lease;
-        conn.capture = true;
-        reply::query(&mut conn.write, draw.sql.as_bytes());
-        conn.owe(Owed::Query(Show::NOTHING));
-        let mut events = Events::default();
-        let ran = super::single::run_alone(conn, &mut events).await;
-        conn.capture = false;
-        if let Err(error) = ran {
-            return Err(Failure::Lost { shard: self.shard_name(ShardId(0)), error, committing: false });
-        }
-        if let Some(frame) = events.error {
-            return Err(Failure::Server(frame));
-        }
-        let values: Option<Vec<String>> = events.rows.iter().map(|row| first_column(row)).collect();
+        let rows = if self.changes.own().is_some() {
+            self.finish_pipelines().await?;
+            let at = self.acquire(ShardId(0), false).await?;
+            self.ask_rows(at, &draw.sql).await?
+        } else {
+            self.draw_apart(&draw.sql).await?
+        };
+        let values: Option<Vec<String>> = rows.iter().map(|row| row.optional(0)).collect();
         values.filter(|values| draw.rows == 0 || values.len() == draw.rows).ok_or_else(|| {
             Failure::error("23502", "the default of the shard key gave NULL, or not one value for each row")
         })
+    }
+
+    async fn draw_apart(&mut self, sql: &str) -> Result<Vec<TextRow>, Failure> {
+        let mut held = self.lease_alone(ShardId(0)).await?;
+        let mut events = Events::default();
+        if let Err(error) = super::single::ask(&mut held.lease, sql, &mut events).await {
+            return Err(Failure::Lost { shard: self.shard_name(ShardId(0)), error, committing: false });
+        }
+        text_rows(&mut events)
     }
 }
 
@@ -445,13 +450,6 @@ fn sum_tags(tags: &[&[u8]]) -> Option<String> {
     let count = |tag: &&[u8]| std::str::from_utf8(tag).ok()?.rsplit(' ').next()?.parse::<u64>().ok();
     let sum: u64 = tags.iter().filter_map(count).sum();
     Some(format!("{words} {sum}"))
-}
-
-/// The first column of a DataRow in text format.
-fn first_column(row: &[u8]) -> Option<String> {
-    let mut body = row.get(2..)?;
-    let len = usize::try_from(crate::wire::frame::i32(&mut body)?).ok()?;
-    Some(std::str::from_utf8(body.get(..len)?).ok()?.to_owned())
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use subtle::ConstantTimeEq;
 
+use super::session::Visible;
 use crate::backend::connect;
 use crate::wire::startup::CancelKey;
 use crate::worker::Shared;
@@ -20,8 +22,21 @@ pub async fn cancel(shared: &Arc<Shared>, key: &CancelKey) {
         }
         Arc::clone(&entry.visible)
     };
+    cancel_running(shared, &visible).await;
+}
+
+/// Cancels what all sessions run.
+pub async fn cancel_all(shared: &Arc<Shared>) {
+    let all: Vec<_> = shared.sessions().values().map(|entry| Arc::clone(&entry.visible)).collect();
+    join_all(all.iter().map(|visible| cancel_running(shared, visible))).await;
+}
+
+async fn cancel_running(shared: &Shared, visible: &Visible) {
     let targets = {
         let mut running = visible.running();
+        if running.conns.is_empty() {
+            return;
+        }
         running.cancelling += 1;
         running.conns.clone()
     };

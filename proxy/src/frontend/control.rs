@@ -230,6 +230,7 @@ impl Session {
             Command::Savepoint(name) => block.savepoint(name, gucs, listens),
             Command::Release(name) => drop(block.release(name)),
             Command::RollbackTo(name) => {
+                self.changes.partly_undone();
                 if let Some((before, listens)) = block.rollback_to(name) {
                     self.return_to(before);
                     if let Some(listening) = &mut self.listening {

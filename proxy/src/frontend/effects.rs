@@ -101,9 +101,16 @@ impl Session {
                 held.lease.spoiled = true;
             }
         }
-        self.catalog_changed |= facts.effects.changes_catalog;
+        if facts.effects.changes_catalog {
+            self.changes.note();
+        }
         match &facts.command {
-            Command::Set { local: true, .. } => self.note_local(text),
+            Command::Set { local: true, name, value } => {
+                self.note_local(text);
+                if let Some(block) = &mut self.block {
+                    block.set_local(name, value.as_deref(), &self.gucs);
+                }
+            }
             Command::Set { name, value, .. } => self.set_as_written(name, value.as_deref()),
             Command::SetTransaction { session: false, isolation, .. } => {
                 self.note_local(text);
@@ -161,6 +168,9 @@ impl Session {
     /// A setting of the session has changed on the conns that are held.
     fn set(&mut self, name: &str, value: Option<&str>) {
         self.return_to(self.gucs.with(name, value));
+        if let Some(block) = &mut self.block {
+            block.set(name, value);
+        }
         for held in &mut self.held {
             if held.lease.status == Status::Idle {
                 held.lease.applied = Some(Arc::clone(&self.gucs));

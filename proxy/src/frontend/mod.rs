@@ -11,6 +11,7 @@ pub mod handshake;
 pub mod io;
 pub mod listening;
 pub mod names;
+pub mod own_catalog;
 pub mod pipeline;
 pub mod planning;
 pub mod secrets;

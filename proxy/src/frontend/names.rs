@@ -18,6 +18,8 @@ pub struct Prepared {
     pub shared: Arc<SharedStatement>,
     /// Its facts.
     pub analysed: Analysed,
+    /// What its text was read against.
+    pub reading: u32,
     /// Parameter type OIDs of Parse.
     pub types: Box<[u32]>,
     /// The application gave it a name: it must outlive this request on whatever conn is used next.

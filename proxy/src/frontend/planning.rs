@@ -36,7 +36,7 @@ impl Session {
         let schema = self.schema();
         let fresh = self.context.as_ref().is_some_and(|context| {
             context.generation == schema.generation
-                && context.gucs == self.gucs.fingerprint()
+                && context.gucs == self.gucs_in_force().fingerprint()
                 && context.temp_tables == self.temp_tables
         });
         if !fresh {
@@ -54,12 +54,23 @@ impl Session {
         use_it(&shared.facts, &context)
     }
 
+    /// A number that is equal as long as texts are read alike.
+    pub fn reading(&mut self) -> u32 {
+        self.with_context(|_, context| context.id)
+    }
+
     fn make_context(&self, schema: &Schema) -> SessionContext {
-        let search_path = match self.gucs.get("search_path") {
-            None => schema.default_search_path.clone(),
-            Some(value) => split_path(value, &self.who.user),
+        let gucs = self.gucs_in_force();
+        let role = gucs.get("role").map(|role| role.trim_matches(['\'', '"']));
+        let user = role.filter(|role| *role != "none").unwrap_or(&self.who.user);
+        let search_path = match gucs.get("search_path") {
+            None => {
+                let named = |entry: &String| if entry == "$user" { user.to_owned() } else { entry.clone() };
+                schema.default_search_path.iter().map(named).collect()
+            }
+            Some(value) => split_path(value, user),
         };
-        let conforming = self.gucs.get("standard_conforming_strings").is_none_or(|value| {
+        let conforming = gucs.get("standard_conforming_strings").is_none_or(|value| {
             !matches!(value.trim_matches('\'').to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0")
         });
         let id = self.worker.shared.facts.context_id(
@@ -70,7 +81,7 @@ impl Session {
         );
         SessionContext {
             generation: schema.generation,
-            gucs: self.gucs.fingerprint(),
+            gucs: gucs.fingerprint(),
             temp_tables: self.temp_tables,
             id,
             search_path,
@@ -80,6 +91,9 @@ impl Session {
 
     /// The catalog of this session's database; an empty one where nothing is routed.
     pub fn schema(&self) -> Arc<Schema> {
+        if let Some(own) = self.changes.own() {
+            return Arc::clone(own);
+        }
         match self.who.kind {
             DatabaseKind::Sharded => self
                 .catalog
@@ -97,7 +111,7 @@ impl Session {
         foldhash::fast::FixedState::default().hash_one((
             self.who.user.as_str(),
             self.who.backend_database.as_str(),
-            self.gucs.fingerprint(),
+            self.gucs_in_force().fingerprint(),
             schema,
             private,
         ))
@@ -218,7 +232,7 @@ impl Session {
 
     pub(crate) fn text_rules(&self) -> TextRules {
         let conforming = self.context.as_ref().is_none_or(|context| context.conforming);
-        match self.gucs.get("client_encoding") {
+        match self.gucs_in_force().get("client_encoding") {
             None => TextRules { standard_strings: conforming, ..TextRules::default() },
             Some(name) => TextRules::new(name.trim().trim_matches('\''), conforming),
         }

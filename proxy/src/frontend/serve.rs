@@ -213,7 +213,7 @@ impl Session {
             hint_key: None,
             hint_shard: None,
             context: None,
-            catalog_changed: false,
+            changes: super::own_catalog::CatalogChanges::default(),
             pending: Vec::new(),
             sent: 0,
             spread: rand::random(),
@@ -309,7 +309,9 @@ impl Session {
                 self.io.flush().await?;
                 return Ok(false);
             }
-            if *phase.borrow_and_update() == Phase::Draining && !in_block && self.held.is_empty() {
+            let phase_now = *phase.borrow_and_update();
+            let may_end = phase_now == Phase::Draining && !in_block && self.held.is_empty();
+            if may_end || phase_now == Phase::Ending {
                 Report::fatal(
                     sqlstate::ADMIN_SHUTDOWN,
                     "terminating connection due to administrator command",

@@ -138,8 +138,8 @@ pub struct Session {
     pub read_only: bool,
     /// Number of the facts' context, with the generation and settings that it was made for.
     pub context: Option<SessionContext>,
-    /// DDL has run in the open transaction: the catalog is read again once it is committed.
-    pub catalog_changed: bool,
+    /// What the open transaction has done to the catalog.
+    pub changes: super::own_catalog::CatalogChanges,
     /// What completed statements do to the session, with their place among the statements of the request.
     pub pending: Vec<(u32, Arc<crate::sql::facts::Facts>, Arc<str>)>,
     /// Statements sent in this request whose completion is shown.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::{Via, moves_transaction};
+use super::control::{Via, moves_transaction, warning};
 use super::failure::Failure;
 use super::io::ClientError;
 use super::session::Session;
@@ -18,7 +18,7 @@ use crate::sql::cache::Analysed;
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
 use crate::wire::frame::HEADER;
-use crate::wire::{frontend, reply};
+use crate::wire::{frontend, reply, sqlstate};
 
 impl Session {
     /// Works off one Query frame, ReadyForQuery included.
@@ -43,6 +43,7 @@ impl Session {
 
     async fn simple(&mut self, frame: &Bytes, text: &Bytes) -> Result<(), Failure> {
         self.finish_pipelines().await?;
+        self.see_catalog().await?;
         let analysed = self.analyse_simple(text);
         match analysed.statements() {
             [only] => {
@@ -129,7 +130,8 @@ impl Session {
         self.run_to_end(at, false).await
     }
 
-    /// Several statements in one text: one implicit transaction. Passed on whole when all of it goes to one shard.
+    /// Several statements in one text: one implicit transaction. Passed on whole when all of it goes to one shard; else each
+    /// is read when it is its turn.
     async fn several(&mut self, frame: &Bytes, text: &Bytes, analysed: &Analysed) -> Result<(), Failure> {
         if let Some((shard, replica)) = self.common_shard(text, analysed)? {
             for (index, statement) in analysed.statements().iter().enumerate() {
@@ -148,8 +150,19 @@ impl Session {
             held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
             return self.run_to_end(at, false).await;
         }
+        let reading = self.reading();
         for index in 0..analysed.statements().len() {
-            self.one_of_several(text, analysed, index).await?;
+            self.see_catalog().await?;
+            if self.reading() == reading {
+                self.one_of_several(text, analysed, index).await?;
+            } else {
+                // What came before has changed what names or strings mean.
+                let own = text.slice(analysed.range(index));
+                let again = self.analyse_simple(&own);
+                for index in 0..again.statements().len() {
+                    self.one_of_several(&own, &again, index).await?;
+                }
+            }
             if self.events.error.is_some() {
                 return Ok(());
             }
@@ -170,10 +183,7 @@ impl Session {
             self.block = Some(Box::new(block));
         }
         if moves_transaction(&facts.command) && self.block.as_ref().is_some_and(|block| block.implicit) {
-            return Err(Failure::unsupported(
-                "transaction control in the middle of a text whose statements go to several shards",
-                "Send the statements one by one.",
-            ));
+            return self.control_in_text(&facts.command).await;
         }
         let own = text.slice(analysed.range(index));
         let mut frame = BytesMut::new();
@@ -187,6 +197,40 @@ impl Session {
         Box::pin(self.statement(&frame, text, analysed, index)).await?;
         self.finish_statement_effects();
         Ok(())
+    }
+
+    /// BEGIN, COMMIT and the like behind other statements of a text.
+    async fn control_in_text(&mut self, command: &Command) -> Result<(), Failure> {
+        match command {
+            Command::Begin { read_only: false, isolation: None } => {
+                // What came before is part of the transaction from here on.
+                if let Some(block) = &mut self.block {
+                    block.implicit = false;
+                }
+                self.answer("BEGIN");
+                Ok(())
+            }
+            Command::Commit { chain: false } | Command::Rollback { chain: false } => {
+                let commit = matches!(command, Command::Commit { .. });
+                warning(
+                    &mut self.io.out,
+                    sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                    "there is no transaction in progress",
+                );
+                self.end_implicit(!commit).await?;
+                self.answer(if commit { "COMMIT" } else { "ROLLBACK" });
+                Ok(())
+            }
+            Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
+                let name = savepoint_name(command);
+                let message = format!("{name} can only be used in transaction blocks");
+                Err(Failure::error(sqlstate::NO_ACTIVE_SQL_TRANSACTION, message))
+            }
+            _ => Err(Failure::unsupported(
+                "transaction control of this kind behind other statements of a text",
+                "Send the statements one by one.",
+            )),
+        }
     }
 
     /// The one shard that all statements of a text go to, if they do.
@@ -203,7 +247,11 @@ impl Session {
         let mut common = None;
         let mut replica = true;
         let mut anywhere = false;
+        let last = analysed.statements().len().saturating_sub(1);
         for (index, statement) in analysed.statements().iter().enumerate() {
+            if index < last && self.is_placed() && changes_reading(&statement.facts) {
+                return Ok(None);
+            }
             replica &= statement.facts.access == Access::Read;
             if self.acts_on(&statement.facts.command) || matches!(statement.facts.command, Command::Empty) {
                 if self.is_for_the_proxy(&statement.facts.command, analysed) {
@@ -306,14 +354,6 @@ impl Session {
         self.apply_completed();
     }
 
-    /// Reads the catalog again after committed DDL, before the application is told of its success.
-    pub async fn refresh_catalog(&mut self) {
-        if self.block.is_none() && std::mem::take(&mut self.catalog_changed) {
-            self.worker.shared.catalog_changed(self.catalog.as_ref()).await;
-            self.context = None;
-        }
-    }
-
     /// EXPLAIN (GAVEL).
     fn explain(&mut self, plan: &Result<Plan, crate::route::refusal::Refusal>) -> Result<(), Failure> {
         let topology = self.worker.shared.topology.load();
@@ -356,6 +396,25 @@ impl Session {
         }
         self.after_run(at);
         Ok(())
+    }
+}
+
+/// Whether what comes behind the statement may be read otherwise than in front of it.
+fn changes_reading(facts: &Facts) -> bool {
+    const NAMES: [&str; 4] = ["search_path", "standard_conforming_strings", "client_encoding", "role"];
+    match &facts.command {
+        Command::Set { name, .. } => NAMES.contains(&name.as_str()),
+        Command::Reset(name) => name.as_deref().is_none_or(|name| NAMES.contains(&name)),
+        _ => facts.effects.changes_catalog,
+    }
+}
+
+/// As PostgreSQL calls the command in its complaints.
+fn savepoint_name(command: &Command) -> &'static str {
+    match command {
+        Command::RollbackTo(_) => "ROLLBACK TO SAVEPOINT",
+        Command::Release(_) => "RELEASE SAVEPOINT",
+        _ => "SAVEPOINT",
     }
 }
 

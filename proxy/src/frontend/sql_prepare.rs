@@ -55,10 +55,11 @@ impl Session {
         let mut raw = BytesMut::new();
         types.iter().for_each(|oid| raw.put_u32(*oid));
         let analysed = self.analyse_extended(body);
+        let reading = self.reading();
         let shared = self.worker.shared.registry.intern(self.parse_context(), body, &raw);
         self.try_parse(body, &raw).await?;
         if self.events.error.is_none() {
-            let prepared = Prepared { shared, analysed, types: types.into(), named: true };
+            let prepared = Prepared { shared, analysed, reading, types: types.into(), named: true };
             self.names.statements.insert(Bytes::copy_from_slice(name.as_bytes()), Arc::new(prepared));
             self.answer("PREPARE");
         }
@@ -93,6 +94,7 @@ impl Session {
 
     async fn execute_in_sql(&mut self, name: &str, text: &[u8]) -> Result<(), Failure> {
         let Some(statement) = self.names.statements.get(name.as_bytes()).cloned() else { return Ok(()) };
+        let statement = self.reread(name.as_bytes(), statement);
         let facts = statement.facts().cloned().filter(|facts| !is_control(&facts.command));
         let arguments = sql_prepare::arguments(text, self.text_rules().standard_strings);
         let (Some(facts), Some(arguments)) = (facts, arguments) else {

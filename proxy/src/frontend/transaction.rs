@@ -18,6 +18,8 @@ pub struct Block {
     savepoints: Vec<Savepoint>,
     /// The session's settings when it began: what a rollback returns to.
     gucs: Arc<Gucs>,
+    /// The session's settings with those made LOCAL, if there are such.
+    local: Option<Arc<Gucs>>,
     /// Opened by the proxy around a statement or pipeline that turned out to need several shards.
     pub implicit: bool,
     /// READ ONLY was asked for.
@@ -38,6 +40,7 @@ struct Savepoint {
     gucs: Arc<Gucs>,
     /// Changes to what the session listens on before it.
     listens: usize,
+    local: Option<Arc<Gucs>>,
 }
 
 impl Block {
@@ -48,6 +51,7 @@ impl Block {
             replay: Vec::new(),
             savepoints: Vec::new(),
             gucs,
+            local: None,
             implicit: false,
             read_only,
             isolation: None,
@@ -76,7 +80,23 @@ impl Block {
     pub fn committed(&mut self, gucs: Arc<Gucs>) {
         self.replay.clear();
         self.savepoints.clear();
+        self.local = None;
         self.gucs = gucs;
+    }
+
+    /// Settings in force where they are not the session's.
+    pub fn local(&self) -> Option<&Arc<Gucs>> {
+        self.local.as_ref()
+    }
+
+    /// SET LOCAL, of a session whose settings are `gucs`.
+    pub fn set_local(&mut self, name: &str, value: Option<&str>, gucs: &Arc<Gucs>) {
+        self.local = Some(self.local.as_ref().unwrap_or(gucs).with(name, value));
+    }
+
+    /// SET: takes the place of a LOCAL one.
+    pub fn set(&mut self, name: &str, value: Option<&str>) {
+        self.local = self.local.take().map(|local| local.with(name, value));
     }
 
     /// SET TRANSACTION or SET LOCAL that succeeded.
@@ -87,8 +107,8 @@ impl Block {
     /// SAVEPOINT.
     pub fn savepoint(&mut self, name: &str, gucs: Arc<Gucs>, listens: usize) {
         self.replay.push(format!("SAVEPOINT {}", quote(name)));
-        let replay = self.replay.len();
-        self.savepoints.push(Savepoint { name: name.to_owned(), replay, gucs, listens });
+        let (local, replay) = (self.local.clone(), self.replay.len());
+        self.savepoints.push(Savepoint { name: name.to_owned(), replay, gucs, local, listens });
     }
 
     /// ROLLBACK TO; the settings and the number of LISTENs as of then, or `None` if there is no such savepoint.
@@ -97,6 +117,7 @@ impl Block {
         self.savepoints.truncate(at + 1);
         let savepoint = &self.savepoints[at];
         self.replay.truncate(savepoint.replay);
+        self.local.clone_from(&savepoint.local);
         Some((Arc::clone(&savepoint.gucs), savepoint.listens))
     }
 

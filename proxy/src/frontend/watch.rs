@@ -4,6 +4,9 @@
 //! request was read is observed for each of them. The statements of one pipeline share its time evenly, so that sums and
 //! counts are right. Nothing is looked up by name and nothing is allocated on the way of an ordinary statement.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use router_config::topology::{ShardId, Slot};
 use smallvec::SmallVec;
@@ -13,10 +16,13 @@ use super::failure::Failure;
 use super::session::{Session, shard_name};
 use crate::metrics::{PlanKind, RefusalClass, ServedBy};
 use crate::route::plan::{Plan, Reason};
+use crate::route::refusal::Refusal;
 use crate::sql::normalise::normalise;
 
 /// Characters of a slow statement that are logged.
 const TEXT_CHARS: usize = 1000;
+/// Between two refusals that are logged.
+const SPARSE_GAP: Duration = Duration::from_millis(100);
 /// Statements of one pipeline that are observed; the others are left out of the histograms.
 const NOTES_MAX: usize = 1024;
 
@@ -143,6 +149,10 @@ impl Session {
         metrics.error(&failure.sqlstate());
         if let Failure::Refused(refusal) = failure {
             metrics.refused(RefusalClass::of(refusal.sqlstate));
+            let Some(unsaid) = self.worker.shared.refusals.due() else { return };
+            let Refusal { sqlstate, message, detail, .. } = &**refusal;
+            let (user, database, detail) = (&self.who.user, &self.who.database, detail.as_deref());
+            tracing::info!(user, database, sqlstate, detail, unsaid, "refused: {message}");
         }
     }
 
@@ -151,6 +161,27 @@ impl Session {
         if let Some(code) = self.events.sqlstate() {
             self.worker.shared.metrics.error(&String::from_utf8_lossy(code));
         }
+    }
+}
+
+/// Lets a few log lines a second pass, and counts the others.
+#[derive(Debug, Default)]
+pub struct Sparse {
+    next: Mutex<Option<Instant>>,
+    unsaid: AtomicU64,
+}
+
+impl Sparse {
+    /// Whether a line may be written now: then the number of those that were not since the last one.
+    pub fn due(&self) -> Option<u64> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if next.is_some_and(|next| now < next) {
+            self.unsaid.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        *next = Some(now + SPARSE_GAP);
+        Some(self.unsaid.swap(0, Ordering::Relaxed))
     }
 }
 

@@ -1,16 +1,20 @@
-//! Reads one database's catalog from the home shard's primary, in one read-only snapshot, the queries pipelined.
+//! Reads one database's catalog from the home shard's primary, in one read-only snapshot, the queries pipelined; and, over
+//! the conn of a session, the catalog as its open transaction has changed it.
 //!
-//! The search path of the transaction is empty, so that every name that PostgreSQL prints is qualified.
+//! The search path of the transaction is empty, so that every name that PostgreSQL prints is qualified. All answers are
+//! in text format, as the simple protocol gives them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::future::try_join;
 use router_config::topology::Topology;
-use tokio_postgres::{Row, Transaction};
+use tokio_postgres::Transaction;
 
 use super::functions::{Overload, Relations, functions};
 use super::place::{Draft, KeyFacts, Problem, place_tables, place_views};
+use super::rows::{TextRow, ask};
+use super::set_off;
 use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
@@ -43,7 +47,8 @@ const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relki
            WHERE r.ev_class = c.oid AND c.relkind IN ('v', 'm') AND d.refobjid <> c.oid), \
      n.nspname IN ('pg_catalog', 'information_schema') \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_(toast|temp_)' ORDER BY c.oid";
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} \
+     ORDER BY c.oid";
 
 const COLUMNS: &str = "SELECT a.attrelid, a.attname::text, pg_catalog.format_type(a.atttypid, NULL), a.atttypid, \
      a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), \
@@ -58,7 +63,7 @@ const COLUMNS: &str = "SELECT a.attrelid, a.attname::text, pg_catalog.format_typ
      LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
      LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation \
      WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') \
-     AND n.nspname !~ '^pg_(toast|temp_)' ORDER BY a.attrelid, a.attnum";
+     AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} ORDER BY a.attrelid, a.attnum";
 
 const BUILT_IN: &str = "SELECT proname::text, pg_catalog.bool_or(provolatile = 'v'), \
      pg_catalog.bool_or(prokind IN ('a', 'w')), pg_catalog.bool_or(proretset) FROM pg_catalog.pg_proc \
@@ -85,102 +90,146 @@ pub(crate) struct Loaded {
     pub(crate) problems: Vec<Problem>,
 }
 
+/// What the server answers to each question.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    settings: Vec<TextRow>,
+    relations: Vec<TextRow>,
+    columns: Vec<TextRow>,
+    built_in: Vec<TextRow>,
+    functions: Vec<TextRow>,
+    types: Vec<TextRow>,
+    set_off: set_off::Answers,
+}
+
+/// How many [`questions`] there are.
+const QUESTIONS: usize = 6 + set_off::QUESTIONS.len();
+
+/// Where PostgreSQL's own objects end.
+const FIRST_USER_OID: u32 = 16_384;
+
 /// Reads everything. `tx` is REPEATABLE READ, READ ONLY, and is not used afterwards.
 pub(crate) async fn load(tx: &Transaction<'_>, topology: &Topology, generation: u64) -> Result<Loaded> {
-    let may_see_files: bool = tx
-        .query_one(
-            "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE') \
-             AND pg_catalog.has_table_privilege('pg_catalog.pg_file_settings', 'SELECT')",
-            &[],
-        )
-        .await?
-        .try_get(0)?;
-    let settings = tx.query_one(if may_see_files { SETTINGS } else { SETTINGS_PLAIN }, &[]).await?;
+    let may_see_files = ask(
+        tx,
+        "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE') \
+         AND pg_catalog.has_table_privilege('pg_catalog.pg_file_settings', 'SELECT')",
+    );
+    let may_see_files = may_see_files.await?.first().is_some_and(|row| row.flag(0));
+    let settings = ask(tx, if may_see_files { SETTINGS } else { SETTINGS_PLAIN }).await?;
     tx.batch_execute(START).await?;
-    let relations_and_columns = try_join(tx.query(RELATIONS, &[]), tx.query(COLUMNS, &[]));
-    let all_functions = try_join(tx.query(BUILT_IN, &[]), tx.query(FUNCTIONS, &[]));
-    let (((relations, columns), (built_in, user)), types) =
-        try_join(try_join(relations_and_columns, all_functions), tx.query(TYPES, &[])).await?;
+    let (relations, columns) = (of_oids(RELATIONS, 0), of_oids(COLUMNS, 0));
+    let relations_and_columns = try_join(ask(tx, &relations), ask(tx, &columns));
+    let all_functions = try_join(ask(tx, BUILT_IN), ask(tx, FUNCTIONS));
+    let (((relations, columns), (built_in, functions)), types) =
+        try_join(try_join(relations_and_columns, all_functions), ask(tx, TYPES)).await?;
+    let set_off = set_off::Answers::ask(tx).await?;
+    let answers = Answers { settings, relations, columns, built_in, functions, types, set_off };
+    Ok(assemble(&answers, topology, generation, None))
+}
 
-    let mut drafts = drafts(&relations, &columns)?;
-    let utf8 = settings.try_get::<_, &str>(0)? == "UTF8";
+/// What to ask on a conn whose search path is empty, each as a statement of its own, for [`of_transaction`]: PostgreSQL's
+/// own relations are left out.
+pub(crate) fn questions() -> Vec<String> {
+    let relations = [SETTINGS_PLAIN, RELATIONS, COLUMNS, BUILT_IN, FUNCTIONS, TYPES];
+    relations.iter().chain(&set_off::QUESTIONS).map(|sql| of_oids(sql, FIRST_USER_OID)).collect()
+}
+
+/// The catalog out of the answers to [`questions`]. `committed` is the catalog without what the transaction has changed.
+pub(crate) fn of_transaction(
+    answers: Vec<Vec<TextRow>>,
+    topology: &Topology,
+    generation: u64,
+    committed: &Schema,
+) -> Option<Loaded> {
+    let answers: [Vec<TextRow>; QUESTIONS] = answers.try_into().ok()?;
+    let [settings, relations, columns, built_in, functions, types, set_off @ ..] = answers;
+    let set_off = set_off::Answers(set_off);
+    let answers = Answers { settings, relations, columns, built_in, functions, types, set_off };
+    Some(assemble(&answers, topology, generation, Some(committed)))
+}
+
+fn of_oids(sql: &str, first: u32) -> String {
+    sql.replace("{first}", &first.to_string())
+}
+
+fn assemble(answers: &Answers, topology: &Topology, generation: u64, committed: Option<&Schema>) -> Loaded {
+    let mut drafts = drafts(&answers.relations, &answers.columns);
+    let settings = answers.settings.first();
+    let utf8 = settings.is_some_and(|row| row.text(0) == "UTF8");
     let problems = place_tables(&mut drafts, topology, utf8);
-    let overloads = user.iter().map(overload).collect::<Result<Vec<_>>>()?;
-    let built_in = built_in.iter().map(known).collect::<Result<HashMap<_, _>>>()?;
+    let overloads: Vec<Overload> = answers.functions.iter().map(overload).collect();
+    let built_in: HashMap<String, Function> = answers.built_in.iter().map(known).collect();
     let functions = functions(built_in, &overloads, &scanned_names(&drafts), &topology.functions);
     place_views(&mut drafts, &functions);
 
-    let search_path = split_search_path(settings.try_get(1)?);
-    let types = type_names(&types, &search_path)?;
-    let set_off = super::set_off::read(tx, &drafts, &functions, topology).await?;
+    let default_search_path = match committed {
+        // The setting is the database's, which a transaction seldom changes, and not in force before the next login.
+        Some(committed) => committed.default_search_path.clone(),
+        None => split_search_path(settings.map_or("", |row| row.text(1))),
+    };
+    let types = type_names(&answers.types, &default_search_path);
+    let set_off = answers.set_off.read(&drafts, &functions, topology);
     let refused = drafts.iter().filter_map(|draft| {
         let full_name = super::place::full_name(&draft.relation);
         let problem = problems.iter().find(|problem| problem.table == full_name)?;
         Some((draft.relation.oid, problem.message.clone()))
     });
     let refused = refused.collect();
-    let relations = drafts
-        .into_iter()
-        .map(|Draft { relation, .. }| ((relation.schema.clone(), relation.name.clone()), Arc::new(relation)))
-        .collect();
-    let mut schema = Schema {
-        generation,
-        relations,
-        functions,
-        types,
-        refused,
-        default_search_path: search_path,
-        ..Schema::default()
-    };
+    let system = committed.into_iter().flat_map(|committed| &committed.relations);
+    let system = system.filter(|(_, relation)| relation.oid < FIRST_USER_OID);
+    let mut relations: HashMap<_, _> =
+        system.map(|(name, relation)| (name.clone(), Arc::clone(relation))).collect();
+    relations.extend(drafts.into_iter().map(|Draft { relation, .. }| {
+        ((relation.schema.clone(), relation.name.clone()), Arc::new(relation))
+    }));
+    let mut schema =
+        Schema { generation, relations, functions, types, refused, default_search_path, ..Schema::default() };
     schema.hazards = super::triggers::hazards(&schema, &set_off);
-    Ok(Loaded { schema, problems })
+    Loaded { schema, problems }
 }
 
-fn drafts(relations: &[Row], columns: &[Row]) -> Result<Vec<Draft>> {
+fn drafts(relations: &[TextRow], columns: &[TextRow]) -> Vec<Draft> {
     let mut by_relation: HashMap<u32, (Vec<Column>, Vec<KeyFacts>)> = HashMap::new();
     for row in columns {
-        let (list, keys) = by_relation.entry(row.try_get(0)?).or_default();
+        let (list, keys) = by_relation.entry(row.number(0)).or_default();
         list.push(Column {
-            name: row.try_get(1)?,
-            type_name: row.try_get(2)?,
-            type_oid: row.try_get(3)?,
-            not_null: row.try_get(4)?,
-            default: row.try_get(5)?,
-            identity_always: row.try_get(6)?,
-            generated: row.try_get(7)?,
+            name: row.owned(1),
+            type_name: row.owned(2),
+            type_oid: row.number(3),
+            not_null: row.flag(4),
+            default: row.optional(5),
+            identity_always: row.flag(6),
+            generated: row.flag(7),
         });
-        keys.push(KeyFacts { base_type: row.try_get(8)?, deterministic: row.try_get(9)? });
+        keys.push(KeyFacts { base_type: row.number(8), deterministic: row.flag(9) });
     }
-    let mut drafts = Vec::with_capacity(relations.len());
-    for row in relations {
-        let oid: u32 = row.try_get(0)?;
-        let (columns, keys) = by_relation.remove(&oid).unwrap_or_default();
-        let kind = match row.try_get(3)? {
-            "v" => RelationKind::View,
-            "m" => RelationKind::MaterializedView,
-            "S" => RelationKind::Sequence,
-            "f" => RelationKind::Foreign,
-            _ => RelationKind::Table,
-        };
-        let definition: Option<String> = row.try_get(6)?;
-        let sources: Vec<u32> = row.try_get(7)?;
-        drafts.push(Draft {
-            relation: Relation {
-                schema: row.try_get(1)?,
-                name: row.try_get(2)?,
-                oid,
-                kind,
-                columns,
-                placement: Placement::Unsharded,
-                has_user_triggers: row.try_get(4)?,
-            },
-            keys,
-            parents: row.try_get(5)?,
-            view: definition.map(|text| (text, sources)),
-            system: row.try_get(8)?,
-        });
+    relations.iter().map(|row| draft(row, by_relation.remove(&row.number(0)).unwrap_or_default())).collect()
+}
+
+fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft {
+    let kind = match row.text(3) {
+        "v" => RelationKind::View,
+        "m" => RelationKind::MaterializedView,
+        "S" => RelationKind::Sequence,
+        "f" => RelationKind::Foreign,
+        _ => RelationKind::Table,
+    };
+    Draft {
+        relation: Relation {
+            schema: row.owned(1),
+            name: row.owned(2),
+            oid: row.number(0),
+            kind,
+            columns,
+            placement: Placement::Unsharded,
+            has_user_triggers: row.flag(4),
+        },
+        keys,
+        parents: row.numbers(5),
+        view: row.optional(6).map(|text| (text, row.numbers(7))),
+        system: row.flag(8),
     }
-    Ok(drafts)
 }
 
 /// Names that function bodies are scanned for: tables are placed by now, views count as tables.
@@ -199,56 +248,56 @@ fn scanned_names(drafts: &[Draft]) -> Relations {
     names
 }
 
-fn known(row: &Row) -> Result<(String, Function)> {
+fn known(row: &TextRow) -> (String, Function) {
     let function = Function {
-        volatile: row.try_get(1)?,
+        volatile: row.flag(1),
         built_in: true,
-        aggregate: row.try_get(2)?,
-        set_returning: row.try_get(3)?,
+        aggregate: row.flag(2),
+        set_returning: row.flag(3),
         touches_sharded: Touches::No,
         key_argument: None,
     };
-    Ok((row.try_get(0)?, function))
+    (row.owned(0), function)
 }
 
-fn overload(row: &Row) -> Result<Overload> {
-    Ok(Overload {
-        name: row.try_get(0)?,
-        volatile: row.try_get(1)?,
-        immutable: row.try_get(2)?,
-        aggregate: row.try_get(3)?,
-        set_returning: row.try_get(4)?,
-        language: row.try_get(5)?,
-        body: row.try_get(6)?,
-        extension: row.try_get(7)?,
-    })
+fn overload(row: &TextRow) -> Overload {
+    Overload {
+        name: row.owned(0),
+        volatile: row.flag(1),
+        immutable: row.flag(2),
+        aggregate: row.flag(3),
+        set_returning: row.flag(4),
+        language: row.owned(5),
+        body: row.owned(6),
+        extension: row.optional(7),
+    }
 }
 
 /// `schema.name` for each type, and `name` alone for the first of that name along the search path, or the only one.
-fn type_names(rows: &[Row], search_path: &[String]) -> Result<HashMap<String, u32>> {
+fn type_names(rows: &[TextRow], search_path: &[String]) -> HashMap<String, u32> {
     let mut names: HashMap<String, u32> = HashMap::new();
-    let mut best: HashMap<String, (usize, u32)> = HashMap::new();
+    let mut best: HashMap<&str, (usize, u32)> = HashMap::new();
     for row in rows {
-        let (name, oid, schema): (String, u32, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (name, oid, schema) = (row.text(0), row.number(1), row.text(2));
         let rank = search_path.iter().position(|entry| *entry == schema).unwrap_or(usize::MAX);
-        let entry = best.entry(name.clone()).or_insert((rank, oid));
+        let entry = best.entry(name).or_insert((rank, oid));
         if rank < entry.0 {
             *entry = (rank, oid);
         }
         names.insert(format!("{schema}.{name}"), oid);
     }
-    names.extend(best.into_iter().map(|(name, (_, oid))| (name, oid)));
-    Ok(names)
+    names.extend(best.into_iter().map(|(name, (_, oid))| (name.to_owned(), oid)));
+    names
 }
 
-/// Splits a `search_path` setting; `"$user"` is left out.
+/// Splits a `search_path` setting; `"$user"` stays.
 pub(super) fn split_search_path(setting: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut chars = setting.chars().peekable();
     let mut name = String::new();
     let mut finish = |name: &mut String| {
         let name = std::mem::take(name);
-        if !name.is_empty() && name != "$user" {
+        if !name.is_empty() {
             names.push(name);
         }
     };
@@ -277,7 +326,7 @@ mod tests {
 
     #[test]
     fn search_paths_are_split_as_postgresql_does() {
-        assert_eq!(split_search_path("\"$user\", public"), ["public"]);
+        assert_eq!(split_search_path("\"$user\", public"), ["$user", "public"]);
         assert_eq!(split_search_path("App, \"Odd, \"\"One\"\"\" ,x"), ["app", "Odd, \"One\"", "x"]);
         assert!(split_search_path("").is_empty());
     }

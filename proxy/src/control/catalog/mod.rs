@@ -4,8 +4,10 @@
 
 mod functions;
 mod load;
+mod own;
 mod place;
 mod plpgsql;
+mod rows;
 mod scan;
 mod set_off;
 mod triggers;
@@ -24,7 +26,10 @@ use futures_util::future::join_all;
 use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::sync::{Notify, watch};
 
+pub use self::own::{Alignment, OwnCatalog};
 pub use self::place::Problem;
+pub use self::rows::TextRow;
+pub(crate) use self::rows::ask;
 use super::announce::Announcer;
 use super::connect::Dialer;
 use super::error::ControlError;
@@ -153,6 +158,12 @@ impl Catalogs {
     /// Every catalog open.
     pub(crate) fn all(&self) -> Vec<Arc<Catalog>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// See [`OwnCatalog`].
+    pub(crate) fn own(&self, answers: Vec<Vec<TextRow>>, committed: &Schema) -> Option<OwnCatalog> {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        OwnCatalog::of_answers(answers, &self.topology.load(), generation, committed)
     }
 
     /// Opens a database: loads its catalog unless it is there. Runs on the control runtime.

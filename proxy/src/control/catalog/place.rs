@@ -267,7 +267,9 @@ fn view(
     let bases: Vec<&Relation> =
         sources.iter().filter_map(|oid| by_oid.get(oid)).map(|&source| &drafts[source].relation).collect();
     let mut sharded = None;
-    let (mut reference, mut elsewhere, mut opaque) = (false, false, false);
+    // What is not in sight is PostgreSQL's own.
+    let mut elsewhere = bases.len() < sources.len();
+    let (mut reference, mut opaque) = (false, false);
     let mut named = Vec::new();
     for base in bases {
         let mut key = None;

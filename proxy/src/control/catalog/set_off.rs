@@ -1,17 +1,16 @@
 //! Reads what the use of a relation sets off: triggers, rules, foreign keys, policies, checks.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use futures_util::future::try_join;
+use futures_util::future::try_join_all;
 use router_config::topology::Topology;
-use tokio_postgres::{Row, Transaction};
+use tokio_postgres::Transaction;
 
 use super::load::split_search_path;
 use super::place::Draft;
+use super::rows::{TextRow, ask};
 use super::triggers::{Expression, ForeignKey, Rule, SetOff, Trigger};
 use crate::sql::schema::{Deed, Function, Placement, Touches};
-
-type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
 const TRIGGERS: &str = "SELECT t.tgrelid, t.tgname::text, p.proname::text, t.tgtype::int4, l.lanname::text, p.prosrc, \
      pg_catalog.pg_get_triggerdef(t.oid), (SELECT pg_catalog.substr(c, 13) FROM unnest(p.proconfig) c \
@@ -24,8 +23,8 @@ const RULES: &str = "SELECT ev_class, rulename::text, ev_type::text, pg_catalog.
      FROM pg_catalog.pg_rewrite WHERE ev_type <> '1' AND ev_enabled <> 'D' AND ev_class >= 16384 ORDER BY oid";
 
 const FOREIGN_KEYS: &str = "SELECT c.conname::text, c.conrelid, c.confrelid, c.confupdtype::text, c.confdeltype::text, \
-     ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a \
-           WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)) \
+     pg_catalog.array_to_json(ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a \
+           WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey))) \
      FROM pg_catalog.pg_constraint c WHERE c.contype = 'f' ORDER BY c.oid";
 
 /// Policies and checks; the last column is empty for a policy's condition, `c` for its WITH CHECK and for checks.
@@ -37,36 +36,51 @@ const EXPRESSIONS: &str = "SELECT p.polrelid, 'the policy ' || p.polname, e.text
      UNION ALL SELECT conrelid, 'the check ' || conname, pg_catalog.pg_get_expr(conbin, conrelid), 'c' \
      FROM pg_catalog.pg_constraint WHERE contype = 'c' AND conrelid >= 16384";
 
-/// Reads it all. `functions` are those of the schema.
-pub(crate) async fn read(
-    tx: &Transaction<'_>,
-    drafts: &[Draft],
-    functions: &std::collections::HashMap<String, Function>,
-    topology: &Topology,
-) -> Result<SetOff> {
-    let triggers_and_rules = try_join(tx.query(TRIGGERS, &[]), tx.query(RULES, &[]));
-    let keys_and_expressions = try_join(tx.query(FOREIGN_KEYS, &[]), tx.query(EXPRESSIONS, &[]));
-    let ((triggers, rules), (keys, expressions)) = try_join(triggers_and_rules, keys_and_expressions).await?;
-    let mut set_off = SetOff {
-        triggers: triggers.iter().map(trigger).collect::<Result<_>>()?,
-        rules: rules.iter().map(rule).collect::<Result<_>>()?,
-        foreign_keys: keys.iter().map(foreign_key).collect::<Result<_>>()?,
-        expressions: expressions.iter().map(expression).collect::<Result<_>>()?,
-        parts: Vec::new(),
-        trusted: topology.functions.iter().map(|rule| rule.name.clone()).collect::<HashSet<_>>(),
-    };
-    for draft in drafts.iter().filter(|draft| !draft.system) {
-        let own = draft.relation.oid;
-        set_off.parts.extend(draft.parents.iter().map(|&parent| (parent, own)));
-        set_off.parts.extend(draft.view.iter().flat_map(|(_, bases)| bases.iter().map(|&base| (own, base))));
-        set_off.expressions.extend(defaults(draft, functions));
+/// What is asked, in the order of the answers.
+pub(crate) const QUESTIONS: [&str; 4] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS];
+
+/// What the server answers to [`QUESTIONS`].
+#[derive(Debug, Default)]
+pub(crate) struct Answers(pub(crate) [Vec<TextRow>; QUESTIONS.len()]);
+
+impl Answers {
+    /// Asks, the questions pipelined.
+    pub(crate) async fn ask(tx: &Transaction<'_>) -> Result<Self, tokio_postgres::Error> {
+        let answers = try_join_all(QUESTIONS.map(|question| ask(tx, question))).await?;
+        let mut answers = answers.into_iter();
+        Ok(Self(std::array::from_fn(|_| answers.next().unwrap_or_default())))
     }
-    Ok(set_off)
+
+    /// Makes sense of it all. `functions` are those of the schema.
+    pub(crate) fn read(
+        &self,
+        drafts: &[Draft],
+        functions: &HashMap<String, Function>,
+        topology: &Topology,
+    ) -> SetOff {
+        let [triggers, rules, keys, expressions] = &self.0;
+        let mut set_off = SetOff {
+            triggers: triggers.iter().map(trigger).collect(),
+            rules: rules.iter().map(rule).collect(),
+            foreign_keys: keys.iter().map(foreign_key).collect(),
+            expressions: expressions.iter().map(expression).collect(),
+            parts: Vec::new(),
+            trusted: topology.functions.iter().map(|rule| rule.name.clone()).collect::<HashSet<_>>(),
+        };
+        for draft in drafts.iter().filter(|draft| !draft.system) {
+            let own = draft.relation.oid;
+            let bases = draft.view.iter().flat_map(|(_, bases)| bases);
+            set_off.parts.extend(draft.parents.iter().map(|&parent| (parent, own)));
+            set_off.parts.extend(bases.map(|&base| (own, base)));
+            set_off.expressions.extend(defaults(draft, functions));
+        }
+        set_off
+    }
 }
 
 /// Defaults of a sharded table's columns that call a function which may reach tables. That of the key is drawn on the home
 /// shard.
-fn defaults(draft: &Draft, functions: &std::collections::HashMap<String, Function>) -> Vec<Expression> {
+fn defaults(draft: &Draft, functions: &HashMap<String, Function>) -> Vec<Expression> {
     let Placement::Sharded { key_column, .. } = draft.relation.placement else { return Vec::new() };
     let columns = draft.relation.columns.iter().enumerate().filter(|(at, _)| *at != key_column);
     let of_column = |(_, column): (usize, &crate::sql::schema::Column)| {
@@ -83,40 +97,34 @@ fn defaults(draft: &Draft, functions: &std::collections::HashMap<String, Functio
     columns.filter_map(of_column).collect()
 }
 
-fn trigger(row: &Row) -> Result<Trigger> {
-    Ok(Trigger {
-        relation: row.try_get(0)?,
-        name: row.try_get(1)?,
-        function: row.try_get(2)?,
-        bits: row.try_get(3)?,
-        language: row.try_get(4)?,
-        body: row.try_get(5)?,
-        definition: row.try_get(6)?,
-        search_path: row.try_get::<_, Option<&str>>(7)?.map(split_search_path),
-    })
+fn trigger(row: &TextRow) -> Trigger {
+    Trigger {
+        relation: row.number(0),
+        name: row.owned(1),
+        function: row.owned(2),
+        bits: row.number(3),
+        language: row.owned(4),
+        body: row.owned(5),
+        definition: row.owned(6),
+        search_path: row.optional(7).map(|setting| split_search_path(&setting)),
+    }
 }
 
-fn rule(row: &Row) -> Result<Rule> {
-    Ok(Rule {
-        relation: row.try_get(0)?,
-        name: row.try_get(1)?,
-        event: row.try_get(2)?,
-        definition: row.try_get(3)?,
-    })
+fn rule(row: &TextRow) -> Rule {
+    Rule { relation: row.number(0), name: row.owned(1), event: row.owned(2), definition: row.owned(3) }
 }
 
-fn foreign_key(row: &Row) -> Result<ForeignKey> {
-    Ok(ForeignKey {
-        name: row.try_get(0)?,
-        child: row.try_get(1)?,
-        parent: row.try_get(2)?,
-        actions: [row.try_get(3)?, row.try_get(4)?],
-        columns: row.try_get(5)?,
-    })
+fn foreign_key(row: &TextRow) -> ForeignKey {
+    ForeignKey {
+        name: row.owned(0),
+        child: row.number(1),
+        parent: row.number(2),
+        actions: [row.owned(3), row.owned(4)],
+        columns: serde_json::from_str(row.text(5)).unwrap_or_default(),
+    }
 }
 
-fn expression(row: &Row) -> Result<Expression> {
-    let writes = vec![Deed::Insert, Deed::Update];
-    let deeds = if row.try_get::<_, &str>(3)? == "c" { writes } else { Deed::ALL.to_vec() };
-    Ok(Expression { relation: row.try_get(0)?, what: row.try_get(1)?, text: row.try_get(2)?, deeds })
+fn expression(row: &TextRow) -> Expression {
+    let deeds = if row.text(3) == "c" { vec![Deed::Insert, Deed::Update] } else { Deed::ALL.to_vec() };
+    Expression { relation: row.number(0), what: row.owned(1), text: row.owned(2), deeds }
 }

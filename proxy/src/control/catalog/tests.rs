@@ -88,7 +88,7 @@ async fn a_catalog_is_read_as_it_is() {
     assert_eq!(refused, ["public.wrong_type", "public.wrong_collation"]);
 
     columns_and_functions(schema);
-    let expected = ["Odd Schema", "public"];
+    let expected = ["$user", "Odd Schema", "public"];
     assert_eq!(schema.default_search_path, expected);
     assert!(loaded.oids.is_uniform());
     assert_eq!(schema.types.get("mood"), schema.types.get("public.mood"));

@@ -76,7 +76,6 @@ impl Resolver {
         while queue.recv_many(&mut batch, BATCH).await > 0 {
             let outcomes = self.decide_batch(&batch).await;
             for (request, outcome) in batch.drain(..).zip(outcomes) {
-                self.metrics.two_phase(outcome);
                 // A session that has gone does not need its answer: the row is there for the resolver.
                 let _gone = request.answer.send(outcome);
             }

@@ -26,6 +26,9 @@ use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::{bare, tag};
 use crate::wire::{reply, sqlstate};
 
+/// Frames of one session that are worked off before the others of the thread have a turn.
+const OPS_AT_ONCE: usize = 64;
+
 /// One frame of a batch.
 #[derive(Debug, Clone)]
 pub struct Op {
@@ -67,7 +70,11 @@ impl Session {
     /// Works off frames of the extended protocol; the batch ends with Sync, Flush, or where the read buffer was full.
     pub async fn extended(&mut self, batch: Bytes) -> Result<(), ClientError> {
         let ops = ops(&batch);
+        let last_sync = ops.iter().rposition(|op| op.tag == tag::SYNC);
         for (index, op) in ops.iter().enumerate() {
+            if index % OPS_AT_ONCE == OPS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
             if op.tag == tag::SYNC {
                 if let (Err(error), false) = (bare(&batch[op.body.clone()]), self.pipeline.skipping) {
                     // A Sync with a body is an error, and ends the pipeline all the same.
@@ -79,7 +86,7 @@ impl Session {
             if self.pipeline.skipping {
                 continue;
             }
-            self.pipeline.sync_ahead = ops[index + 1..].iter().any(|later| later.tag == tag::SYNC);
+            self.pipeline.sync_ahead = last_sync.is_some_and(|last| last > index);
             if let Err(failure) = self.op(&batch, &ops, index).await {
                 self.refuse(failure).await?;
             }

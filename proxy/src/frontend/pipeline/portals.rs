@@ -28,6 +28,8 @@ impl Session {
                 .raw_or(tag::BIND, body, Owed::Bind(Show::ALL), || unknown_statement(bind.statement))
                 .await;
         };
+        self.see_catalog().await?;
+        let prepared = self.reread(bind.statement, prepared);
         let Some(facts) = prepared.facts().cloned() else {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);

@@ -18,6 +18,10 @@ use crate::wire::backend::{Status, tag as backend_tag};
 use crate::wire::frontend::{Bind, Named, Parse, tag};
 use crate::wire::{reply, sqlstate};
 
+/// A Bind is looked for in so many frames behind its Parse. Drivers send it right behind, and a pipeline of nothing but
+/// Parse shall not cost the square of its length.
+const BIND_WITHIN: usize = 16;
+
 impl Session {
     pub(super) async fn op_parse(
         &mut self,
@@ -38,11 +42,13 @@ impl Session {
                 format!("more than {limit} prepared statements in one session (limits.session_statements)");
             return Err(Failure::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, message));
         }
+        self.see_catalog().await?;
         let analysed = self.analyse_extended(parse.text);
+        let reading = self.reading();
         let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
         let types =
             parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let prepared = Arc::new(Prepared { shared, analysed, types, named: !name.is_empty() });
+        let prepared = Arc::new(Prepared { shared, analysed, reading, types, named: !name.is_empty() });
         self.names.statements.insert(name.clone(), Arc::clone(&prepared));
         self.pipeline.parsed.push(name.clone());
         let Some(facts) = prepared.facts() else {
@@ -76,7 +82,7 @@ impl Session {
 
     /// Where a Parse is best sent: where its Bind in the same batch will go.
     fn plan_ahead(&mut self, batch: &Bytes, later: &[Op], name: &[u8], prepared: &Prepared) -> Ahead {
-        for op in later {
+        for op in later.iter().take(BIND_WITHIN) {
             let body = &batch[op.body.clone()];
             match op.tag {
                 tag::BIND => {

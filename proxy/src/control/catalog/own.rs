@@ -1,0 +1,59 @@
+//! The catalog as an open transaction has changed it: seen by that transaction alone, read over its own conn.
+
+use std::sync::Arc;
+
+use router_config::topology::Topology;
+
+use super::load;
+use super::rows::TextRow;
+use crate::control::sequences;
+use crate::sql::schema::Schema;
+
+/// For each shard the SQL that gives new sequences their stride.
+pub type Alignment = Vec<String>;
+
+/// What an open transaction sees.
+#[derive(Debug)]
+pub struct OwnCatalog {
+    /// Relations, functions, types.
+    pub schema: Arc<Schema>,
+    /// To be run in the transaction, on each shard, before anything is drawn from sequences that it has made; empty when it
+    /// has made none that need it.
+    pub alignment: Alignment,
+}
+
+impl OwnCatalog {
+    /// Comes first. What the transaction's settings are, they are again after [`OwnCatalog::CLOSE`].
+    pub const OPEN: &'static str = "SAVEPOINT gavel_catalog; SET LOCAL search_path TO ''";
+
+    /// Comes last.
+    pub const CLOSE: &'static str = "ROLLBACK TO SAVEPOINT gavel_catalog; RELEASE SAVEPOINT gavel_catalog";
+
+    /// What to ask on the home shard, each as a Query of its own.
+    pub fn questions() -> Vec<String> {
+        let mut questions = load::questions();
+        questions.push(sequences::USED.to_owned());
+        questions
+    }
+
+    /// Out of the answers. `committed` is the catalog without the transaction's changes.
+    pub(crate) fn of_answers(
+        answers: Vec<Vec<TextRow>>,
+        topology: &Topology,
+        generation: u64,
+        committed: &Schema,
+    ) -> Option<Self> {
+        let mut answers = answers;
+        let used = answers.pop()?;
+        let loaded = load::of_transaction(answers, topology, generation, committed)?;
+        let oid =
+            |schema: &Schema, name: &(String, String)| schema.relations.get(name).map(|known| known.oid);
+        let is_new = |schema: &str, name: &str| {
+            let name = (schema.to_owned(), name.to_owned());
+            oid(&loaded.schema, &name) != oid(committed, &name)
+        };
+        let used = sequences::collect(&used);
+        let alignment = sequences::align_new(&loaded.schema, &used, topology.shards.len(), is_new);
+        Some(Self { schema: Arc::new(loaded.schema), alignment })
+    }
+}

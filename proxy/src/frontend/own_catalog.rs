@@ -1,0 +1,177 @@
+//! What statements are read against: the committed catalog, or within a transaction that has run DDL the catalog as that
+//! transaction sees it; and the settings that say how names and strings are read.
+//!
+//! Invariant: a statement is analysed when it is its turn, with everything done that comes before it.
+
+use std::sync::Arc;
+
+use router_config::settings::DatabaseKind;
+use router_config::topology::ShardId;
+
+use super::failure::Failure;
+use super::names::Prepared;
+use super::session::Session;
+use super::settle::note_lsn;
+use crate::backend::conn::Events;
+use crate::backend::gucs::Gucs;
+use crate::control::{OwnCatalog, TextRow};
+use crate::exec::single;
+use crate::sql::schema::Schema;
+use crate::wire::sqlstate;
+
+/// What the session's open transaction has done to the catalog.
+#[derive(Debug, Default)]
+pub struct CatalogChanges {
+    /// DDL has run since the catalog was read.
+    changed: bool,
+    /// More DDL has run, or was undone, since `own` was read.
+    stale: bool,
+    own: Option<Arc<Schema>>,
+}
+
+impl CatalogChanges {
+    /// DDL has completed.
+    pub fn note(&mut self) {
+        self.changed = true;
+        self.stale = true;
+    }
+
+    /// ROLLBACK TO SAVEPOINT: some of it may be undone.
+    pub fn partly_undone(&mut self) {
+        self.stale |= self.changed;
+    }
+
+    /// The transaction's own view, if it has one.
+    pub fn own(&self) -> Option<&Arc<Schema>> {
+        self.own.as_ref()
+    }
+
+    /// The transaction is over; whether the catalog may have changed.
+    fn take(&mut self) -> bool {
+        std::mem::take(self).changed
+    }
+}
+
+impl Session {
+    /// Whether where a statement goes depends on what it says.
+    pub fn is_placed(&self) -> bool {
+        matches!(self.who.kind, DatabaseKind::Sharded) && self.worker.shared.topology.load().shards.len() > 1
+    }
+
+    /// In front of the analysis of a statement: makes sure that it is read against what is there when it runs.
+    pub async fn see_catalog(&mut self) -> Result<(), Failure> {
+        if !self.changes.changed && self.pending.is_empty() {
+            return Ok(());
+        }
+        Box::pin(self.see_changes()).await
+    }
+
+    async fn see_changes(&mut self) -> Result<(), Failure> {
+        if self.block.is_none() {
+            self.refresh_catalog().await;
+            return Ok(());
+        }
+        let completed = self.events.completed;
+        let unseen = |(turn, facts, _): &(u32, Arc<crate::sql::facts::Facts>, Arc<str>)| {
+            *turn < completed && facts.effects.changes_catalog
+        };
+        if self.pending.iter().any(unseen) {
+            self.changes.note();
+        }
+        let lost = self.failed_shard().is_some() || self.block.as_ref().is_some_and(|block| block.doomed);
+        if !self.changes.stale || lost || !self.is_placed() {
+            return Ok(());
+        }
+        self.finish_pipelines().await?;
+        self.read_own_catalog().await
+    }
+
+    /// Reads the catalog again after committed DDL, before the application is told of its success.
+    pub async fn refresh_catalog(&mut self) {
+        if self.block.is_none() && self.changes.take() {
+            self.worker.shared.catalog_changed(self.catalog.as_ref()).await;
+            self.context = None;
+        }
+    }
+
+    /// Over the transaction's own conn to the home shard, where all DDL runs.
+    async fn read_own_catalog(&mut self) -> Result<(), Failure> {
+        let home = |held: &super::session::Held| held.enlisted && held.shard == ShardId(0);
+        let (Some(at), Some(catalog)) = (self.held.iter().position(home), self.catalog.clone()) else {
+            return Ok(());
+        };
+        self.ask(at, OwnCatalog::OPEN).await?;
+        let mut answers = Vec::new();
+        for question in OwnCatalog::questions() {
+            match self.ask_rows(at, &question).await {
+                Ok(rows) => answers.push(rows),
+                Err(failure) => {
+                    let _ = self.ask(at, OwnCatalog::CLOSE).await;
+                    return Err(failure);
+                }
+            }
+        }
+        self.ask(at, OwnCatalog::CLOSE).await?;
+        let shared = Arc::clone(&self.worker.shared);
+        let own = shared.control.own_catalog(answers, &catalog.schema()).ok_or_else(|| {
+            Failure::error(sqlstate::INTERNAL_ERROR, "the catalog of the open transaction could not be read")
+        })?;
+        for (shard, sql) in (0_u16..).zip(&own.alignment) {
+            let at = self.acquire(ShardId(shard), false).await?;
+            self.held[at].wrote = true;
+            self.ask(at, sql).await?;
+        }
+        self.changes.own = Some(own.schema);
+        self.changes.stale = false;
+        Ok(())
+    }
+
+    /// Rows of a query of the proxy's own on a held conn that owes nothing.
+    pub async fn ask_rows(&mut self, at: usize, sql: &str) -> Result<Vec<TextRow>, Failure> {
+        let asks_lsn = self.held[at].asks_lsn.take();
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        let mut events = Events::default();
+        let ran = single::ask(&mut held.lease, sql, &mut events).await;
+        self.events.parameters.append(&mut events.parameters);
+        if let Err(error) = ran {
+            return Err(self.lose(at, super::io::StepError::Backend(error), false));
+        }
+        if let Some(ticket) = asks_lsn {
+            // Its answer comes in front of the query's own rows.
+            let row = (!events.rows.is_empty()).then(|| events.rows.remove(0));
+            note_lsn(ticket, row);
+        }
+        text_rows(&mut events)
+    }
+
+    /// A statement of Parse whose text would be read otherwise by now is read again.
+    pub fn reread(&mut self, name: &[u8], statement: Arc<Prepared>) -> Arc<Prepared> {
+        let reading = self.reading();
+        if statement.reading == reading {
+            return statement;
+        }
+        let analysed = self.analyse_extended(&statement.shared.text);
+        let statement = Arc::new(Prepared { analysed, reading, ..(*statement).clone() });
+        if let Some(known) = self.names.statements.get_mut(name) {
+            *known = Arc::clone(&statement);
+        }
+        statement
+    }
+
+    /// Settings that say how the next statement is read: those of the session, or with SET LOCAL of the transaction.
+    pub fn gucs_in_force(&self) -> &Arc<Gucs> {
+        self.block.as_ref().and_then(|block| block.local()).unwrap_or(&self.gucs)
+    }
+}
+
+/// The rows that a query of the proxy's own was answered with.
+pub fn text_rows(events: &mut Events) -> Result<Vec<TextRow>, Failure> {
+    if let Some(frame) = events.error.take() {
+        return Err(Failure::Server(frame));
+    }
+    let rows: Option<Vec<TextRow>> = events.rows.iter().map(|row| TextRow::of_data_row(row)).collect();
+    rows.ok_or_else(|| {
+        Failure::error(sqlstate::CHARACTER_NOT_IN_REPERTOIRE, "a row that the proxy reads is not UTF-8")
+    })
+}
