@@ -52,16 +52,16 @@ mod tests {
     fn the_call_becomes_the_channels_under_its_own_name() {
         let rows = "pg_catalog.unnest(ARRAY['a','it''s']::pg_catalog.text[])";
         for (text, expected) in [
-            ("select pg_listening_channels()", "select R AS pg_listening_channels"),
-            ("select * from pg_listening_channels();", "select * from R AS pg_listening_channels;"),
-            ("SELECT * FROM pg_catalog.pg_listening_channels() c", "SELECT * FROM R c"),
-            ("select pg_listening_channels() as x", "select R as x"),
+            ("select pg_listening_channels()", "select § AS pg_listening_channels"),
+            ("select * from pg_listening_channels();", "select * from § AS pg_listening_channels;"),
+            ("SELECT * FROM pg_catalog.pg_listening_channels() c", "SELECT * FROM § c"),
+            ("select pg_listening_channels() as x", "select § as x"),
             (
                 "select array(select pg_listening_channels() order by 1)",
-                "select array(select R AS pg_listening_channels order by 1)",
+                "select array(select § AS pg_listening_channels order by 1)",
             ),
         ] {
-            assert_eq!(spliced(text), Some(expected.replace('R', rows)), "{text}");
+            assert_eq!(spliced(text), Some(expected.replace('§', rows)), "{text}");
         }
     }
 
