@@ -65,7 +65,11 @@ pub(super) fn filled(
     if temporary {
         return None;
     }
-    let schema = schema.or_else(|| ctx.search_path.first().cloned()).unwrap_or_default();
+    let schema = schema.unwrap_or_else(|| {
+        let known = ctx.schema.schemas();
+        let first = ctx.search_path.iter().find(|schema| known.contains(&schema.as_str()));
+        first.or(ctx.search_path.last()).cloned().unwrap_or_default()
+    });
     let mut columns: Vec<String> =
         (0..t.len()).filter_map(|at| t.name(at)).map(|name| name.into_owned()).collect();
     let star = (0..t.len()).any(|at| t.is_mark(at, "*") || t.is(at, "table") || t.is(at, "execute"));
