@@ -8,14 +8,18 @@ CARGO ?= cargo
 OPTIONS ?=
 # Options of the benchmark, e.g. make bench BENCH_OPTIONS=--quick
 BENCH_OPTIONS ?=
+# Options of the fuzzer, e.g. make fuzz FUZZ_OPTIONS='--seconds 600 sql copy'
+FUZZ_OPTIONS ?=
 
-.PHONY: help demo build test test-drivers bench check needs
+.PHONY: help demo build test test-drivers oracle fuzz bench check needs
 
 help:
 	@echo 'make demo          four PostgreSQL shards with replicas, the proxy and an auction house; Ctrl-C ends it'
 	@echo 'make build         both programs, optimised, in target/release'
 	@echo 'make test          all tests but those below'
 	@echo 'make test-drivers  drivers and frameworks of several languages, installed from their registries'
+	@echo 'make oracle        what is read from SQL, held against PostgreSQL'\''s own parser over its regression tests'
+	@echo 'make fuzz          every decoder of foreign bytes, a minute each'
 	@echo 'make bench         what a transaction costs, directly and through proxies'
 	@echo 'make check         what must hold for every commit (.ci/run)'
 
@@ -37,6 +41,13 @@ test: needs
 test-drivers: needs
 	$(CARGO) build --workspace --bins --locked
 	tests/drivers/run
+
+# The compiler and libclang are the only needs; no server runs.
+oracle:
+	tests/oracle/run
+
+fuzz:
+	fuzz/run $(FUZZ_OPTIONS)
 
 bench: needs
 	tests/bench/run $(BENCH_OPTIONS)

@@ -113,7 +113,20 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
     };
-    Ok(Shared::new(Parts { settings, topology, control, metrics, connect, handshake, threads, phase }))
+    let (process, siblings) = cancel::claim(&settings.listen.address)?;
+    let shared = Shared::new(Parts {
+        settings,
+        topology,
+        control,
+        metrics,
+        connect,
+        handshake,
+        threads,
+        process,
+        phase,
+    });
+    tokio::spawn(cancel::hear_siblings(Arc::clone(&shared), siblings));
+    Ok(shared)
 }
 
 async fn serve_http(settings: &Settings, metrics: &Arc<Metrics>, ready: Ready) -> anyhow::Result<()> {

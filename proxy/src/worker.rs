@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use router_config::settings::Settings;
 use router_config::topology::{ShardId, Topology};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant};
 
 use crate::backend::connect::ConnectContext;
@@ -100,6 +100,10 @@ pub struct Shared {
     pub clients: AtomicUsize,
     /// Threads that carry sessions.
     pub threads: usize,
+    /// Number of the process, first part of its sessions' process ids.
+    pub process: i32,
+    /// Cancel requests that may be on their way to other processes.
+    pub cancels: Semaphore,
     /// Where the process is in its life.
     pub phase: watch::Sender<Phase>,
     /// The session threads' own, for the console.
@@ -132,6 +136,8 @@ pub struct Parts {
     pub handshake: HandshakeContext,
     /// Threads that carry sessions.
     pub threads: usize,
+    /// Number of the process, see [`crate::frontend::cancel`].
+    pub process: i32,
     /// Where the process is in its life.
     pub phase: watch::Sender<Phase>,
 }
@@ -155,6 +161,8 @@ impl Shared {
             sessions: Mutex::default(),
             clients: AtomicUsize::new(0),
             threads: parts.threads,
+            process: parts.process,
+            cancels: Semaphore::new(crate::frontend::cancel::AT_ONCE),
             phase: parts.phase,
             workers: Mutex::default(),
             since: Instant::now(),

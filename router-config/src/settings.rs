@@ -78,6 +78,8 @@ pub struct Listen {
     pub threads: usize,
     /// `backlog` of connections not yet accepted. Default: 4096.
     pub backlog: u32,
+    /// `peers`: the other proxies of the cluster, which are asked about cancel requests for sessions unknown here. Default: none.
+    pub peers: Vec<NodeAddress>,
     /// `tls`: `off`, `allow`, `require`. Default: off.
     pub tls: ListenTls,
     /// `tls_certificate`, PEM chain.
@@ -95,6 +97,7 @@ impl Default for Listen {
             metrics: None,
             threads: 0,
             backlog: 4096,
+            peers: Vec::new(),
             tls: ListenTls::Off,
             tls_certificate: None,
             tls_key: None,
@@ -121,8 +124,8 @@ pub struct Auth {
     pub method: AuthMethod,
     /// `users_file`: lines `"user" "password, md5… or SCRAM-SHA-256$… verifier"`.
     pub users_file: Option<PathBuf>,
-    /// `query`, with `$1` for the user, returning `(usename, passwd)`; run on the home shard.
-    /// Default: `SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 AND rolcanlogin`; empty: no look-up.
+    /// `query`, with `$1` for the user, returning its name, its secret (NULL: none that is valid) and, if there is a third
+    /// column, whether it may log in; run on the home shard. Default: [`AUTH_QUERY`]; empty: no look-up.
     pub query: String,
     /// `query_user`: the role that runs `query`, and the proxy's own control connections. Default: postgres.
     pub query_user: String,
@@ -151,7 +154,8 @@ impl fmt::Debug for Auth {
 }
 
 /// The default of [`Auth::query`].
-pub const AUTH_QUERY: &str = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 AND rolcanlogin";
+pub const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END, \
+     rolcanlogin FROM pg_authid WHERE rolname = $1";
 
 impl Default for Auth {
     fn default() -> Self {

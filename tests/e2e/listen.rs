@@ -149,7 +149,7 @@ async fn pitfall_4_listen_in_a_pipeline() {
     let step = |sql: &str| {
         [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)].concat()
     };
-    let mut pipeline = |wire: &mut Wire, texts: &[&str]| {
+    let pipeline = |wire: &mut Wire, texts: &[&str]| {
         let mut bytes: Vec<u8> = texts.iter().flat_map(|sql| step(sql)).collect();
         bytes.extend(message::sync());
         wire.send(&bytes).expect("sent");

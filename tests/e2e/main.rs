@@ -1,13 +1,20 @@
 //! End to end: unchanged applications on a sharded cluster of real servers.
 
+mod cancel;
 mod console;
 mod demo;
+mod drift;
 mod house;
+mod inserts;
+mod key_types;
 mod life;
 mod listen;
+mod oids;
 mod own_catalog;
+mod pitfalls;
 mod replicas;
 mod routing;
 mod session;
 mod set_off;
+mod settings;
 mod spread;

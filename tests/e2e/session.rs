@@ -32,6 +32,94 @@ async fn a_wrong_password_and_an_unknown_user_look_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_that_may_not_log_in_are_answered_as_by_the_server() {
+    let cluster = Cluster::builder().config_extra("[auth]\ncache = \"0s\"").start().await;
+    let client = cluster.connect().await;
+    for sql in [
+        "CREATE ROLE expired LOGIN PASSWORD 'x' VALID UNTIL '2001-01-01'",
+        "CREATE ROLE valid LOGIN PASSWORD 'x' VALID UNTIL 'infinity'",
+        "CREATE ROLE barred NOLOGIN PASSWORD 'x'",
+        "CREATE ROLE bare LOGIN",
+        "CREATE ROLE few LOGIN PASSWORD 'x' CONNECTION LIMIT 1",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    let answer = async |mut config: tokio_postgres::Config, user: &str, password: &str| {
+        config.user(user).password(password);
+        let error = config.connect(tokio_postgres::NoTls).await.err()?;
+        let error = error.as_db_error().expect("an answer of the server's").clone();
+        Some((error.severity().to_owned(), error.code().code().to_owned(), error.message().to_owned()))
+    };
+    for (user, password) in [
+        ("expired", "x"),
+        ("valid", "x"),
+        ("barred", "x"),
+        ("barred", "wrong"),
+        ("bare", "x"),
+        ("nobody", "x"),
+    ] {
+        let here = answer(cluster.proxy.config("auction"), user, password).await;
+        let there = answer(cluster.shard(0).primary.config("auction"), user, password).await;
+        assert_eq!(here, there, "{user} with {password}");
+    }
+    client.batch_execute("ALTER ROLE valid NOLOGIN").await.expect("altered");
+    let refused = answer(cluster.proxy.config("auction"), "valid", "x").await.expect("refused at once");
+    assert_eq!(refused.1, "28000");
+    // The limit is of connections to PostgreSQL: one transaction has it, the other is told.
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        let mut config = cluster.proxy.config("auction");
+        config.user("few").password("x");
+        let (session, connection) =
+            config.connect(tokio_postgres::NoTls).await.expect("sessions are not limited");
+        tokio::spawn(connection);
+        sessions.push(session);
+    }
+    sessions[0].batch_execute("BEGIN").await.expect("begin");
+    sessions[0].batch_execute("SELECT 1 FROM pg_class").await.expect("the one connection");
+    let error = sessions[1].batch_execute("SELECT 1 FROM pg_class").await.expect_err("one too many");
+    assert_eq!(error.code(), Some(&SqlState::TOO_MANY_CONNECTIONS), "{error:?}");
+    assert!(
+        error.as_db_error().expect("a reply").message().contains("too many connections for role"),
+        "{error:?}"
+    );
+    sessions[0].batch_execute("COMMIT").await.expect("commit");
+    sessions[1].batch_execute("SELECT 1 FROM pg_class").await.expect("it is free");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_is_one_verifier_on_all_shards() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    let verifiers = async || {
+        let all = cluster.on_each_primary("SELECT rolpassword FROM pg_authid WHERE rolname = 'bidder'").await;
+        let all = all.concat();
+        assert!(all[0].starts_with("SCRAM-SHA-256$") && all[0] == all[1], "{all:?}");
+        all[0].clone()
+    };
+    client.batch_execute("CREATE ROLE bidder LOGIN PASSWORD 'one'").await.expect("create");
+    let first = verifiers().await;
+    client
+        .batch_execute("ALTER ROLE bidder WITH ENCRYPTED PASSWORD 'two' VALID UNTIL 'infinity'")
+        .await
+        .expect("alter");
+    assert_ne!(verifiers().await, first);
+    let mut config = cluster.proxy.config("auction");
+    config.user("bidder").password("two");
+    let (bidder, connection) = config.connect(tokio_postgres::NoTls).await.expect("the new password");
+    tokio::spawn(connection);
+    client
+        .batch_execute("CREATE TABLE auctions (auction_id bigint); GRANT ALL ON auctions TO bidder")
+        .await
+        .expect("DDL");
+    let insert = "INSERT INTO auctions VALUES (1), (2), (3), (4), (5), (6)";
+    bidder.batch_execute(insert).await.expect("its keys open every shard");
+    client.batch_execute("ALTER USER bidder PASSWORD NULL").await.expect("alter");
+    let none = cluster.on_each_primary("SELECT rolpassword FROM pg_authid WHERE rolname = 'bidder'").await;
+    assert_eq!(none.concat(), ["NULL", "NULL"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_databases_pass_through_to_the_first_shard() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect_to("postgres").await;

@@ -56,12 +56,14 @@ fn shown(settings: &Settings) -> Vec<Shown> {
 }
 
 fn of_listen(listen: &Listen) -> Vec<Shown> {
-    let Listen { address, metrics, threads, backlog, tls, tls_certificate, tls_key, tls_client_ca } = listen;
+    let Listen { address, metrics, threads, backlog, peers, tls, tls_certificate, tls_key, tls_client_ca } =
+        listen;
     vec![
         ("listen.address", address.clone()),
         ("listen.metrics", metrics.clone().unwrap_or_default()),
         ("listen.threads", threads.to_string()),
         ("listen.backlog", backlog.to_string()),
+        ("listen.peers", peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         ("listen.tls", word(tls)),
         ("listen.tls_certificate", path(tls_certificate.as_ref())),
         ("listen.tls_key", path(tls_key.as_ref())),

@@ -8,7 +8,7 @@ use router_config::topology::{SLOTS, ShardId, Topology};
 use super::config;
 use super::topic::Topic;
 use crate::backend::pool::{Pool, PoolStatus};
-use crate::control::{Catalog, Node, NodeRole};
+use crate::control::{Catalog, Forbids, Node, NodeRole};
 use crate::frontend::session::shard_name;
 use crate::frontend::watch::redacted;
 use crate::sql::schema::{Placement, Relation, RelationKind};
@@ -33,6 +33,7 @@ pub(super) fn rows(topic: Topic, shared: &Shared) -> Vec<Row> {
         Topic::Shards => shards(shared),
         Topic::Slots => slots(&shared.topology.load()),
         Topic::Tables => tables(shared),
+        Topic::Problems => problems(shared),
         Topic::Statements => statements(shared),
         Topic::Config => config::rows(&shared.settings.load()).into_iter().map(full).collect(),
         Topic::Version => vec![full([version()])],
@@ -256,6 +257,23 @@ fn tables_of(catalog: &Catalog) -> Vec<Row> {
         ]
     };
     relations.filter(shown).map(row).collect()
+}
+
+fn problems(shared: &Shared) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for catalog in shared.control.catalogs() {
+        for problem in &catalog.load().problems {
+            let refused = match problem.forbids {
+                Forbids::All => "statements",
+                Forbids::Writes => "writes",
+                Forbids::Nothing => "nothing",
+            };
+            let database = catalog.database().to_owned();
+            rows.push(full([database, problem.table.clone(), refused.to_owned(), problem.message.clone()]));
+        }
+    }
+    rows.sort();
+    rows
 }
 
 fn kind(relation: &Relation) -> &'static str {

@@ -2,7 +2,7 @@
 //! read them from here.
 
 use self::Topic::{
-    Clients, Config, Epoch, Help, Pools, Servers, Shards, Slots, Statements, Stats, Tables, Version,
+    Clients, Config, Epoch, Help, Pools, Problems, Servers, Shards, Slots, Statements, Stats, Tables, Version,
 };
 
 /// A column and what it means.
@@ -27,6 +27,8 @@ pub enum Topic {
     Slots,
     /// Tables and where their rows are.
     Tables,
+    /// What is refused or differs between the shards.
+    Problems,
     /// Shared prepared statements.
     Statements,
     /// Settings.
@@ -39,8 +41,10 @@ pub enum Topic {
 
 impl Topic {
     /// All of them, in the order of SHOW HELP.
-    pub const ALL: [Self; 12] =
-        [Help, Clients, Servers, Pools, Stats, Shards, Slots, Tables, Statements, Config, Version, Epoch];
+    pub const ALL: [Self; 13] = [
+        Help, Clients, Servers, Pools, Stats, Shards, Slots, Tables, Problems, Statements, Config, Version,
+        Epoch,
+    ];
 
     /// The word after SHOW.
     pub fn name(self) -> &'static str {
@@ -53,6 +57,7 @@ impl Topic {
             Shards => "shards",
             Slots => "slots",
             Tables => "tables",
+            Problems => "problems",
             Statements => "statements",
             Config => "config",
             Version => "version",
@@ -76,6 +81,7 @@ impl Topic {
             Shards => "shards with their primary, replicas and share of the slots",
             Slots => "ranges of slots and their owners",
             Tables => "tables and views of the sharded databases: where their rows are",
+            Problems => "tables that are refused and why; what differs between the shards",
             Statements => "prepared statements shared over sessions, the most used first",
             Config => "settings in use; secrets are masked",
             Version => "version of the proxy",
@@ -103,6 +109,12 @@ impl Topic {
                 ("slots", "How many."),
             ],
             Tables => &TABLES,
+            Problems => &[
+                ("database", "Database on the nodes."),
+                ("about", "Table, function or property."),
+                ("refused", "statements, writes, or nothing."),
+                ("problem", "What is wrong and what to do."),
+            ],
             Statements => &[
                 ("statement", "Name on the backend connections."),
                 ("parses", "Parse messages that meant it."),

@@ -121,6 +121,30 @@ fn spelled(name: &str) -> String {
     }
 }
 
+/// `SET name TO value`, with LOCAL or without; `None`: to the default.
+pub fn set_sql(name: &str, value: Option<&str>, local: bool) -> String {
+    let local = if local { "LOCAL " } else { "" };
+    match (name, value) {
+        // Intervals and the like are values in these syntaxes alone.
+        ("timezone", value) => format!("SET {local}TIME ZONE {}", value.unwrap_or("DEFAULT")),
+        ("session_authorization", value) => {
+            format!("SET {local}SESSION AUTHORIZATION {}", value.unwrap_or("DEFAULT"))
+        }
+        ("role", value) => format!("SET {local}ROLE {}", value.unwrap_or("NONE")),
+        (name, value) => format!("SET {local}{} TO {}", spelled(name), value.unwrap_or("DEFAULT")),
+    }
+}
+
+/// A setting's value in text, as at login or in set_config, as what SET wants: lists of names are spelled as lists.
+pub fn value_sql(name: &str, value: &str) -> String {
+    if !matches!(name, "search_path" | "temp_tablespaces") {
+        return literal(value);
+    }
+    let name =
+        |part: &str| if part.starts_with('"') { part.to_owned() } else { literal(&part.to_lowercase()) };
+    value.split(',').map(|part| name(part.trim())).collect::<Vec<_>>().join(", ")
+}
+
 /// A string as an SQL literal.
 pub fn literal(text: &str) -> String {
     if text.contains('\\') {

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod copy_trim;
 mod events;
 pub mod gucs;
+pub mod oids;
 pub mod owed;
 pub mod pool;
 pub mod prepared;

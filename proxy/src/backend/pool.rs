@@ -282,6 +282,13 @@ impl Lease {
         &self.pool.manager().key
     }
 
+    /// Conns of its pool that are open and unused.
+    pub fn idle_of_pool(&self) -> usize {
+        let active = self.pool.manager().active.load(Ordering::Relaxed);
+        let opening = CONNECTS_AT_ONCE.saturating_sub(self.pool.manager().gate.available_permits());
+        self.pool.status().size.saturating_sub(active + opening)
+    }
+
     /// How connections of its pool are made (for cancel requests).
     pub fn context(&self) -> &Arc<ConnectContext> {
         &self.pool.manager().context

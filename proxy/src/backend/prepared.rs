@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
@@ -30,6 +30,10 @@ pub struct SharedStatement {
     pub parses: AtomicU32,
     /// A server has accepted it in this context.
     pub accepted: AtomicBool,
+    /// Types of all its parameters, asked of a server where Parse leaves some open and it matters; `None` where it does not.
+    pub asked: OnceLock<Option<Box<[u32]>>>,
+    /// Type OIDs of its columns, on the home shard, once somebody had to know.
+    pub columns: OnceLock<Vec<u32>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +105,8 @@ impl Registry {
             types: Bytes::copy_from_slice(types),
             parses: AtomicU32::new(1),
             accepted: AtomicBool::new(false),
+            asked: OnceLock::new(),
+            columns: OnceLock::new(),
         });
         let identity = Identity { context, text: statement.text.clone(), types: statement.types.clone() };
         self.cache.insert(identity, Arc::clone(&statement));

@@ -36,7 +36,7 @@ use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::runtime::Handle;
 use tokio_rustls::rustls::ClientConfig;
 
-pub use self::catalog::{Catalog, DatabaseCatalog, OwnCatalog, Problem, TextRow};
+pub use self::catalog::{Catalog, DatabaseCatalog, Forbids, OwnCatalog, Problem, TextRow};
 pub use self::error::ControlError;
 pub use self::listen::{Lost, Notification, Subscription};
 pub use self::nodes::{InFlight, Node, NodeId, NodeRole, Nodes};

@@ -1,124 +1,167 @@
-//! Type OIDs by shard: user-defined types (enums, domains, composites, those of extensions, and the arrays of all of
-//! them) have an OID of their own on each shard. Applications are told the home shard's.
+//! OIDs by shard: types and tables of the user's (enums, domains, composites, those of extensions, and the arrays of all
+//! of them) have an OID of their own on each shard. Applications are told the home shard's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use router_config::topology::ShardId;
-use tokio_postgres::Client;
 
-/// All user-defined types by qualified name. Row types of tables and their arrays are among them.
-const TYPES: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname), t.oid, \
-     t.typtype = 'c' OR t.typcategory = 'A' OR t.typtype IN ('r', 'm') \
-     FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
-     WHERE t.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp_)'";
+use crate::backend::oids::{OidCell, ShardOids, is_record};
 
-/// One shard's user-defined types: name to OID and whether it is a container (array, record, range), whose binary form
-/// has OIDs within.
-pub(crate) type ShardTypes = HashMap<String, (u32, bool)>;
+/// What the binary form of a type's values has of OIDs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TypeShape {
+    /// The type's own OID.
+    pub(crate) oid: u32,
+    /// Types whose OIDs stand in its values: elements of an array, columns of a composite.
+    pub(crate) names: Vec<u32>,
+    /// Types whose values it has without naming them: the base of a domain, the bounds of a range.
+    pub(crate) holds: Vec<u32>,
+}
 
-/// Translation of type OIDs between the home shard and the others.
+/// One shard's objects by qualified name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ShardObjects {
+    /// User-defined types. Row types of tables and their arrays are among them.
+    pub(crate) types: HashMap<String, TypeShape>,
+    /// OIDs of tables, views and the like.
+    pub(crate) tables: HashMap<String, u32>,
+}
+
+/// Translation of OIDs between the home shard and the others.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct OidMap {
-    /// Per shard: its OID to the home shard's, where they differ or the home shard has none (0).
-    to_home: Vec<HashMap<u32, u32>>,
-    /// Per shard: the home shard's OID to its own, where they differ or it has none (0).
-    from_home: Vec<HashMap<u32, u32>>,
-    /// OIDs on the home shard of all containers, when some type's OID differs somewhere.
-    containers: Vec<u32>,
+    shards: Vec<Option<Arc<ShardOids>>>,
+    /// OIDs on the home shard of all types that are a container on some shard.
+    containers: HashSet<u32>,
 }
 
 impl OidMap {
-    /// Builds the map from the types of each shard, home first.
-    pub(crate) fn new(shards: &[ShardTypes]) -> Self {
-        let mut map = Self::default();
-        let Some(home) = shards.first() else { return map };
-        for types in shards {
-            let differs = |name: &&String, other: &ShardTypes, oid: u32| {
-                other.get(*name).is_none_or(|&(theirs, _)| theirs != oid)
+    /// Builds the map from the objects of each shard, home first; `None` for a shard that could not be asked.
+    pub(crate) fn new(shards: &[Option<ShardObjects>]) -> Self {
+        let Some(Some(home)) = shards.first() else { return Self::default() };
+        let mut containers = HashSet::new();
+        let one = |shard: &Option<ShardObjects>| {
+            let Some(there) = shard else {
+                return Some(Arc::new(ShardOids { unread: true, ..ShardOids::default() }));
             };
-            let to_home = types
-                .iter()
-                .filter(|&(name, &(oid, _))| differs(&name, home, oid))
-                .map(|(name, &(oid, _))| (oid, home.get(name).map_or(0, |&(oid, _)| oid)))
-                .collect();
-            let from_home: HashMap<u32, u32> = home
-                .iter()
-                .filter(|&(name, &(oid, _))| differs(&name, types, oid))
-                .map(|(name, &(oid, _))| (oid, types.get(name).map_or(0, |&(oid, _)| oid)))
-                .collect();
-            map.to_home.push(to_home);
-            map.from_home.push(from_home);
-        }
-        // A container may have the same OID everywhere while what it contains has not.
-        if !map.is_uniform() {
-            map.containers.extend(home.values().filter(|(_, container)| *container).map(|&(oid, _)| oid));
-            map.containers.sort_unstable();
-        }
-        map
+            let oids = translation(home, there);
+            let at_home = |oid: &u32| oids.types_to_home.get(oid).copied().unwrap_or(*oid);
+            containers.extend(oids.containers.iter().map(at_home));
+            (!oids.is_empty()).then(|| Arc::new(oids))
+        };
+        let shards = shards.iter().map(one).collect();
+        Self { shards, containers }
     }
 
-    /// Every type has the same OID on every shard: nothing needs to be translated.
+    /// Everything has the same OID on every shard: nothing needs to be translated.
     pub fn is_uniform(&self) -> bool {
-        self.to_home.iter().chain(&self.from_home).all(HashMap::is_empty)
+        self.shards.iter().all(Option::is_none)
     }
 
-    /// The home shard's OID for one that `shard` sent (RowDescription, ParameterDescription); `None`: the home shard has
-    /// no such type.
-    pub fn to_home(&self, shard: ShardId, oid: u32) -> Option<u32> {
-        translate(&self.to_home, shard, oid)
+    /// The translation for a shard; `None` where there is nothing to translate.
+    pub fn shard(&self, shard: ShardId) -> Option<&Arc<ShardOids>> {
+        self.shards.get(usize::from(shard.0))?.as_ref()
     }
 
-    /// The OID on `shard` for one that an application sent (Parse); `None`: the shard has no such type.
-    pub fn from_home(&self, shard: ShardId, oid: u32) -> Option<u32> {
-        translate(&self.from_home, shard, oid)
+    /// Whether some shard's types could not be read.
+    pub fn is_incomplete(&self) -> bool {
+        self.shards.iter().flatten().any(|oids| oids.unread)
     }
 
-    /// Whether values of this type (an OID of the home shard) carry OIDs in binary that differ between shards: refuse
-    /// them in binary.
+    /// Whether values of this type (an OID of the home shard) carry OIDs in binary that differ between shards.
     pub fn binary_differs(&self, oid: u32) -> bool {
-        self.containers.binary_search(&oid).is_ok()
+        self.containers.contains(&oid) || (is_record(oid) && !self.is_uniform())
+    }
+
+    /// Puts the translations into the cells that conns look at.
+    pub(crate) fn publish(&self, cells: &[OidCell]) {
+        for (cell, oids) in cells.iter().zip(&self.shards) {
+            cell.store(oids.clone());
+        }
     }
 }
 
-fn translate(maps: &[HashMap<u32, u32>], shard: ShardId, oid: u32) -> Option<u32> {
-    if oid < 16_384 {
-        return Some(oid);
+fn translation(home: &ShardObjects, there: &ShardObjects) -> ShardOids {
+    let mut oids = ShardOids::default();
+    for (name, shape) in &there.types {
+        let at_home = home.types.get(name).map_or(0, |shape| shape.oid);
+        if at_home != shape.oid {
+            oids.types_to_home.insert(shape.oid, at_home);
+        }
     }
-    let other = maps.get(usize::from(shard.0)).and_then(|map| map.get(&oid)).copied().unwrap_or(oid);
-    (other != 0).then_some(other)
+    for (name, shape) in &home.types {
+        let own = there.types.get(name).map_or(0, |shape| shape.oid);
+        if own != shape.oid {
+            oids.types_from_home.insert(shape.oid, own);
+        }
+    }
+    for (name, &own) in &there.tables {
+        let at_home = home.tables.get(name).copied().unwrap_or(0);
+        if at_home != own {
+            oids.tables_to_home.insert(own, at_home);
+        }
+    }
+    oids.containers = containers(there, &oids.types_to_home);
+    oids
 }
 
-/// The user-defined types of one shard.
-pub(crate) async fn shard_types(client: &Client) -> Result<ShardTypes, tokio_postgres::Error> {
-    let rows = client.query(TYPES, &[]).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)))).collect()
+/// Types that have an OID in their values which differs, at any depth.
+fn containers(there: &ShardObjects, differing: &HashMap<u32, u32>) -> HashSet<u32> {
+    let mut found: HashSet<u32> = HashSet::new();
+    loop {
+        let before = found.len();
+        for shape in there.types.values() {
+            let named = shape.names.iter().any(|oid| differing.contains_key(oid) || found.contains(oid));
+            if named || shape.holds.iter().any(|oid| found.contains(oid)) {
+                found.insert(shape.oid);
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn types(list: &[(&str, u32, bool)]) -> ShardTypes {
-        list.iter().map(|&(name, oid, container)| (name.to_owned(), (oid, container))).collect()
+    fn objects(base: u32, extra: bool) -> ShardObjects {
+        let shape = |oid: u32, names: &[u32], holds: &[u32]| TypeShape {
+            oid,
+            names: names.to_vec(),
+            holds: holds.to_vec(),
+        };
+        let mut types = HashMap::from([
+            (String::from("public.mood"), shape(base, &[], &[])),
+            (String::from("public._mood"), shape(base + 1, &[base], &[])),
+            (String::from("public.pair"), shape(base + 2, &[23, base + 1], &[])),
+            (String::from("public.moods"), shape(base + 3, &[], &[base + 1])),
+            (String::from("public.feeling"), shape(base + 4, &[], &[base])),
+            (String::from("public.plain"), shape(base + 5, &[23], &[])),
+        ]);
+        if extra {
+            types.insert(String::from("public.x"), shape(1 << 20, &[], &[]));
+        }
+        ShardObjects { types, tables: HashMap::from([(String::from("public.bids"), base + 9)]) }
     }
 
     #[test]
     fn oids_are_translated_by_name() {
-        let home = types(&[
-            ("public.mood", 20_000, false),
-            ("public._mood", 20_001, true),
-            ("public.x", 1 << 20, false),
-        ]);
-        let other = types(&[("public.mood", 30_000, false), ("public._mood", 30_001, true)]);
-        let map = OidMap::new(&[home.clone(), other]);
-        let (home_id, other_id) = (ShardId(0), ShardId(1));
-        assert!(!map.is_uniform());
-        assert_eq!(map.to_home(other_id, 30_000), Some(20_000));
-        assert_eq!(map.from_home(other_id, 20_001), Some(30_001));
-        assert_eq!(map.from_home(other_id, 1 << 20), None, "the shard lacks it");
-        assert_eq!(map.to_home(other_id, 25), Some(25));
-        assert_eq!(map.to_home(home_id, 20_000), Some(20_000));
-        assert!(map.binary_differs(20_001) && !map.binary_differs(20_000));
-        assert!(OidMap::new(&[home.clone(), home]).is_uniform());
+        let map = OidMap::new(&[Some(objects(20_000, true)), Some(objects(30_000, false)), None]);
+        assert!(!map.is_uniform() && map.is_incomplete());
+        assert_eq!(map.shard(ShardId(0)), None);
+        let other = map.shard(ShardId(1)).expect("it differs");
+        assert_eq!(other.types_to_home.get(&30_000), Some(&20_000));
+        assert_eq!(other.types_from_home.get(&20_001), Some(&30_001));
+        assert_eq!(other.types_from_home.get(&(1 << 20)), Some(&0), "the shard lacks it");
+        assert_eq!(other.tables_to_home.get(&30_009), Some(&20_009));
+        // Arrays of it, composites of those, domains over arrays; not the type itself, a domain over it, or others.
+        assert_eq!(other.containers, HashSet::from([30_001, 30_002, 30_003]));
+        assert!(map.binary_differs(20_001) && map.binary_differs(2249) && !map.binary_differs(20_000));
+        assert!(map.shard(ShardId(2)).expect("not known").unread);
+        let same = OidMap::new(&[Some(objects(20_000, true)), Some(objects(20_000, true))]);
+        assert!(same.is_uniform() && !same.binary_differs(2249));
     }
 }

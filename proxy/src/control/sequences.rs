@@ -277,7 +277,6 @@ mod unit {
             kind: RelationKind::Table,
             columns: vec![column("auction_id"), column("id")],
             placement: Placement::Sharded { key_column: 0, key_type: KeyType::Int8 },
-            has_user_triggers: false,
         };
         let mut schema = Schema::default();
         schema.relations.insert((String::from("public"), String::from("bids")), Arc::new(bids));

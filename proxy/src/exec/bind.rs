@@ -59,6 +59,31 @@ pub fn choose(rest: &[u8], types: &[u8], chosen: &[u16]) -> Option<Rebound> {
     Some(Rebound { rest: out.freeze(), types: out_types.freeze() })
 }
 
+/// A Bind after its names with all results in text format.
+pub fn with_text_results(rest: &[u8]) -> Bytes {
+    let end = results_at(rest).unwrap_or(rest.len());
+    let mut out = BytesMut::from(&rest[..end]);
+    out.put_u16(0);
+    out.freeze()
+}
+
+/// Where the formats of the results begin.
+fn results_at(rest: &[u8]) -> Option<usize> {
+    let mut body = rest;
+    counted(&mut body, frame::i16)?;
+    let count = frame::i16(&mut body)? as u16;
+    for _ in 0..count {
+        let len = frame::i32(&mut body)?;
+        body = body.get(usize::try_from(len).unwrap_or(0)..)?;
+    }
+    Some(rest.len() - body.len())
+}
+
+/// Format codes of the rows that a Bind asks for; `rest` is its body after the names. None at all: text.
+pub fn result_formats(rest: &[u8]) -> Option<Vec<i16>> {
+    counted(&mut &rest[results_at(rest)?..], frame::i16)
+}
+
 fn counted<T>(body: &mut &[u8], read: impl Fn(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
     let count = frame::i16(body)? as u16;
     (0..count).map(|_| read(body)).collect()
@@ -78,5 +103,9 @@ mod tests {
         assert_eq!(&got.rest[..], want);
         assert_eq!(&got.types[..], [0, 0, 0, 25, 0, 0, 0, 20, 0, 0, 0, 20]);
         assert_eq!(choose(b"\0\0\0\0", &[], &[1]), None);
+        assert_eq!(&with_text_results(rest)[..], b"\0\x02\0\x01\0\0\0\x02\0\0\0\x02ab\xff\xff\xff\xff\0\0");
+        assert_eq!(result_formats(rest), Some(vec![1]));
+        assert_eq!(result_formats(b"\0\0\0\0\0\0"), Some(Vec::new()));
+        assert_eq!(result_formats(b"\0\0\0\x01\0\0\0\x09ab"), None);
     }
 }

@@ -5,7 +5,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use router_config::topology::ShardId;
 
 use super::copy_in;
@@ -18,9 +18,9 @@ use crate::frontend::session::Session;
 use crate::frontend::watch::Why;
 use crate::route::copy::{CopyError, CopySplitter};
 use crate::route::plan::Target;
-use crate::route::refusal::Refusal;
 use crate::sql::facts::Command;
-use crate::wire::backend::tag as backend_tag;
+use crate::wire::backend::{self, tag as backend_tag};
+use crate::wire::error::{self, Report};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::tag;
 use crate::wire::reply;
@@ -47,11 +47,11 @@ impl Session {
         };
         self.may_prepare()?;
         let topology = self.worker.shared.topology.load_full();
-        let way = match ask.plan.target {
+        let mut way = match ask.plan.target {
             Target::CopySplit => {
                 let table = ask.facts.tables.first().map_or("", String::as_str);
                 let splitter = CopySplitter::new(shape, table, self.text_rules(), topology.clone())?;
-                Way::Split(Box::new(splitter))
+                Way::Split(Box::new(splitter.with_key_column(&self.key_column(table))))
             }
             _ => Way::All,
         };
@@ -64,14 +64,15 @@ impl Session {
             self.writes(at)?;
             let held = &mut self.held[at];
             held.unnamed = None;
-            let show = if shard == 0 { Show::DESCRIPTION.and(Show::ERRORS) } else { Show::NOTHING };
+            // Errors are told when it is known which line comes first.
+            let show = if shard == 0 { Show::DESCRIPTION } else { Show::NOTHING };
             reply::query(&mut held.lease.write, &ask.text);
             held.lease.owe(Owed::Query(show));
             order.push(at);
         }
-        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
-        let everywhere = matches!(way, Way::All);
-        let ran = self.run_copy(&order, way).await;
+        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
+        self.draws_on_several();
+        let ran = self.run_copy(&order, &mut way).await;
         if matches!(ask.form, Form::Execute { .. }) {
             self.pipeline.copied = self.pipeline.sync_ahead;
         }
@@ -79,12 +80,28 @@ impl Session {
             Ok(outcome) => outcome,
             Err(Broken::Shard(_, StepError::Client(error))) => return Err(Failure::Client(error)),
             Err(Broken::Shard(turn, error)) => return Err(self.lose(order[turn], error, false)),
-            Err(Broken::Data(error)) => return Err(of_data(error)),
+            Err(Broken::Data(error, outcome)) => {
+                // PostgreSQL would have stopped at the first line that is wrong, whoever finds it.
+                let frames = told(&outcome, &way);
+                let first =
+                    frames.into_iter().filter(|(line, _)| *line < error.line).min_by_key(|(line, _)| *line);
+                return Err(first.map_or_else(|| of_data(&error), |(_, frame)| Failure::Server(frame)));
+            }
         };
-        self.conclude_copy(outcome, everywhere)
+        self.conclude_copy(&outcome, &way)
     }
 
-    async fn run_copy(&mut self, order: &[usize], way: Way) -> Result<Vec<Events>, Broken> {
+    /// Name of the key column of a table, `schema.name`.
+    fn key_column(&self, table: &str) -> String {
+        let schema = self.schema();
+        let name = table.split_once('.').map(|(schema, name)| (schema.to_owned(), name.to_owned()));
+        let relation = name.and_then(|name| schema.relations.get(&name).cloned());
+        let column =
+            relation.and_then(|relation| Some(relation.columns.get(relation.key()?.0)?.name.clone()));
+        column.unwrap_or_else(|| "shard key".to_owned())
+    }
+
+    async fn run_copy(&mut self, order: &[usize], way: &mut Way) -> Result<Vec<Events>, Broken> {
         let mut conns: Vec<Option<&mut Conn>> = Vec::new();
         conns.resize_with(order.len(), || None);
         for (at, held) in self.held.iter_mut().enumerate() {
@@ -96,27 +113,23 @@ impl Session {
         events.resize_with(order.len(), Events::default);
         let high = self.worker.shared.settings.load().limits.copy_buffer_bytes;
         let mut copy = Copy { conns: conns.into_iter().flatten().collect(), events, io: &mut self.io, high };
-        copy.run(way).await?;
-        Ok(copy.events)
+        match copy.run(way).await {
+            Ok(()) => Ok(copy.events),
+            Err(Broken::Data(error, _)) => Err(Broken::Data(error, copy.events)),
+            Err(broken) => Err(broken),
+        }
     }
 
-    fn conclude_copy(&mut self, outcome: Vec<Events>, everywhere: bool) -> Result<(), Failure> {
-        let mut outcome = outcome;
-        for (turn, events) in outcome.iter_mut().enumerate() {
-            if let Some(frame) = events.error.take() {
-                if turn > 0 && self.events.error.is_none() {
-                    self.io.out.extend_from_slice(&frame);
-                }
-                self.events.error.get_or_insert(frame);
-            }
-        }
-        if self.events.error.is_some() {
+    fn conclude_copy(&mut self, outcome: &[Events], way: &Way) -> Result<(), Failure> {
+        if let Some((_, frame)) = told(outcome, way).into_iter().min_by_key(|(line, _)| *line) {
+            self.io.out.extend_from_slice(&frame);
+            self.events.error.get_or_insert(frame);
             return Ok(());
         }
         let counts = outcome.iter().filter_map(|events| {
             std::str::from_utf8(events.last_tag.as_deref()?).ok()?.rsplit(' ').next()?.parse::<u64>().ok()
         });
-        let rows: u64 = if everywhere { counts.take(1).sum() } else { counts.sum() };
+        let rows: u64 = if matches!(way, Way::All) { counts.take(1).sum() } else { counts.sum() };
         self.complete(&format!("COPY {rows}"));
         Ok(())
     }
@@ -125,17 +138,38 @@ impl Session {
 /// What broke off a COPY.
 enum Broken {
     Shard(usize, StepError),
-    Data(CopyError),
+    /// The data, and what the shards had said until then.
+    Data(Box<CopyError>, Vec<Events>),
 }
 
-fn of_data(error: CopyError) -> Failure {
-    Refusal {
-        sqlstate: error.sqlstate,
-        message: error.message,
-        detail: Some(error.context),
-        hint: error.hint,
-    }
-    .into()
+fn of_data(error: &CopyError) -> Failure {
+    let report = Report::error(error.sqlstate, &error.message);
+    Failure::Server(report.hint(error.hint.as_deref()).context(error.context.as_str()).to_frame())
+}
+
+/// What shards have to say against the data, with the numbers of the application's lines, and that line.
+fn told(outcome: &[Events], way: &Way) -> Vec<(u64, Bytes)> {
+    let frames = outcome.iter().enumerate().filter_map(|(turn, events)| {
+        let frame = events.error.as_ref()?;
+        let shard = ShardId(u16::try_from(turn).ok()?);
+        let frame = match way {
+            Way::Split(splitter) => {
+                error::with_context(frame, |context| splitter.rewrite_context(shard, context))
+            }
+            Way::All => frame.clone(),
+        };
+        let context = backend::error_field(frame.get(HEADER..)?, b'W');
+        let line = context.and_then(|context| line_of(std::str::from_utf8(context).ok()?));
+        Some((line.unwrap_or(u64::MAX), frame))
+    });
+    frames.collect()
+}
+
+/// The number in `COPY bids, line 5, column …`.
+fn line_of(context: &str) -> Option<u64> {
+    let rest = context.split_once(", line ")?.1;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest.get(..digits)?.parse().ok()
 }
 
 /// A COPY under way.
@@ -148,12 +182,11 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    async fn run(&mut self, way: Way) -> Result<(), Broken> {
-        let mut way = way;
+    async fn run(&mut self, way: &mut Way) -> Result<(), Broken> {
         self.settle(|conn, events| conn.is_quiet() || events.copy_in).await?;
         if self.events.iter().all(|events| events.error.is_none()) {
             self.io.flush().await.map_err(|error| Broken::Shard(0, error.into()))?;
-            match self.feed(&mut way).await {
+            match self.feed(way).await {
                 Ok(End::Done) => self.end_all(|out| reply::bare(out, tag::COPY_DONE)),
                 Ok(End::Failed | End::Stopped) => {}
                 Err(broken) => {
@@ -178,10 +211,9 @@ impl Copy<'_> {
         }
     }
 
-    /// Makes every shard leave the COPY. What they say to that is not the application's: it is told the cause.
+    /// Makes every shard leave the COPY. What they say to that is not the application's: it is told the cause, which may be
+    /// a line that a shard was still to read.
     async fn abandon(&mut self, reason: &str) -> Result<(), Broken> {
-        let caused: Vec<bool> = self.events.iter().map(|events| events.error.is_some()).collect();
-        let told = self.io.out.len();
         self.end_all(|out| {
             reply::frame(out, tag::COPY_FAIL, |b| {
                 b.put_slice(reason.as_bytes());
@@ -189,11 +221,11 @@ impl Copy<'_> {
             });
         });
         self.settle(|conn, _| conn.is_quiet()).await?;
-        if !caused.first().is_some_and(|caused| *caused) {
-            self.io.out.truncate(told);
-        }
-        for (events, caused) in self.events.iter_mut().zip(caused) {
-            events.error.take_if(|_| !caused);
+        for events in &mut self.events {
+            events.error.take_if(|frame| {
+                let message = backend::error_field(frame.get(HEADER..).unwrap_or_default(), b'M');
+                message.is_some_and(|message| message.ends_with(reason.as_bytes()))
+            });
         }
         Ok(())
     }
@@ -290,7 +322,7 @@ impl Copy<'_> {
                 let mut frames = Frames::new(&mut self.conns);
                 let pushed = splitter.push(chunk, &mut |shard, piece| frames.put(shard, piece));
                 frames.close();
-                pushed.map_err(Broken::Data)
+                pushed.map_err(broken_by)
             }
         }
     }
@@ -300,8 +332,12 @@ impl Copy<'_> {
         let mut frames = Frames::new(&mut self.conns);
         let finished = splitter.finish(&mut |shard, piece| frames.put(shard, piece));
         frames.close();
-        finished.map_err(Broken::Data)
+        finished.map_err(broken_by)
     }
+}
+
+fn broken_by(error: CopyError) -> Broken {
+    Broken::Data(Box::new(error), Vec::new())
 }
 
 fn put_data(out: &mut BytesMut, chunk: &[u8]) {

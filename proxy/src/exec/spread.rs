@@ -23,6 +23,7 @@ use crate::frontend::session::Session;
 use crate::frontend::settle::note_lsn;
 use crate::frontend::transaction::Block;
 use crate::frontend::watch::Why;
+use crate::route::clocks;
 use crate::route::plan::{Draw, Plan, Target};
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
@@ -103,7 +104,8 @@ impl Session {
         if matches!(ask.plan.target, Target::CopySplit | Target::CopyEverywhere) {
             return self.spread_copy(ask).await;
         }
-        let (shares, merge) = self.shares(&ask)?;
+        let (mut shares, merge) = self.shares(&ask)?;
+        self.read_clocks(&ask.facts, &mut shares).await?;
         let writes = ask.facts.access != Access::Read;
         if let Form::Execute { max_rows, .. } = ask.form
             && max_rows > 0
@@ -139,7 +141,10 @@ impl Session {
             self.queue_share(at, share, &ask.form, show)?;
             order.push(at);
         }
-        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
+        if writes && order.len() > 1 {
+            self.draws_on_several();
+        }
+        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
         let outcome = self.drive(&order).await?;
         self.conclude(outcome, &shares, merge)
     }
@@ -151,6 +156,29 @@ impl Session {
             block.implicit = true;
             self.block = Some(Box::new(block));
         }
+    }
+
+    /// The time is read once for all shares.
+    async fn read_clocks(&mut self, facts: &Facts, shares: &mut [Share]) -> Result<(), Failure> {
+        let evaluates = matches!(facts.command, Command::Query | Command::Modify(_) | Command::CopyOut(_));
+        let conforming = self.text_rules().standard_strings;
+        let reads = |share: &Share| clocks::any(&share.text, conforming);
+        if shares.len() < 2 || !evaluates || facts.unrepeatable.is_none() || !shares.iter().any(reads) {
+            return Ok(());
+        }
+        let rows = match self.held.iter().position(|held| held.enlisted) {
+            Some(at) => self.ask_rows(at, clocks::DRAW).await?,
+            None => self.ask_apart(clocks::DRAW, None).await?,
+        };
+        let Some(row) = rows.first() else {
+            return Err(Failure::error("XX000", "a shard did not tell the time"));
+        };
+        for share in shares {
+            if let Some(text) = clocks::replaced(&share.text, conforming, (row.text(0), row.text(1))) {
+                share.text = Bytes::from(text);
+            }
+        }
+        Ok(())
     }
 
     fn shares(&self, ask: &Ask) -> Result<(Vec<Share>, Merge), Failure> {
@@ -165,6 +193,12 @@ impl Session {
                 let sealed =
                     super::password::sealed(&ask.text, self.text_rules().standard_strings, rand::random());
                 let text = sealed.map_or_else(|| ask.text.clone(), Bytes::from);
+                let share = |n| Share { text: text.clone(), ..same(ShardId(n)) };
+                ((0..count).map(share).collect(), Merge::First)
+            }
+            Target::EverywhereAs(text) => {
+                let count = self.worker.shared.topology.load().shards.len() as u16;
+                let text = Bytes::copy_from_slice(text.as_bytes());
                 let share = |n| Share { text: text.clone(), ..same(ShardId(n)) };
                 ((0..count).map(share).collect(), Merge::First)
             }
@@ -203,7 +237,8 @@ impl Session {
             }
             Form::Execute { statement, bind, describe, max_rows } => {
                 let bound = rebound(statement, bind, share.params.as_deref())?;
-                reply::parse(&mut conn.write, b"", &share.text, &bound.types);
+                let types = conn.own_types(&bound.types)?;
+                reply::parse(&mut conn.write, b"", &share.text, &types);
                 conn.owe(Owed::Parse { show: errors_of(first), statement: None });
                 reply::bind(&mut conn.write, b"", b"", &bound.rest);
                 conn.owe(Owed::Bind(errors_of(first)));
@@ -322,21 +357,37 @@ impl Session {
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;
             }
-            self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text));
+            self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
             return self.conclude(outcome, &[share], Merge::First);
         }
         Ok(())
     }
 
     /// Values drawn on the home shard, outside of the application's transaction (as sequences are), unless the transaction
-    /// has made what is drawn from.
-    pub async fn draw(&mut self, draw: &Draw) -> Result<Vec<String>, Failure> {
+    /// has made what is drawn from. `bound`: the statement and Bind that the query takes its parameters from.
+    pub async fn draw(
+        &mut self,
+        draw: &Draw,
+        bound: Option<(&Prepared, &[u8])>,
+    ) -> Result<Vec<String>, Failure> {
+        let bound = bound.filter(|_| draw.with_params);
         let rows = if self.changes.own().is_some() {
             self.finish_pipelines().await?;
             let at = self.acquire(ShardId(0), false).await?;
-            self.ask_rows(at, &draw.sql).await?
+            self.held[at].lease.drew_for = 0;
+            match bound {
+                None => self.ask_rows(at, &draw.sql).await?,
+                Some(bound) => {
+                    let mut events = Events::default();
+                    let conn = &mut self.held[at].lease;
+                    if let Err(error) = ask_bound(conn, &draw.sql, bound, &mut events).await {
+                        return Err(self.lose(at, StepError::Backend(error), false));
+                    }
+                    text_rows(&mut events)?
+                }
+            }
         } else {
-            self.draw_apart(&draw.sql).await?
+            self.ask_apart(&draw.sql, bound).await?
         };
         let values: Option<Vec<String>> = rows.iter().map(|row| row.optional(0)).collect();
         values.filter(|values| draw.rows == 0 || values.len() == draw.rows).ok_or_else(|| {
@@ -344,14 +395,46 @@ impl Session {
         })
     }
 
-    async fn draw_apart(&mut self, sql: &str) -> Result<Vec<TextRow>, Failure> {
+    /// A query of the proxy's own on a conn to the home shard that is not the session's.
+    async fn ask_apart(
+        &mut self,
+        sql: &str,
+        bound: Option<(&Prepared, &[u8])>,
+    ) -> Result<Vec<TextRow>, Failure> {
         let mut held = self.lease_alone(ShardId(0)).await?;
         let mut events = Events::default();
-        if let Err(error) = super::single::ask(&mut held.lease, sql, &mut events).await {
+        let conn = &mut held.lease;
+        conn.drew_for = 0;
+        let ran = match bound {
+            None => super::single::ask(conn, sql, &mut events).await,
+            Some(bound) => ask_bound(conn, sql, bound, &mut events).await,
+        };
+        if let Err(error) = ran {
             return Err(Failure::Lost { shard: self.shard_name(ShardId(0)), error, committing: false });
         }
         text_rows(&mut events)
     }
+}
+
+/// As [`super::single::ask`], with the parameters of a Bind.
+async fn ask_bound(
+    conn: &mut Conn,
+    sql: &str,
+    (statement, bind): (&Prepared, &[u8]),
+    events: &mut Events,
+) -> Result<(), crate::backend::conn::ConnError> {
+    conn.capture = true;
+    reply::parse(&mut conn.write, b"", sql.as_bytes(), &statement.type_bytes());
+    conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
+    reply::bind(&mut conn.write, b"", b"", &bind::with_text_results(bind));
+    conn.owe(Owed::Bind(Show::NOTHING));
+    reply::execute(&mut conn.write, b"", 0);
+    conn.owe(Owed::Execute(Show::NOTHING));
+    reply::bare(&mut conn.write, frontend::tag::SYNC);
+    conn.owe(Owed::Sync(Show::NOTHING));
+    let ran = super::single::run_alone(conn, events).await;
+    conn.capture = false;
+    ran
 }
 
 /// Runs the conns to their end, answers in order. On failure: whose.
@@ -399,8 +482,8 @@ fn errors_of(first: bool) -> Show {
 
 fn rebound(statement: &Prepared, bind: &Bytes, params: Option<&[u16]>) -> Result<Rebound, Failure> {
     match params {
-        None => Ok(Rebound { rest: bind.clone(), types: statement.shared.types.clone() }),
-        Some(chosen) => bind::choose(bind, &statement.shared.types, chosen).ok_or_else(|| {
+        None => Ok(Rebound { rest: bind.clone(), types: statement.type_bytes() }),
+        Some(chosen) => bind::choose(bind, &statement.type_bytes(), chosen).ok_or_else(|| {
             Failure::error("08P01", "bind message supplies fewer parameters than the statement uses")
         }),
     }
@@ -414,6 +497,7 @@ pub fn first_share(plan: &Plan, statement: &Prepared, bind: &Bytes) -> (ShardId,
             Some(part) => (part.shard, part.text.clone(), Some(part.params.as_slice())),
             None => own(ShardId(0)),
         },
+        Target::EverywhereAs(text) => (ShardId(0), text.clone(), None),
         Target::Concat(shards) | Target::ConcatAny(shards, _) => {
             own(shards.first().copied().unwrap_or(ShardId(0)))
         }
@@ -421,7 +505,7 @@ pub fn first_share(plan: &Plan, statement: &Prepared, bind: &Bytes) -> (ShardId,
         _ => own(ShardId(0)),
     };
     let bound = rebound(statement, bind, params)
-        .unwrap_or_else(|_| Rebound { rest: bind.clone(), types: statement.shared.types.clone() });
+        .unwrap_or_else(|_| Rebound { rest: bind.clone(), types: statement.type_bytes() });
     (shard, text, bound)
 }
 

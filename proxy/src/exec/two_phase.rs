@@ -88,6 +88,7 @@ impl Session {
                     }
                     transaction.hand_over();
                     let _ = self.rollback_all().await;
+                    self.forget_settings();
                     shared.metrics.two_phase(Outcome::Aborted);
                     return Err(failure);
                 }
@@ -100,6 +101,7 @@ impl Session {
             Outcome::Committed => {}
             Outcome::Aborted => {
                 transaction.hand_over();
+                self.forget_settings();
                 return Err(Failure::error(
                     sqlstate::SERIALIZATION_FAILURE,
                     "the transaction was rolled back on all shards: a resolver took its coordinator for dead",
@@ -107,6 +109,7 @@ impl Session {
             }
             Outcome::Unknown => {
                 transaction.hand_over();
+                self.forget_settings();
                 return Err(Failure::error(
                     sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
                     "the outcome of the two-phase commit is unknown: the decision store did not answer; it will be the same on all shards",
@@ -121,6 +124,17 @@ impl Session {
             transaction.hand_over();
         }
         Ok(())
+    }
+
+    /// A conn that has prepared keeps what the transaction set, whatever becomes of it.
+    fn forget_settings(&mut self) {
+        let before = self.block.as_ref().map(|block| block.gucs_before());
+        if before.is_some_and(|before| !before.same(&self.gucs)) {
+            for held in self.held.iter_mut().filter(|held| held.gucs_moved) {
+                held.gucs_moved = false;
+                held.lease.applied = None;
+            }
+        }
     }
 
     async fn finish_prepared(
@@ -143,6 +157,7 @@ impl Session {
             self.may_prepare()?;
         }
         self.held[at].wrote = true;
+        self.draws_on(at);
         Ok(())
     }
 

@@ -8,8 +8,10 @@ use tokio::time::{Duration, Instant};
 
 use super::failure::Failure;
 use super::floor::{Look, Ticket};
+use super::io::StepError;
 use super::session::{Held, Session};
-use crate::backend::conn::Events;
+use crate::backend::conn::{Conn, ConnError, Events};
+use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::pool::{Pool, PoolKey, PoolLimits};
 use crate::control::NodeId;
@@ -25,6 +27,7 @@ impl Session {
     /// session's settings, and part of the open block.
     pub async fn acquire(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
         if let Some(at) = self.held_for(shard, replica) {
+            self.renew_settings(at).await?;
             self.join_block(at)?;
             self.held[at].untouched = false;
             return Ok(at);
@@ -36,13 +39,15 @@ impl Session {
             ));
         }
         self.check_isolation()?;
-        let mut held = self.lease(shard, replica).await?;
+        let held = self.lease(shard, replica).await?;
+        let mut held = self.recall(held).await?;
         self.visible.running().conns.push((
             Arc::clone(held.lease.key()),
             held.lease.process_id,
             held.lease.secret.clone(),
         ));
-        self.bring_settings(&mut held).await?;
+        let wanted = self.wanted_gucs();
+        self.bring_settings(&mut held, &wanted).await?;
         self.held.push(held);
         let at = self.held.len() - 1;
         self.join_block(at)?;
@@ -66,7 +71,8 @@ impl Session {
     /// A conn of its own to the primary of `shard`, apart from what the session holds.
     pub async fn lease_alone(&mut self, shard: ShardId) -> Result<Held, Failure> {
         let mut held = self.lease(shard, false).await?;
-        self.bring_settings(&mut held).await?;
+        let wanted = Arc::clone(&self.gucs);
+        self.bring_settings(&mut held, &wanted).await?;
         Ok(held)
     }
 
@@ -77,7 +83,7 @@ impl Session {
         joined.or_else(|| self.held.iter().position(|held| of_shard(held) && (!held.replica || replica)))
     }
 
-    async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
+    pub(super) async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
         let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
         let address = match (&self.who.kind, node) {
             (DatabaseKind::Node(address), _) => address.clone(),
@@ -103,6 +109,9 @@ impl Session {
             if let Some(took) = lease.opened_in.take() {
                 metrics.connected(took);
             }
+        }
+        if shard != ShardId(0) && self.translate_oids(shard, &mut lease).await {
+            self.context = None;
         }
         let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
         Ok(Held {
@@ -180,35 +189,38 @@ impl Session {
         })
     }
 
-    /// Replays the session's settings where the conn's differ. What the server rejects is told to the application.
-    async fn bring_settings(&mut self, held: &mut Held) -> Result<(), Failure> {
-        let applied = held.lease.applied.as_deref();
-        let Some(sql) = self.gucs.replay_sql(applied) else { return Ok(()) };
-        let mut events = Events::default();
-        let conn = &mut *held.lease;
-        reply::query(&mut conn.write, sql.as_bytes());
-        conn.owe(Owed::Query(Show::NOTHING));
-        conn.applied = None;
-        if let Err(error) = single::run_alone(conn, &mut events).await {
-            let shard = self.shard_name(held.shard);
-            return Err(Failure::Lost { shard, error, committing: false });
-        }
-        match events.error {
-            Some(frame) => Err(Failure::Server(frame)),
-            None => {
-                conn.applied = Some(Arc::clone(&self.gucs));
-                self.events.parameters.append(&mut events.parameters);
-                Ok(())
-            }
-        }
+    /// What a conn must have before the session uses it: a block's own changes come behind its BEGIN.
+    fn wanted_gucs(&self) -> Arc<Gucs> {
+        self.block.as_ref().map_or_else(|| Arc::clone(&self.gucs), |block| block.gucs_before())
     }
 
-    /// Brings a held conn to the session's settings.
-    pub async fn refresh_settings(&mut self, at: usize) -> Result<(), Failure> {
-        let mut held = self.held.swap_remove(at);
-        let done = self.bring_settings(&mut held).await;
-        self.held.push(held);
-        done
+    /// Replays settings where the conn's differ. What the server rejects is told to the application.
+    async fn bring_settings(&mut self, held: &mut Held, wanted: &Arc<Gucs>) -> Result<(), Failure> {
+        let brought = bring(&mut held.lease, wanted).await.map_err(|error| Failure::Lost {
+            shard: self.shard_name(held.shard),
+            error,
+            committing: false,
+        })?;
+        self.settings_brought(brought)
+    }
+
+    fn settings_brought(&mut self, mut events: Events) -> Result<(), Failure> {
+        self.events.parameters.append(&mut events.parameters);
+        events.error.map_or(Ok(()), |frame| Err(Failure::Server(frame)))
+    }
+
+    /// Brings a held conn at rest to the settings that it must have.
+    pub async fn renew_settings(&mut self, at: usize) -> Result<(), Failure> {
+        let wanted = self.wanted_gucs();
+        let held = &mut self.held[at];
+        let at_rest = !held.enlisted && !held.unsynced && held.lease.is_quiet();
+        if !at_rest || held.lease.applied.as_ref().is_some_and(|applied| applied.same(&wanted)) {
+            return Ok(());
+        }
+        match bring(&mut held.lease, &wanted).await {
+            Ok(events) => self.settings_brought(events),
+            Err(error) => Err(self.lose(at, StepError::Backend(error), false)),
+        }
     }
 
     /// Begins the open block on the conn, along with what is sent next.
@@ -222,6 +234,7 @@ impl Session {
         reply::query(&mut conn.write, block.join_sql().as_bytes());
         conn.owe(Owed::Query(Show::NOTHING));
         held.enlisted = true;
+        held.gucs_moved = true;
         held.unnamed = None;
         Ok(())
     }
@@ -236,4 +249,18 @@ impl Session {
             held.unnamed = None;
         }
     }
+}
+
+/// Brings a conn to settings; what it said meanwhile.
+async fn bring(conn: &mut Conn, wanted: &Arc<Gucs>) -> Result<Events, ConnError> {
+    let mut events = Events::default();
+    let Some(sql) = wanted.replay_sql(conn.applied.as_deref()) else { return Ok(events) };
+    reply::query(&mut conn.write, sql.as_bytes());
+    conn.owe(Owed::Query(Show::NOTHING));
+    conn.applied = None;
+    single::run_alone(conn, &mut events).await?;
+    if events.error.is_none() {
+        conn.applied = Some(Arc::clone(wanted));
+    }
+    Ok(events)
 }

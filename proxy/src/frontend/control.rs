@@ -10,7 +10,7 @@ use router_config::topology::ShardId;
 use super::failure::Failure;
 use super::session::Session;
 use super::transaction::Block;
-use crate::backend::gucs::Gucs;
+use crate::backend::gucs::{Gucs, set_sql};
 use crate::backend::owed::{Owed, Show};
 use crate::sql::facts::{Command, Facts};
 use crate::wire::error::Report;
@@ -68,6 +68,7 @@ impl Session {
             Command::Deallocate(name) => self.deallocate(facts, name.as_deref(), text, via).await,
             Command::Reset(name) => self.reset_to_login(facts, name.as_deref(), text, via).await,
             Command::Discard(what) => self.discard(facts, what, text, via).await,
+            Command::Set { name, local, .. } => self.set_to_login(facts, (name, *local), via).await,
             Command::Listen(_) | Command::Unlisten(_) => self.listen_or_unlisten(facts, text, via).await,
             _ => self.pass_on_home(facts, text, via).await,
         }
@@ -163,7 +164,7 @@ impl Session {
         let doomed = self.block.as_ref().is_some_and(|block| block.doomed);
         let listens = |session: &Self| {
             session.listening.is_some()
-                || session.pending.iter().any(|(_, facts, _)| matches!(facts.command, Command::Listen(_)))
+                || session.pending.iter().any(|expected| matches!(expected.facts.command, Command::Listen(_)))
         };
         if !commit || doomed || !listens(self) {
             return Ok(());
@@ -287,7 +288,7 @@ impl Session {
             .map(|(known, value)| format!("SET {known} TO {value}"))
             .collect();
         if again.is_empty() || self.failed_shard().is_some() {
-            return self.pass_on_home(facts, text, via).await;
+            return self.set_at_home(facts, text, via).await;
         }
         self.finish_pipelines().await?;
         let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
@@ -295,16 +296,45 @@ impl Session {
             Some(at) => at,
             None => self.acquire(shard, false).await?,
         };
+        let sql = format!("{text};{}", again.join(";"));
         let held = &mut self.held[at];
+        let conn = (held.shard, held.replica);
         held.unnamed = None;
-        reply::query(&mut held.lease.write, format!("{text};{}", again.join(";")).as_bytes());
+        reply::query(&mut held.lease.write, sql.as_bytes());
         held.lease.owe(Owed::Query(Show::ERRORS));
         self.run_to_end(at, false).await?;
         if self.events.error.is_none() {
-            self.reset(name);
+            self.set_elsewhere(facts, None, &sql, conn.0).await?;
+            self.note_local(&sql);
+            self.reset(name, Some(conn));
             self.answer("RESET");
         }
         Ok(())
+    }
+
+    /// SET … TO DEFAULT of what the login asked for, which the server does not know as a default.
+    async fn set_to_login(
+        &mut self,
+        facts: &Facts,
+        (name, local): (&str, bool),
+        via: Via,
+    ) -> Result<(), Failure> {
+        let value = self.startup_gucs.get(name).map(str::to_owned);
+        let sql = set_sql(name, value.as_deref(), local);
+        let mut facts = Facts::clone(facts);
+        facts.command = Command::Set { local, name: name.to_owned(), value };
+        let facts = Arc::new(facts);
+        self.set_at_home(&facts, &sql, via).await
+    }
+
+    /// Passes a change of settings on, and tells the other shards of the transaction.
+    async fn set_at_home(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        self.pass_on_home(facts, text, via).await?;
+        let first = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
+        match first {
+            Some(shard) if self.events.error.is_none() => self.set_elsewhere(facts, None, text, shard).await,
+            _ => Ok(()),
+        }
     }
 
     async fn discard(&mut self, facts: &Arc<Facts>, what: &str, text: &str, via: Via) -> Result<(), Failure> {
@@ -329,9 +359,10 @@ impl Session {
         self.hint_key = None;
         self.hint_shard = None;
         self.unlisten_all();
+        self.draws = super::draws::Draws::new();
         self.answer("DISCARD ALL");
         // A fresh connection has the login's settings.
-        self.refresh_settings(at).await
+        self.renew_settings(at).await
     }
 
     /// Passes a statement on to the shard where the transaction is, else to the pinned one, else to the home shard.
@@ -355,7 +386,7 @@ impl Session {
         text: &str,
         via: Via,
     ) -> Result<(), Failure> {
-        self.expect(facts, text);
+        self.expect(facts, text, Some(at));
         let held = &mut self.held[at];
         let conn = &mut *held.lease;
         held.unnamed = None;

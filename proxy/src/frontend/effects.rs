@@ -7,21 +7,130 @@ use std::sync::Arc;
 
 use router_config::topology::ShardId;
 
-use super::session::Session;
+use super::failure::Failure;
+use super::session::{Held, Session};
 use super::transaction::Block;
 use crate::backend::conn::{Events, set_parameter};
-use crate::backend::gucs::{Gucs, literal};
+use crate::backend::gucs::{Gucs, literal, set_sql, value_sql};
+use crate::route::values::{BindParams, ParamValue};
 use crate::sql::facts::{Command, Facts, Isolation, PinCause};
+use crate::sql::set_config::{Argument, calls};
 use crate::wire::backend::Status;
 use crate::wire::reply;
 
+/// A statement that was sent, and what it will do to the session when it has completed.
+#[derive(Debug)]
+pub struct Expected {
+    /// Its place among the statements of the request.
+    pub(super) ordinal: u32,
+    pub(super) facts: Arc<Facts>,
+    text: Arc<str>,
+    /// The conn that runs it: shard, and whether it is a replica.
+    conn: Option<(ShardId, bool)>,
+    sets: Option<Arc<[Setting]>>,
+}
+
+/// What a call of set_config sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    name: String,
+    /// As SET wants it; `None`: the default.
+    value: Option<String>,
+    /// For the transaction.
+    local: bool,
+}
+
+impl Expected {
+    /// Whether it changes settings.
+    pub fn sets(&self) -> bool {
+        self.sets.is_some() || sets_something(&self.facts.command)
+    }
+}
+
 impl Session {
-    /// Notes a statement whose completion is shown, and what it will do to the session then.
-    pub fn expect(&mut self, facts: &Arc<Facts>, text: &str) {
+    /// Notes a statement whose completion is shown, and what it will do to the session then; `at`: the conn that alone runs it.
+    pub fn expect(&mut self, facts: &Arc<Facts>, text: &str, at: Option<usize>) {
+        let sets = self.followed(facts, text.as_bytes(), None);
+        self.expect_sets(facts, text, at, sets);
+    }
+
+    /// As [`Self::expect`]; `sets`: what its calls of set_config say.
+    pub fn expect_sets(
+        &mut self,
+        facts: &Arc<Facts>,
+        text: &str,
+        at: Option<usize>,
+        sets: Option<Arc<[Setting]>>,
+    ) {
         if leaves_trace(facts) {
-            self.pending.push((self.sent, Arc::clone(facts), Arc::from(text)));
+            let conn = at.and_then(|at| self.held.get(at)).map(|held| (held.shard, held.replica));
+            let (facts, text) = (Arc::clone(facts), Arc::from(text));
+            self.pending.push(Expected { ordinal: self.sent, facts, text, conn, sets });
         }
         self.sent += 1;
+    }
+
+    /// The settings that a SELECT of set_config makes, where they are certain; `None` for any other statement.
+    pub fn followed(
+        &self,
+        facts: &Facts,
+        text: &[u8],
+        params: Option<&BindParams<'_>>,
+    ) -> Option<Arc<[Setting]>> {
+        if facts.effects.pins != Some(PinCause::Config) || !matches!(facts.command, Command::Query) {
+            return None;
+        }
+        let value = |argument: &Argument| match argument {
+            Argument::Literal(value) => Some(value.clone()),
+            Argument::Param(n) => match params?.get(*n)? {
+                ParamValue::Null => Some(None),
+                ParamValue::Text(bytes) => Some(Some(std::str::from_utf8(bytes).ok()?.to_owned())),
+                // Text is the same in both formats; a boolean is one byte.
+                ParamValue::Binary([flag @ (0 | 1)]) => Some(Some(flag.to_string())),
+                ParamValue::Binary(bytes) => Some(Some(std::str::from_utf8(bytes).ok()?.to_owned())),
+            },
+        };
+        let calls = calls(text, self.text_rules().standard_strings)?;
+        calls
+            .iter()
+            .map(|[name, to, local]| {
+                let (name, to) = (value(name)??.to_lowercase(), value(to)?);
+                let local = match value(local)??.to_lowercase().as_str() {
+                    "true" | "t" | "on" | "yes" | "1" => true,
+                    "false" | "f" | "off" | "no" | "0" => false,
+                    _ => return None,
+                };
+                // The server's own default is not the login's.
+                let known = to.is_some() || self.startup_gucs.get(&name).is_none();
+                known.then(|| Setting { value: to.map(|to| value_sql(&name, &to)), name, local })
+            })
+            .collect()
+    }
+
+    /// In a transaction over several shards: what one of them has just been told to set, the others are told too.
+    pub async fn set_elsewhere(
+        &mut self,
+        facts: &Facts,
+        sets: Option<&Arc<[Setting]>>,
+        text: &str,
+        shard: ShardId,
+    ) -> Result<(), Failure> {
+        let others = |held: &&Held| held.enlisted && held.shard != shard;
+        let others: Vec<ShardId> = self.held.iter().filter(others).map(|held| held.shard).collect();
+        if others.is_empty() || !(sets.is_some() || sets_something(&facts.command)) {
+            return Ok(());
+        }
+        let sql = sets.map_or_else(|| text.to_owned(), |sets| sets_sql(sets));
+        self.leave_all().await?;
+        if self.events.error.is_some() {
+            return Ok(());
+        }
+        for shard in others {
+            if let Some(at) = self.held.iter().position(|held| held.enlisted && held.shard == shard) {
+                self.ask(at, &sql).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Applies what the completed statements of the request do to the session.
@@ -32,17 +141,17 @@ impl Session {
         // Outside of a block the statements up to a COMMIT or the end are one transaction.
         let mut begun = Arc::clone(&self.gucs);
         let outside = self.block.is_none();
-        for (ordinal, facts, text) in std::mem::take(&mut self.pending) {
-            if ordinal >= completed {
+        for expected in std::mem::take(&mut self.pending) {
+            if expected.ordinal >= completed {
                 continue;
             }
-            match &facts.command {
-                Command::Begin { .. } => self.begun(&facts, &text, &begun),
+            match &expected.facts.command {
+                Command::Begin { .. } => self.begun(&expected.facts, &expected.text, &begun),
                 Command::Commit { chain } | Command::Rollback { chain } => {
-                    self.ended(*chain, rolled_back.contains(&ordinal), &begun);
+                    self.ended(*chain, rolled_back.contains(&expected.ordinal), &begun);
                     begun = Arc::clone(&self.gucs);
                 }
-                _ => self.apply(&facts, &text),
+                _ => self.apply(&expected),
             }
         }
         let failed = self.events.error.is_some();
@@ -51,6 +160,17 @@ impl Session {
             self.end_block(failed);
         } else if failed && self.block.is_none() {
             self.return_to(begun);
+        }
+        if self.block.is_none() {
+            self.settle_gucs();
+        }
+    }
+
+    /// No transaction is open: what was set on conns is what the session has.
+    pub(super) fn settle_gucs(&mut self) {
+        for held in self.held.iter_mut().filter(|held| held.gucs_moved) {
+            held.gucs_moved = false;
+            held.lease.applied = Some(Arc::clone(&self.gucs));
         }
     }
 
@@ -63,6 +183,7 @@ impl Session {
             self.block = Some(Box::new(block));
             for held in &mut self.held {
                 held.enlisted = held.lease.status != Status::Idle;
+                held.gucs_moved |= held.enlisted;
             }
         }
     }
@@ -88,18 +209,15 @@ impl Session {
         self.end_listens(!rolled_back);
     }
 
-    fn apply(&mut self, facts: &Facts, text: &str) {
+    fn apply(&mut self, expected: &Expected) {
+        let Expected { facts, text, conn, sets, .. } = expected;
         self.note_listen(&facts.command);
-        if let Some(cause) = pin_of(facts).filter(|_| !self.acts_on(&facts.command)) {
-            let shard = self.held.first().map_or(ShardId(0), |held| held.shard);
-            self.pinned = Some((cause, shard));
-            if cause == PinCause::Temporary {
-                self.temp_tables = true;
-                self.context = None;
+        if let Some(sets) = sets {
+            for set in sets.iter() {
+                self.apply_set(set, *conn);
             }
-            for held in &mut self.held {
-                held.lease.spoiled = true;
-            }
+        } else if let Some(cause) = pin_of(facts).filter(|_| !self.acts_on(&facts.command)) {
+            self.pin(cause, conn.map(|(shard, _)| shard));
         }
         if facts.effects.changes_catalog {
             self.changes.note();
@@ -111,7 +229,10 @@ impl Session {
                     block.set_local(name, value.as_deref(), &self.gucs);
                 }
             }
-            Command::Set { name, value, .. } => self.set_as_written(name, value.as_deref()),
+            Command::Set { name, value, .. } => {
+                self.note_local(text);
+                self.set_as_written(name, value.as_deref(), *conn);
+            }
             Command::SetTransaction { session: false, isolation, .. } => {
                 self.note_local(text);
                 if let (Some(block), Some(isolation)) = (&mut self.block, isolation) {
@@ -119,17 +240,28 @@ impl Session {
                 }
             }
             Command::SetTransaction { read_only, isolation, session: true } => {
+                self.note_local(text);
                 if let Some(read_only) = read_only {
-                    self.set("default_transaction_read_only", Some(if *read_only { "on" } else { "off" }));
+                    let value = if *read_only { "on" } else { "off" };
+                    self.set("default_transaction_read_only", Some(value), *conn);
                 }
                 if let Some(isolation) = isolation {
-                    self.set("default_transaction_isolation", Some(isolation_sql(*isolation)));
+                    self.set("default_transaction_isolation", Some(isolation_sql(*isolation)), *conn);
                 }
             }
-            Command::Reset(name) => self.reset(name.as_deref()),
+            Command::Reset(name) => {
+                self.note_local(text);
+                self.reset(name.as_deref(), *conn);
+            }
             Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
                 self.note_savepoint(facts)
             }
+            Command::Declare { name, hold } => {
+                if let Some((shard, _)) = conn {
+                    self.names.cursors.insert(name.clone(), (*shard, *hold));
+                }
+            }
+            Command::CloseCursor(Some(name)) => drop(self.names.cursors.remove(name)),
             Command::Deallocate(None) => {
                 self.names.statements.clear();
                 for held in &mut self.held {
@@ -140,22 +272,44 @@ impl Session {
         }
     }
 
-    fn note_local(&mut self, text: &str) {
+    fn apply_set(&mut self, set: &Setting, conn: Option<(ShardId, bool)>) {
+        self.note_local(&set_sql(&set.name, set.value.as_deref(), set.local));
+        if !set.local {
+            self.set_as_written(&set.name, set.value.as_deref(), conn);
+        } else if let Some(block) = &mut self.block {
+            block.set_local(&set.name, set.value.as_deref(), &self.gucs);
+        }
+    }
+
+    fn pin(&mut self, cause: PinCause, shard: Option<ShardId>) {
+        let shard = shard.or(self.held.first().map(|held| held.shard)).unwrap_or(ShardId(0));
+        self.pinned = Some((cause, shard));
+        if cause == PinCause::Temporary {
+            self.temp_tables = true;
+            self.context = None;
+        }
+        for held in self.held.iter_mut().filter(|held| held.shard == shard) {
+            held.lease.spoiled = true;
+        }
+    }
+
+    /// A shard that joins the block later runs it too, in its place among the savepoints.
+    pub(super) fn note_local(&mut self, text: &str) {
         if let Some(block) = &mut self.block {
             block.note_local(text.trim_end_matches(';'));
         }
     }
 
     /// SET: what other conns are to run for it.
-    fn set_as_written(&mut self, name: &str, value: Option<&str>) {
+    fn set_as_written(&mut self, name: &str, value: Option<&str>, conn: Option<(ShardId, bool)>) {
         // Half of a DateStyle (`SET datestyle TO 'SQL'`) leaves the other half as it was: the server knows the whole.
         if name == "datestyle"
             && value.is_some()
             && let Some(whole) = self.parameter("DateStyle").map(literal)
         {
-            return self.set(name, Some(&whole));
+            return self.set(name, Some(&whole), conn);
         }
-        self.set(name, value);
+        self.set(name, value, conn);
     }
 
     /// The value of a setting that servers report.
@@ -165,38 +319,31 @@ impl Session {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// A setting of the session has changed on the conns that are held.
-    fn set(&mut self, name: &str, value: Option<&str>) {
+    /// A setting of the session has changed on this conn. The others of the block have been told; those that are idle are told when
+    /// they are used.
+    fn set(&mut self, name: &str, value: Option<&str>, conn: Option<(ShardId, bool)>) {
         self.return_to(self.gucs.with(name, value));
         if let Some(block) = &mut self.block {
             block.set(name, value);
         }
         for held in &mut self.held {
-            if held.lease.status == Status::Idle {
-                held.lease.applied = Some(Arc::clone(&self.gucs));
-            } else {
-                held.gucs_moved = true;
-            }
+            held.gucs_moved |= conn == Some((held.shard, held.replica));
         }
     }
 
-    /// RESET has run on the conns that are held.
-    pub(super) fn reset(&mut self, name: Option<&str>) {
+    /// RESET has run on this conn, followed by what the login had asked for.
+    pub(super) fn reset(&mut self, name: Option<&str>, conn: Option<(ShardId, bool)>) {
         match name {
             Some(name) => {
                 let value = self.startup_gucs.get(name).map(str::to_owned);
-                self.set(name, value.as_deref());
+                self.set(name, value.as_deref(), conn);
             }
             None => {
                 let keep = |name: &str| self.gucs.get(name).map(str::to_owned);
                 let (role, authorization) = (keep("role"), keep("session_authorization"));
                 self.gucs = self.startup_gucs.with("session_authorization", authorization.as_deref());
-                self.set("role", role.as_deref());
+                self.set("role", role.as_deref(), conn);
             }
-        }
-        // The server went back to its own default, which the session's login may have overridden.
-        for held in &mut self.held {
-            held.lease.applied = None;
         }
     }
 
@@ -241,8 +388,18 @@ pub fn pin_of(facts: &Facts) -> Option<PinCause> {
     facts.effects.pins.or_else(|| {
         let sets = matches!(facts.command, Command::Modify(_))
             && facts.tables.iter().any(|table| table.ends_with("pg_settings"));
-        sets.then_some(PinCause::Settings)
+        sets.then_some(PinCause::Config)
     })
+}
+
+/// Whether a command changes settings, for the session or the transaction.
+pub fn sets_something(command: &Command) -> bool {
+    matches!(command, Command::Set { .. } | Command::SetTransaction { .. } | Command::Reset(_))
+}
+
+fn sets_sql(sets: &[Setting]) -> String {
+    let each = sets.iter().map(|set| set_sql(&set.name, set.value.as_deref(), set.local));
+    each.collect::<Vec<_>>().join(";")
 }
 
 fn leaves_trace(facts: &Facts) -> bool {
@@ -260,6 +417,8 @@ fn leaves_trace(facts: &Facts) -> bool {
                 | Command::Commit { .. }
                 | Command::Rollback { .. }
                 | Command::Deallocate(None)
+                | Command::Declare { .. }
+                | Command::CloseCursor(_)
                 | Command::Listen(_)
                 | Command::Unlisten(_)
         )

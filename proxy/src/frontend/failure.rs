@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::io::{ClientError, StepError};
 use crate::backend::conn::ConnError;
+use crate::backend::oids::OidError;
 use crate::backend::pool::LeaseError;
 use crate::route::refusal::Refusal;
 use crate::wire::error::{Report, Severity};
@@ -45,6 +46,12 @@ pub enum Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(Box::new(refusal))
+    }
+}
+
+impl From<OidError> for Failure {
+    fn from(error: OidError) -> Self {
+        of_oids(&error).into()
     }
 }
 
@@ -118,10 +125,15 @@ impl Failure {
 }
 
 fn lost(out: &mut BytesMut, shard: &str, error: &ConnError, committing: bool) {
+    if let ConnError::Oids(error) = error {
+        let refusal = of_oids(error);
+        Report::error(refusal.sqlstate, &refusal.message).hint(refusal.hint.as_deref()).write(out);
+        return;
+    }
     let said = match error {
         ConnError::Fatal(frame) => backend::error_field(frame.get(5..).unwrap_or_default(), b'M')
             .map(|message| format!("the shard said: {}", String::from_utf8_lossy(message))),
-        ConnError::Io(_) | ConnError::Protocol(_) => None,
+        ConnError::Io(_) | ConnError::Protocol(_) | ConnError::Oids(_) => None,
     };
     let detail = said.unwrap_or_else(|| error.to_string());
     if committing {
@@ -138,6 +150,19 @@ fn lost(out: &mut BytesMut, shard: &str, error: &ConnError, committing: bool) {
             .detail(detail.as_str())
             .hint("The transaction was not committed and may be run again.")
             .write(out);
+    }
+}
+
+/// The refusal of what cannot be said in the home shard's OIDs.
+fn of_oids(error: &OidError) -> Refusal {
+    match error {
+        OidError::Container => Refusal::unsupported(
+            error.to_string(),
+            "Ask for text format, or make the OIDs equal: drop the types and create them again through the proxy.",
+        ),
+        OidError::NoType(_) => Refusal::new(sqlstate::UNDEFINED_OBJECT, error.to_string()),
+        OidError::Unread => Refusal::new(sqlstate::CANNOT_CONNECT_NOW, error.to_string()),
+        OidError::Truncated => Refusal::new(sqlstate::PROTOCOL_VIOLATION, error.to_string()),
     }
 }
 

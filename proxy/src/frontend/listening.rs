@@ -115,7 +115,8 @@ impl Session {
     /// Whether the proxy answers the command itself, in this session.
     pub fn acts_on(&self, command: &Command) -> bool {
         let listens = matches!(command, Command::Listen(_) | Command::Unlisten(_));
-        is_control(command) || (listens && self.listens_here())
+        let to_login = matches!(command, Command::Set { value: None, name, .. } if self.startup_gucs.get(name).is_some());
+        is_control(command) || (listens && self.listens_here()) || to_login
     }
 
     /// LISTEN or UNLISTEN, in its place among the statements of the request.
@@ -129,7 +130,7 @@ impl Session {
         if self.failed_shard().is_some() {
             return self.pass_on_home(facts, text, via).await;
         }
-        self.expect(facts, text);
+        self.expect(facts, text, None);
         self.tag_at = Some(self.io.out.len());
         self.put_answer(if matches!(facts.command, Command::Listen(_)) { "LISTEN" } else { "UNLISTEN" });
         Ok(())
@@ -165,7 +166,7 @@ impl Session {
             }));
         }
         if self.listens_here() {
-            names.extend(self.pending.iter().filter_map(|(_, facts, _)| match &facts.command {
+            names.extend(self.pending.iter().filter_map(|expected| match &expected.facts.command {
                 Command::Listen(name) => Some(clipped(name)),
                 _ => None,
             }));

@@ -3,7 +3,9 @@
 pub mod acquire;
 pub mod auth;
 pub mod cancel;
+mod catalog_checks;
 pub mod control;
+pub mod draws;
 pub mod effects;
 pub mod failure;
 pub mod floor;
@@ -12,6 +14,7 @@ pub mod io;
 pub mod listening;
 pub mod names;
 pub mod own_catalog;
+pub mod param_types;
 pub mod pipeline;
 pub mod planning;
 pub mod secrets;

@@ -26,6 +26,21 @@ pub struct Prepared {
     pub named: bool,
 }
 
+impl Prepared {
+    /// Types of its parameters as far as they are known.
+    pub fn types(&self) -> &[u32] {
+        self.shared.asked.get().and_then(Option::as_ref).unwrap_or(&self.types)
+    }
+
+    /// The same as Parse has them.
+    pub fn type_bytes(&self) -> Bytes {
+        match self.shared.asked.get() {
+            None | Some(None) => self.shared.types.clone(),
+            Some(Some(types)) => types.iter().flat_map(|oid| oid.to_be_bytes()).collect(),
+        }
+    }
+}
+
 /// A bound statement.
 #[derive(Debug, Clone)]
 pub struct Portal {
@@ -33,6 +48,8 @@ pub struct Portal {
     pub statement: Arc<Prepared>,
     /// Where.
     pub place: Place,
+    /// What its calls of set_config set.
+    pub sets: Option<Arc<[super::effects::Setting]>>,
 }
 
 /// Where a portal runs.
@@ -58,4 +75,6 @@ pub struct Names {
     pub statements: HashMap<Bytes, Arc<Prepared>, RandomState>,
     /// Portals, gone at the end of the transaction.
     pub portals: HashMap<Bytes, Portal, RandomState>,
+    /// Cursors of DECLARE: the shard that has them, and whether they outlive the transaction.
+    pub cursors: HashMap<String, (ShardId, bool), RandomState>,
 }

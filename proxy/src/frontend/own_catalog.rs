@@ -8,6 +8,7 @@ use std::sync::Arc;
 use router_config::settings::DatabaseKind;
 use router_config::topology::ShardId;
 
+use super::effects::Expected;
 use super::failure::Failure;
 use super::names::Prepared;
 use super::session::Session;
@@ -72,9 +73,8 @@ impl Session {
             return Ok(());
         }
         let completed = self.events.completed;
-        let unseen = |(turn, facts, _): &(u32, Arc<crate::sql::facts::Facts>, Arc<str>)| {
-            *turn < completed && facts.effects.changes_catalog
-        };
+        let unseen =
+            |expected: &Expected| expected.ordinal < completed && expected.facts.effects.changes_catalog;
         if self.pending.iter().any(unseen) {
             self.changes.note();
         }

@@ -14,9 +14,9 @@ use crate::route::plan::{Part, Plan, Reason, SessionView, Target};
 use crate::route::values::{BindError, BindParams, TextRules, Values};
 use crate::route::{self, refusal::Refusal};
 use crate::sql::cache::Analysed;
+use crate::sql::calls::with_channels;
 use crate::sql::extract::Context;
-use crate::sql::facts::{Command, Facts};
-use crate::sql::listening::with_channels;
+use crate::sql::facts::{Command, Facts, PinCause};
 use crate::sql::schema::Schema;
 use crate::wire::sqlstate;
 
@@ -132,7 +132,7 @@ impl Session {
         rest: &[u8],
         drawn: Option<&[String]>,
     ) -> Result<Plan, Refusal> {
-        let params = BindParams::parse(rest, &statement.types).map_err(|error| Refusal {
+        let params = BindParams::parse(rest, statement.types()).map_err(|error| Refusal {
             sqlstate: match error {
                 BindError::FormatCode(_) => sqlstate::INVALID_PARAMETER_VALUE,
                 BindError::Truncated | BindError::Formats { .. } => sqlstate::PROTOCOL_VIOLATION,
@@ -193,15 +193,49 @@ impl Session {
             params: request.params,
             rules: self.text_rules(),
         };
+        let several = topology.shards.len() > 1;
+        if several && view.hint_shard.is_none() {
+            self.check_problems(&statement.facts)?;
+        }
         let plan = match drawn {
             None => route::plan(&topology, &statement.facts, &values, &view),
             Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
         }?;
+        if several {
+            self.check_copy(&statement.facts, &plan)?;
+        }
+        let own = &request.text[request.analysed.range(request.index)];
         if statement.facts.effects.listening_channels && self.listening.is_some() {
-            let own = &request.text[request.analysed.range(request.index)];
             return self.plan_channels(own, request.params.map_or(0, BindParams::len), plan);
         }
+        if statement.facts.effects.pins == Some(PinCause::Config)
+            && self.followed(&statement.facts, own, request.params).is_some()
+        {
+            return Ok(Plan { target: Target::Any, ..plan });
+        }
+        self.check_config(&plan)?;
+        if let Command::Fetch(name) | Command::CloseCursor(Some(name)) = &statement.facts.command
+            && let Some((shard, _)) = self.names.cursors.get(name)
+        {
+            return Ok(Plan { target: Target::One(*shard), ..plan });
+        }
+        if statement.facts.effects.currval {
+            return self.plan_drawn_value(own, &statement.facts, plan);
+        }
         Ok(self.at_writer(&statement.facts, plan))
+    }
+
+    /// Settings that one conn alone has: no other shard may answer.
+    fn check_config(&self, plan: &Plan) -> Result<(), Refusal> {
+        let Some((PinCause::Config, pinned)) = self.pinned else { return Ok(()) };
+        match &plan.target {
+            Target::Any => Ok(()),
+            Target::One(shard) | Target::Nowhere(shard) if *shard == pinned => Ok(()),
+            _ => Err(Refusal::unsupported(
+                "this session has changed settings in a way that the other shards cannot be told of",
+                "Use SET, or set_config with plain values, and DISCARD ALL to begin anew.",
+            )),
+        }
     }
 
     /// NOTIFY goes where the transaction writes: with a second writer it would have to be prepared, which PostgreSQL refuses.

@@ -59,6 +59,21 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What is known of a user who has a secret.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// The secret.
+    pub secret: Secret,
+    /// The role has LOGIN, as far as `auth.query` says.
+    pub may_log_in: bool,
+}
+
+impl Known {
+    fn of_file(secret: Secret) -> Self {
+        Self { secret, may_log_in: true }
+    }
+}
+
 /// A password, and the verifier made of it once.
 pub struct Plain {
     /// The password.
@@ -103,7 +118,7 @@ pub struct SecretSource {
     query: Option<Arc<AuthQuery>>,
     control: Option<Handle>,
     cached_for: Duration,
-    cache: Mutex<HashMap<String, (Secret, Instant)>>,
+    cache: Mutex<HashMap<String, (Known, Instant)>>,
     /// Over the secrets of the configuration.
     fingerprint: Sha256,
     has_secrets: bool,
@@ -181,16 +196,16 @@ impl SecretSource {
         self.users.len() > 2 * scram
     }
 
-    /// The secret of `user`; `None`: no such user, or it has none.
-    pub async fn lookup(&self, user: &str) -> Result<Option<Secret>, SecretError> {
+    /// What is known of `user`; `None`: no such user, or it has no secret, or an expired one.
+    pub async fn lookup(&self, user: &str) -> Result<Option<Known>, SecretError> {
         if let Some(secret) = self.users.get(user) {
-            return Ok(Some(secret.clone()));
+            return Ok(Some(Known::of_file(secret.clone())));
         }
         let (Some(query), Some(control)) = (&self.query, &self.control) else {
             return Ok(None);
         };
-        if let Some(secret) = self.cached(user) {
-            return Ok(Some(secret));
+        if let Some(known) = self.cached(user) {
+            return Ok(Some(known));
         }
         let (query, name) = (Arc::clone(query), user.to_owned());
         let task = control.spawn(async move {
@@ -199,11 +214,11 @@ impl SecretSource {
                 Err(_) => Err(SecretError::Timeout(query.timeout)),
             }
         });
-        let secret = task.await.map_err(|_| SecretError::Ended)??.map(|text| Secret::parse(&text));
-        if let Some(secret) = &secret {
-            self.remember(user, secret.clone());
+        let known = task.await.map_err(|_| SecretError::Ended)??;
+        if let Some(known) = &known {
+            self.remember(user, known.clone());
         }
-        Ok(secret)
+        Ok(known)
     }
 
     /// The next look-up of `user` asks again.
@@ -211,26 +226,26 @@ impl SecretSource {
         self.locked().remove(user);
     }
 
-    fn cached(&self, user: &str) -> Option<Secret> {
-        self.locked().get(user).filter(|(_, until)| *until > Instant::now()).map(|(secret, _)| secret.clone())
+    fn cached(&self, user: &str) -> Option<Known> {
+        self.locked().get(user).filter(|(_, until)| *until > Instant::now()).map(|(known, _)| known.clone())
     }
 
-    fn remember(&self, user: &str, secret: Secret) {
+    fn remember(&self, user: &str, known: Known) {
         let mut cache = self.locked();
         if cache.len() >= CACHED_USERS_MAX {
             cache.clear();
         }
-        cache.insert(user.to_owned(), (secret, Instant::now() + self.cached_for));
+        cache.insert(user.to_owned(), (known, Instant::now() + self.cached_for));
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Secret, Instant)>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Known, Instant)>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl AuthQuery {
     /// Runs the query, once more on a new connection if the kept one turns out to be broken.
-    async fn ask(&self, user: &str) -> Result<Option<String>, SecretError> {
+    async fn ask(&self, user: &str) -> Result<Option<Known>, SecretError> {
         let client = self.client().await?;
         let rows = match client.query(&self.settings.query, &[&user]).await {
             Err(error) if is_lost(&error) => {
@@ -239,10 +254,10 @@ impl AuthQuery {
             }
             result => result?,
         };
-        match rows.first() {
-            Some(row) => Ok(row.try_get::<_, Option<String>>(1)?),
-            None => Ok(None),
-        }
+        let Some(row) = rows.first() else { return Ok(None) };
+        let may_log_in = if row.len() > 2 { row.try_get(2)? } else { true };
+        let secret = row.try_get::<_, Option<String>>(1)?;
+        Ok(secret.map(|text| Known { secret: Secret::parse(&text), may_log_in }))
     }
 
     /// The kept connection, or a new one; a promotion moves it.

@@ -17,7 +17,7 @@ use super::io::{ClientError, ClientIo};
 use super::session::{Held, Session, Visible, Who};
 use crate::backend::conn::{ConnError, Events};
 use crate::backend::connect::BackendLogin;
-use crate::backend::gucs::{Gucs, literal};
+use crate::backend::gucs::{Gucs, value_sql};
 use crate::sql::facts::PinCause;
 use crate::wire::backend::Status;
 use crate::wire::error::Report;
@@ -121,19 +121,7 @@ fn startup_gucs(parameters: &[(String, String)]) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();
     for (name, value) in parameters {
         let name = name.to_lowercase();
-        let sql = match name.as_str() {
-            "search_path" => value
-                .split(',')
-                .map(|part| part.trim())
-                .map(
-                    |part| {
-                        if part.starts_with('"') { part.to_owned() } else { literal(&part.to_lowercase()) }
-                    },
-                )
-                .collect::<Vec<_>>()
-                .join(", "),
-            _ => literal(value),
-        };
+        let sql = value_sql(&name, value);
         values.insert(name, sql);
     }
     values
@@ -177,8 +165,8 @@ impl Registered {
         let worker = Arc::clone(&session.worker);
         let mut sessions = worker.shared.sessions();
         let process = loop {
-            let process = rand::random::<i32>() & i32::MAX;
-            if process != 0 && !sessions.contains_key(&process) {
+            let process = super::cancel::session_id(worker.shared.process, rand::random());
+            if !sessions.contains_key(&process) {
                 break process;
             }
         };
@@ -208,6 +196,7 @@ impl Session {
             block: None,
             held: Vec::new(),
             pinned: None,
+            draws: super::draws::Draws::new(),
             listening: None,
             temp_tables: false,
             hint_key: None,

@@ -81,7 +81,7 @@ pub struct Held {
     pub unsynced: bool,
     /// The conn's unnamed statement is this shared one.
     pub unnamed: Option<u64>,
-    /// A setting was changed inside of the block: what is on the conn afterwards depends on how it ends.
+    /// Settings were changed on it, or may be in the block: it has those of the session when the transaction is over.
     pub gucs_moved: bool,
     /// It asks the shard for its LSN along with the next request.
     pub asks_lsn: Option<Ticket>,
@@ -126,6 +126,8 @@ pub struct Session {
     pub held: Vec<Held>,
     /// Why the session keeps its conn, and on which shard.
     pub pinned: Option<(PinCause, ShardId)>,
+    /// What it has drawn from sequences.
+    pub draws: super::draws::Draws,
     /// What it listens on.
     pub listening: Option<Box<super::listening::Listening>>,
     /// It has made temporary tables.
@@ -141,7 +143,7 @@ pub struct Session {
     /// What the open transaction has done to the catalog.
     pub changes: super::own_catalog::CatalogChanges,
     /// What completed statements do to the session, with their place among the statements of the request.
-    pub pending: Vec<(u32, Arc<crate::sql::facts::Facts>, Arc<str>)>,
+    pub pending: Vec<super::effects::Expected>,
     /// Statements sent in this request whose completion is shown.
     pub sent: u32,
     /// Spreads statements that any shard can run.

@@ -33,9 +33,11 @@ impl Session {
                 }
                 running.conns.clear();
             }
+            let draws = &self.draws;
             self.held.retain(|held| {
                 let usable = held.lease.status == Status::Idle && held.lease.is_quiet();
-                usable && !held.replica && (session_mode || pinned == Some(held.shard))
+                let bound = session_mode || pinned == Some(held.shard) || draws.keeps(held);
+                usable && !held.replica && bound
             });
             if !self.held.is_empty() {
                 let mut running = self.visible.running();
@@ -56,6 +58,7 @@ impl Session {
                 self.block = Some(Box::new(block));
                 for held in &mut self.held {
                     held.enlisted = held.lease.status != Status::Idle;
+                    held.gucs_moved |= held.enlisted;
                 }
             }
             (Some(block), false) if self.held.iter().any(|held| held.enlisted) && !block.doomed => {
@@ -66,12 +69,17 @@ impl Session {
         }
     }
 
-    /// The transaction is over: settings as they were if it was rolled back.
+    /// The transaction is over, on all conns: settings as they were if it was rolled back.
     pub fn end_block(&mut self, rolled_back: bool) {
         if let Some(block) = self.block.take()
             && rolled_back
         {
             self.return_to(block.gucs_before());
+        }
+        self.settle_gucs();
+        self.names.cursors.retain(|_, (_, hold)| *hold);
+        for held in &mut self.held {
+            held.enlisted = false;
         }
         self.end_listens(!rolled_back);
     }

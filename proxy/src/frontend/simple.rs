@@ -68,6 +68,8 @@ impl Session {
     ) -> Result<(), Failure> {
         let facts = Arc::clone(&analysed.statements()[index].facts);
         let own = text.slice(analysed.range(index));
+        self.draws.next_statement();
+        self.asks_drawn(&facts);
         if self.acts_on(&facts.command) {
             let own = String::from_utf8_lossy(&own);
             return self.control(&facts, own.trim(), Via::Simple).await;
@@ -88,7 +90,8 @@ impl Session {
             Target::One(shard) | Target::Nowhere(shard) => shard,
             Target::Any => self.any_shard(),
             Target::Draw(draw) => {
-                let drawn = self.draw(&draw).await?;
+                let drawn = self.draw(&draw, None).await?;
+                self.drew_key(&facts, &draw, &drawn);
                 let plan = self.plan_drawn(text, analysed, index, &drawn)?;
                 return self.spread_query(plan, &facts, &own).await;
             }
@@ -97,9 +100,16 @@ impl Session {
         self.note(why, &own);
         let before = self.touched(shard);
         let at = self.acquire(shard, plan.replica).await?;
+        self.check_drawn(at, &facts)?;
         self.runs(at, before, &facts);
         self.note_shard(why, at);
-        self.forward_query(at, frame, &facts, &own).await
+        self.forward_query(at, frame, &facts, &own).await?;
+        if self.events.error.is_none() {
+            let sets = self.followed(&facts, &own, None);
+            let text = String::from_utf8_lossy(&own);
+            self.set_elsewhere(&facts, sets.as_ref(), text.trim(), shard).await?;
+        }
+        Ok(())
     }
 
     async fn spread_query(&mut self, plan: Plan, facts: &Arc<Facts>, own: &Bytes) -> Result<(), Failure> {
@@ -116,11 +126,11 @@ impl Session {
         own: &Bytes,
     ) -> Result<(), Failure> {
         if leaves_a_name(facts) || self.held[at].lease.spoiled {
-            self.expect(facts, &String::from_utf8_lossy(own));
+            self.expect(facts, &String::from_utf8_lossy(own), Some(at));
         } else {
             self.sent += 1;
         }
-        if facts.access != Access::Read {
+        if facts.access != Access::Read && self.followed(facts, own, None).is_none() {
             self.writes(at)?;
         }
         let held = &mut self.held[at];
@@ -134,12 +144,19 @@ impl Session {
     /// is read when it is its turn.
     async fn several(&mut self, frame: &Bytes, text: &Bytes, analysed: &Analysed) -> Result<(), Failure> {
         if let Some((shard, replica)) = self.common_shard(text, analysed)? {
-            for (index, statement) in analysed.statements().iter().enumerate() {
-                let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
-                self.expect(&statement.facts, &own);
-            }
             self.note(Why::whole_text(), text);
             let at = self.acquire(shard, replica).await?;
+            for (index, statement) in analysed.statements().iter().enumerate() {
+                let own = String::from_utf8_lossy(&text[analysed.range(index)]).trim().to_owned();
+                self.expect(&statement.facts, &own, Some(at));
+            }
+            let mut drawn = false;
+            for statement in analysed.statements() {
+                if !drawn {
+                    self.check_drawn(at, &statement.facts)?;
+                }
+                drawn |= statement.facts.access != Access::Read;
+            }
             self.note_shard(Why::whole_text(), at);
             if analysed.statements().iter().any(|s| s.facts.access != Access::Read) {
                 self.writes(at)?;
@@ -286,7 +303,7 @@ impl Session {
     /// Whether a command in a text of several statements is one that the server must not be given as it is.
     fn is_for_the_proxy(&self, command: &Command, analysed: &Analysed) -> bool {
         match command {
-            Command::SetHint { .. } | Command::Listen(_) => true,
+            Command::SetHint { .. } | Command::Listen(_) | Command::Set { .. } => true,
             Command::Unlisten(_) => self.listening.is_some(),
             Command::Deallocate(Some(name)) => self.names.statements.contains_key(name.as_bytes()),
             // Among others the server refuses it.

@@ -73,7 +73,7 @@ impl Session {
         }
         let listed: Vec<String> = names.iter().map(|n| format!("('{}')", n.replace('\'', "''"))).collect();
         let sql = format!("SELECT t::regtype::oid FROM (VALUES {}) v(t)", listed.join(", "));
-        let oids = self.draw(&Draw { sql, rows: names.len() }).await?;
+        let oids = self.draw(&Draw { sql, rows: names.len(), with_params: false }, None).await?;
         Ok(oids.iter().map(|oid| oid.parse().unwrap_or(0)).collect())
     }
 
@@ -104,10 +104,12 @@ impl Session {
             ));
         };
         let bind = bind_of(&arguments);
+        self.ask_types(&statement).await?;
         let plan = self.plan_bind(&statement, &bind, None)?;
         let plan = match plan.target {
             Target::Draw(draw) => {
-                let drawn = self.draw(&draw).await?;
+                let drawn = self.draw(&draw, Some((&statement, &bind))).await?;
+                self.drew_key(&facts, &draw, &drawn);
                 self.plan_bind(&statement, &bind, Some(&drawn))?
             }
             _ => plan,

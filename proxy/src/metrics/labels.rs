@@ -84,7 +84,7 @@ impl From<&Target> for PlanKind {
             Target::Any => Self::Any,
             Target::Concat(_) | Target::ConcatAny(..) => Self::Concat,
             Target::Nowhere(_) => Self::Nowhere,
-            Target::Everywhere => Self::Everywhere,
+            Target::Everywhere | Target::EverywhereAs(_) => Self::Everywhere,
             Target::EachAlone => Self::EachAlone,
             Target::Split(_) => Self::Split,
             Target::Draw(_) => Self::Draw,

@@ -16,6 +16,10 @@ pub(super) fn fits(key_type: KeyType, value: &KeyValue) -> bool {
     }
 }
 
+/// Why a value that is assigned to a key column may not be what is stored there.
+pub(super) const CHANGED_BY_STORING: &str =
+    "a key that ends with a blank, or has a fraction, may be changed by the length or scale of its column";
+
 /// The key type that a cast names, in any of its spellings; `None` for all other types and for any modifier.
 pub(super) fn type_of_name(name: &str) -> Option<KeyType> {
     Some(match name {

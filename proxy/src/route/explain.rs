@@ -77,7 +77,9 @@ pub fn of_plan(topology: &Topology, plan: &Plan, values_shown: bool) -> Explanat
             ("several shards", shards.iter().map(name).collect(), Some("as many rows as LIMIT says, of any"))
         }
         Target::Nowhere(shard) => ("no shard holds a matching row", vec![name(shard)], None),
-        Target::Everywhere => ("every shard, in one transaction", all(), Some("answer of the first shard")),
+        Target::Everywhere | Target::EverywhereAs(_) => {
+            ("every shard, in one transaction", all(), Some("answer of the first shard"))
+        }
         Target::EachAlone => {
             ("every shard, one by one, outside of a transaction", all(), Some("answer of the first shard"))
         }

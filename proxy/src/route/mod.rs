@@ -4,6 +4,7 @@
 //! rests on a guess. The same inputs give the same plan.
 
 mod array;
+pub mod clocks;
 mod convert;
 pub mod copy;
 pub mod explain;

@@ -7,6 +7,7 @@
 use router_config::key::{KeyType, KeyValue};
 use router_config::topology::{ShardId, Topology};
 
+use super::clocks;
 use super::hint::{self, Hint};
 use super::insert;
 use super::key::{self, KeyOutcome, Usage};
@@ -16,19 +17,6 @@ use super::refusal::Refusal;
 use super::values::Values;
 use crate::sql::facts::{Access, Command, DdlKind, Facts, Modify, Scope, Sharded};
 use crate::sql::normalise::identifiers;
-
-/// Evaluated once per transaction or statement: the same in all rows.
-const CLOCKS: [&str; 9] = [
-    "now",
-    "current_timestamp",
-    "transaction_timestamp",
-    "statement_timestamp",
-    "localtimestamp",
-    "current_date",
-    "current_time",
-    "localtime",
-    "age",
-];
 
 /// Largest LIMIT, in rows, that is applied here: each shard is asked for as many, and they are held until all have answered.
 const LIMIT_MAX: i64 = 10_000;
@@ -85,7 +73,7 @@ impl Case<'_> {
             Scope::Nothing => self.anywhere(hint, Reason::NoShardedTable),
             Scope::Reference => self.anywhere(hint, Reason::ReferenceTable),
             Scope::Home => self.at_home(hint)?,
-            Scope::ReferenceWrite => self.reference_write(hint)?,
+            Scope::ReferenceWrite => self.reference_write(hint, drawn)?,
             Scope::Everywhere => self.everywhere(Target::Everywhere, hint)?,
             Scope::Unknown { why } => match (hint, &self.facts.command) {
                 (Some(hint), _) => (Target::One(hint.shard), Reason::Hint),
@@ -235,8 +223,13 @@ impl Case<'_> {
         }
     }
 
-    fn reference_write(&self, hint: Option<Hint>) -> Result<(Target, Reason), Refusal> {
-        if let Some(what) = &self.facts.unrepeatable {
+    fn reference_write(
+        &self,
+        hint: Option<Hint>,
+        drawn: Option<&[String]>,
+    ) -> Result<(Target, Reason), Refusal> {
+        let same = |what: &&String| clocks::is_clock(what) && self.clock().is_none();
+        if let Some(what) = self.facts.unrepeatable.as_ref().filter(|what| !same(what)) {
             return Err(Refusal::unrepeatable(what, "A reference table has the same rows on every shard."));
         }
         if matches!(self.facts.command, Command::Prepare(_) | Command::Declare { .. } | Command::Call) {
@@ -246,14 +239,17 @@ impl Case<'_> {
             ));
         }
         let (target, _) = self.everywhere(Target::Everywhere, hint)?;
-        Ok((target, Reason::ReferenceTable))
+        match &self.facts.defaults {
+            Some(shape) => Ok((insert::reference::place(self, shape, drawn)?, Reason::ReferenceTable)),
+            None => Ok((target, Reason::ReferenceTable)),
+        }
     }
 
     /// A write on every shard.
     fn everywhere(&self, target: Target, hint: Option<Hint>) -> Result<(Target, Reason), Refusal> {
         self.agrees_everywhere(hint)?;
         if !self.session.two_phase && self.facts.access != Access::Read {
-            return Err(Refusal::two_phase_off("the statement concerns every shard: it"));
+            return Err(Refusal::two_phase_off("the statement"));
         }
         Ok((target, Reason::Ddl))
     }
@@ -460,17 +456,20 @@ impl Case<'_> {
         }
     }
 
-    /// A function of the statement that is evaluated once and is the same in all rows, as the time is: over several
-    /// shards it would not be. What is evaluated for each row (a volatile function) may run where the row is.
+    /// A function of the statement that is evaluated once and is the same in all rows, as the time is, and that cannot be
+    /// replaced by what it gives ([`clocks`]). What is evaluated for each row (a volatile function) may run where the row is.
     pub(super) fn clock(&self) -> Option<String> {
-        self.facts.unrepeatable.as_ref()?;
+        let what = self.facts.unrepeatable.as_ref()?;
         let mut found = None;
         identifiers(self.values.statement(), self.values.rules.standard_strings, false, &mut |name| {
-            if found.is_none() && CLOCKS.contains(&name) {
-                found = Some(format!("{name}()"));
+            if found.is_none() && name == "age" {
+                found = Some("age()".to_owned());
             }
         });
-        found
+        // The text must be read to be replaced.
+        let readable = std::str::from_utf8(self.values.statement()).is_ok();
+        let own_text = clocks::any(self.values.statement(), self.values.rules.standard_strings);
+        found.or_else(|| (own_text && !readable).then(|| what.clone()))
     }
 
     pub(super) fn shard_name(&self, shard: ShardId) -> &str {

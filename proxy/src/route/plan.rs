@@ -33,6 +33,8 @@ pub enum Target {
     Nowhere(ShardId),
     /// The statement on every shard in one transaction (two-phase); the home shard's answer is the client's.
     Everywhere,
+    /// As `Everywhere`, but another text, with the same parameters.
+    EverywhereAs(String),
     /// The statement shard by shard outside of a transaction; the home shard's answer is the client's.
     EachAlone,
     /// A statement of its own for each shard, in one transaction (two-phase when more than one).
@@ -66,6 +68,8 @@ pub struct Draw {
     pub sql: String,
     /// How many keys; 0: as many as there are.
     pub rows: usize,
+    /// It uses the parameters of the statement, by their numbers.
+    pub with_params: bool,
 }
 
 /// Why a plan is what it is. `Display` is the text of EXPLAIN (GAVEL); `label` is a metric label (closed set).

@@ -60,7 +60,7 @@ impl<'a> Source<'a> {
 }
 
 /// `'42'::bigint`
-fn quote(value: &str, type_name: &str) -> String {
+pub(super) fn quote(value: &str, type_name: &str) -> String {
     let prefix = if value.contains('\\') { " E" } else { "" };
     format!("{prefix}'{}'::{type_name}", value.replace('\\', "\\\\").replace('\'', "''"))
 }

@@ -9,7 +9,7 @@ use super::plan::SessionView;
 use crate::sql::Context;
 use crate::sql::cache::{Analysed, Cache};
 use crate::sql::facts::{Access, Command, Effects, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
-use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 /// A cluster of `n` shards, `shard-1` the home shard. Made once: proposing a slot map takes a while.
 pub(super) fn topology(n: usize) -> Arc<Topology> {
@@ -96,6 +96,7 @@ pub(super) fn facts(command: Command, scope: Scope) -> Facts {
         unrepeatable: None,
         barred: None,
         reshaped: Vec::new(),
+        defaults: None,
     }
 }
 
@@ -160,6 +161,7 @@ pub(super) fn schema() -> Schema {
         aggregate: false,
         set_returning: false,
         touches_sharded: Touches::No,
+        reach: Reach::default(),
         key_argument: None,
     };
     for (name, function) in [
@@ -203,6 +205,5 @@ fn relation(name: &str, placement: Placement, columns: &[(&str, &str, Option<&st
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,
-        has_user_triggers: false,
     }
 }

@@ -29,6 +29,8 @@ pub struct Facts {
     pub barred: Option<String>,
     /// Tables that DDL makes and fills, or gives other names or columns.
     pub reshaped: Vec<Reshaped>,
+    /// Rows of a reference table that leave columns to defaults which are not the same on each run.
+    pub defaults: Option<Box<DefaultsShape>>,
 }
 
 /// A table as it will be.
@@ -42,6 +44,28 @@ pub struct Reshaped {
     pub name: String,
     /// Columns; of a table that is made all that it may have.
     pub columns: Vec<String>,
+}
+
+/// `INSERT … VALUES` into a reference table: defaults that have to be drawn, so that every shard gets the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultsShape {
+    /// Default expression and type name of each such column.
+    pub columns: Vec<(String, String)>,
+    /// Rows of VALUES.
+    pub rows: usize,
+    /// What is put into the text, in order.
+    pub edits: Vec<Edit>,
+}
+
+/// A change of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// Bytes that are replaced; may be empty.
+    pub at: std::ops::Range<usize>,
+    /// Put in their place.
+    pub text: String,
+    /// Put behind that: the drawn value of a row (0-based) and one of the shape's columns.
+    pub value: Option<(usize, usize)>,
 }
 
 /// The kind of statement. What is not the session's business is [`Command::Query`], [`Command::Modify`] or
@@ -218,6 +242,10 @@ pub struct Effects {
     pub advisory_lock: bool,
     /// Calls currval/lastval: must run on the connection that drew the value.
     pub currval: bool,
+    /// The sequence named in a call is that of a sharded table, which each shard draws from on its own.
+    pub strided: bool,
+    /// The sequence named in a call lives on the home shard.
+    pub home_sequence: bool,
     /// Calls nextval/setval explicitly on the named or unknown sequence.
     pub sequence: bool,
     /// Changes the catalog.
@@ -243,8 +271,11 @@ pub enum PinCause {
     AdvisoryLock,
     /// PREPARE in SQL.
     SqlPrepare,
-    /// Settings changed by means the proxy cannot follow (set_config with expressions, DO, functions).
+    /// Settings may have been changed by means the proxy cannot follow (DO, functions).
     Settings,
+    /// Settings were changed by set_config or an UPDATE of pg_settings. Followed where the arguments are plain; otherwise no other
+    /// shard has them.
+    Config,
     /// LOAD and the like.
     Library,
 }
@@ -354,14 +385,27 @@ pub struct InsertShape {
 }
 
 /// `INSERT INTO t (columns) SELECT …` without tables, functions of the user's or anything that differs from run to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SelectShape {
     /// Bytes of the query.
     pub source: std::ops::Range<usize>,
     /// Columns listed.
     pub columns: usize,
-    /// Position of the key among them.
-    pub key: usize,
+    /// Where the key is.
+    pub key: SelectKey,
+    /// Columns that are literals without a type, with the bytes of these: what type they get depends on the place.
+    pub literals: Vec<(usize, std::ops::Range<usize>)>,
+    /// The query or what follows it has parameters.
+    pub has_params: bool,
+}
+
+/// Where the key of the rows of a query is.
+#[derive(Debug, Clone)]
+pub enum SelectKey {
+    /// Position among the columns.
+    Column(usize),
+    /// It is left to its default.
+    Default(DrawShape),
 }
 
 /// One row of VALUES.

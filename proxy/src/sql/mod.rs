@@ -4,15 +4,16 @@
 //! Only `parse` (and the extractor, through it) names the SQL parser; everything else of the proxy sees facts.
 
 pub mod cache;
+pub mod calls;
 mod command;
 pub mod extract;
 pub mod facts;
 pub mod lexer;
-pub mod listening;
 pub mod normalise;
 mod parse;
 mod prepass;
 pub mod schema;
+pub mod set_config;
 pub mod sql_prepare;
 pub(crate) mod tokens;
 

@@ -12,7 +12,7 @@ use sqlparser::tokenizer::{Location, Span, Token as Theirs, TokenWithSpan};
 pub(super) use sqlparser::ast;
 
 use super::lexer::Kind;
-use super::normalise::identifier;
+use super::normalise::{clipped, identifier};
 use super::prepass::{Piece, Prepared};
 use super::tokens::Tokens;
 
@@ -162,7 +162,7 @@ fn translate(tokens: &Tokens<'_>, prepared: &Prepared) -> Vec<TokenWithSpan> {
 fn convert(kind: Kind, raw: &[u8]) -> Theirs {
     let text = || String::from_utf8_lossy(raw).into_owned();
     match kind {
-        Kind::Word => Theirs::make_word(&text(), None),
+        Kind::Word => Theirs::make_word(&String::from_utf8_lossy(clipped(raw)), None),
         Kind::Quoted | Kind::QuotedUnicode => Theirs::make_word(&identifier(kind, raw), Some('"')),
         Kind::Number => Theirs::Number(text(), false),
         // The value is read from the statement when it is needed.

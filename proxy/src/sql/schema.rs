@@ -42,8 +42,6 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// Where its rows live.
     pub placement: Placement,
-    /// Whether a trigger of the user's runs on it.
-    pub has_user_triggers: bool,
 }
 
 /// `pg_class.relkind`, as far as it matters.
@@ -119,8 +117,25 @@ pub struct Function {
     pub set_returning: bool,
     /// A user function whose body was scanned and names no sharded table (or is declared so).
     pub touches_sharded: Touches,
+    /// What its body names.
+    pub reach: Reach,
     /// 1-based argument that carries the shard key, if declared in `[[functions]]`.
     pub key_argument: Option<u16>,
+}
+
+/// What the body of a function may reach, all overloads and what they call together. Nothing for built-in ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reach {
+    /// What it does cannot be told.
+    pub opaque: bool,
+    /// It names sharded tables.
+    pub sharded: bool,
+    /// It names reference tables, and may write.
+    pub reference: bool,
+    /// It names unsharded tables.
+    pub home: bool,
+    /// It reads the clock, draws from a sequence or the like: its result is another one on each run.
+    pub varies: bool,
 }
 
 /// Whether a function reaches sharded tables.

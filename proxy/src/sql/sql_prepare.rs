@@ -44,7 +44,7 @@ pub fn arguments(text: &[u8], conforming: bool) -> Option<Vec<Option<String>>> {
 }
 
 /// First and last token of each item between parentheses.
-fn items(t: &Tokens<'_>, open: usize, close: usize) -> Vec<(usize, usize)> {
+pub(super) fn items(t: &Tokens<'_>, open: usize, close: usize) -> Vec<(usize, usize)> {
     let (mut items, mut first, mut depth) = (Vec::new(), open + 1, 0_usize);
     for at in open + 1..=close {
         if depth == 0 && (at == close || t.is_mark(at, ",")) {
@@ -61,7 +61,13 @@ fn items(t: &Tokens<'_>, open: usize, close: usize) -> Vec<(usize, usize)> {
     items
 }
 
-fn argument(t: &Tokens<'_>, first: usize, last: usize, conforming: bool) -> Option<Option<String>> {
+/// A plain literal in text format, `None` within for NULL.
+pub(super) fn argument(
+    t: &Tokens<'_>,
+    first: usize,
+    last: usize,
+    conforming: bool,
+) -> Option<Option<String>> {
     let text = |at| std::str::from_utf8(t.raw(at)).ok();
     match (t.kind(first)?, last - first) {
         (Kind::Number, 0) => Some(Some(text(first)?.to_owned())),

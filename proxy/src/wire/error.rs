@@ -43,12 +43,14 @@ pub struct Report<'a> {
     pub detail: Option<&'a str>,
     /// Field `H`.
     pub hint: Option<&'a str>,
+    /// Field `W`.
+    pub context: Option<&'a str>,
 }
 
 impl<'a> Report<'a> {
     /// Severity ERROR.
     pub fn error(sqlstate: &'a str, message: &'a str) -> Self {
-        Self { severity: Severity::Error, sqlstate, message, detail: None, hint: None }
+        Self { severity: Severity::Error, sqlstate, message, detail: None, hint: None, context: None }
     }
 
     /// Severity FATAL.
@@ -76,6 +78,11 @@ impl<'a> Report<'a> {
         Self { hint: hint.into(), ..self }
     }
 
+    /// With a context.
+    pub fn context(self, context: impl Into<Option<&'a str>>) -> Self {
+        Self { context: context.into(), ..self }
+    }
+
     /// Appends the frame: ErrorResponse for ERROR and FATAL, NoticeResponse for the others.
     pub fn write(&self, out: &mut BytesMut) {
         let tag = match self.severity {
@@ -95,6 +102,9 @@ impl<'a> Report<'a> {
         }
         if let Some(hint) = self.hint {
             put_field(out, b'H', hint);
+        }
+        if let Some(context) = self.context {
+            put_field(out, b'W', context);
         }
         out.put_u8(0);
         let length = u32::try_from(out.len() - start).expect("texts of a report are far below 4 GiB");
@@ -117,6 +127,24 @@ fn put_field(out: &mut BytesMut, tag: u8, text: &str) {
         out.put_slice(text.as_bytes());
     }
     out.put_u8(0);
+}
+
+/// An ErrorResponse or NoticeResponse with another context (field `W`), where `rewrite` gives one.
+pub fn with_context(frame: &[u8], rewrite: impl Fn(&str) -> Option<String>) -> Bytes {
+    let mut out = BytesMut::with_capacity(frame.len() + 16);
+    let (Some(tag), Some(body)) = (frame.first(), frame.get(super::frame::HEADER..)) else {
+        return Bytes::copy_from_slice(frame);
+    };
+    super::reply::frame(&mut out, *tag, |out| {
+        for (field, text) in fields(body) {
+            let context = std::str::from_utf8(text).ok().filter(|_| field == b'W').and_then(&rewrite);
+            out.put_u8(field);
+            out.put_slice(context.as_deref().map_or(text, str::as_bytes));
+            out.put_u8(0);
+        }
+        out.put_u8(0);
+    });
+    out.freeze()
 }
 
 /// An ErrorResponse received from a node: the body as it came, and the fields that the proxy looks at.

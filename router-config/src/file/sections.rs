@@ -40,6 +40,8 @@ fn listen(mut section: Section<'_, '_>) -> Listen {
     if let Some(backlog) = section.number("backlog", 1..=65_535).and_then(|n| u32::try_from(n).ok()) {
         listen.backlog = backlog;
     }
+    let peers = section.strings("peers").unwrap_or_default();
+    listen.peers = peers.iter().filter_map(|(text, span)| section.address_in("peers", span, text)).collect();
     let choices = [("off", ListenTls::Off), ("allow", ListenTls::Allow), ("require", ListenTls::Require)];
     listen.tls = section.choice("tls", &choices).unwrap_or(listen.tls);
     listen.tls_certificate = section.file("tls_certificate");

@@ -214,11 +214,16 @@ impl KeyType {
         self == other || (self.is_integer() && other.is_integer())
     }
 
-    /// Whether storing a value in a column of this type and type modifier (`pg_attribute.atttypmod`) may change it by
-    /// rounding, so that a key computed from what was sent would not be the key that is stored.
+    /// Whether a column of this type and type modifier (`pg_attribute.atttypmod`) rounds values that
+    /// [`KeyValue::stored_as_it_is`] lets pass: times to less than microseconds, numbers to tens and hundreds.
     #[must_use]
     pub fn modifier_rounds(self, modifier: i32) -> bool {
-        matches!(self, Self::Numeric | Self::Timestamptz) && modifier >= 0
+        // `timestamp.c`: the modifier is the precision. `numeric.c`: four more than precision and scale, of 11 bits.
+        match self {
+            Self::Timestamptz => (0..6).contains(&modifier),
+            Self::Numeric => modifier >= 4 && ((modifier - 4) & 0x7ff ^ 1024) < 1024,
+            _ => false,
+        }
     }
 
     /// Whether key ranges make sense: the order is known without a collation.
@@ -283,6 +288,17 @@ impl KeyType {
 }
 
 impl KeyValue {
+    /// Whether every key column of its type, whatever its modifier, stores it unchanged or not at all: `varchar(n)` drops
+    /// blanks at the end that are too many, `numeric(p, s)` rounds a fraction.
+    #[must_use]
+    pub fn stored_as_it_is(&self) -> bool {
+        match self {
+            Self::Text(text) => !text.ends_with(' '),
+            Self::Numeric(number) => !number.contains('.'),
+            Self::Int(_) | Self::Uuid(_) | Self::Date(_) | Self::Timestamptz(_) => true,
+        }
+    }
+
     /// The order of two values of one type; `None` where it depends on a collation or the types differ.
     #[must_use]
     pub fn compare(&self, other: &Self) -> Option<Ordering> {

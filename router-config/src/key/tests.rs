@@ -323,7 +323,24 @@ fn which_types_can_be_co_located() {
     assert!(KeyType::Int2.hashes_like(INT8));
     assert!(!KeyType::Numeric.hashes_like(INT8));
     assert!(!KeyType::Text.hashes_like(KeyType::Bpchar));
-    assert!(KeyType::Numeric.modifier_rounds(655_366));
+    // numeric(10, 2) and numeric(20, 0) round fractions only, which are not stored as they are.
+    assert!(!KeyType::Numeric.modifier_rounds((10 << 16 | 2) + 4));
+    assert!(!KeyType::Numeric.modifier_rounds((20 << 16) + 4));
+    assert!(KeyType::Numeric.modifier_rounds((3 << 16 | (-2 & 0x7ff)) + 4));
+    for (key_type, text, kept) in [
+        (KeyType::Text, "a b", true),
+        (KeyType::Text, "a ", false),
+        (KeyType::Bpchar, "a ", true),
+        (KeyType::Numeric, "7.0", true),
+        (KeyType::Numeric, "7.5", false),
+        (KeyType::Int8, "7", true),
+    ] {
+        assert_eq!(
+            key_type.parse_text(text).expect("a value").stored_as_it_is(),
+            kept,
+            "{key_type} {text:?}"
+        );
+    }
     assert!(!KeyType::Numeric.modifier_rounds(-1));
 }
 

@@ -1,8 +1,11 @@
 //! A frame of the server's against what is owed: whether it fits, what it settles, whether the application sees it.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{Conn, ConnError, Events, set_parameter, unexpected};
+use crate::backend::oids::OidError;
 use crate::backend::owed::{Owed, Show};
 use crate::wire::backend::{self, Status, tag};
 use crate::wire::frame::HEADER;
@@ -116,6 +119,26 @@ impl Conn {
         }
     }
 
+    /// Puts the home shard's OIDs into a description, where they are others.
+    fn translate(&mut self, tag: u8, at: std::ops::Range<usize>) -> Result<(), OidError> {
+        let Some(oids) = self.oids.as_ref().map(|cell| cell.load()) else { return Ok(()) };
+        let Some(oids) = oids.as_ref() else { return Ok(()) };
+        let body = &mut self.read[at.start + HEADER..at.end];
+        if tag == tag::ROW_DESCRIPTION {
+            oids.row_description(body)
+        } else {
+            oids.parameter_description(body)
+        }
+    }
+
+    /// Parameter types of a Parse for this conn, given those that the application named.
+    pub fn own_types<'t>(&self, types: &'t Bytes) -> Result<Cow<'t, Bytes>, OidError> {
+        match self.oids.as_ref().and_then(|cell| cell.load_full()) {
+            None => Ok(Cow::Borrowed(types)),
+            Some(oids) => oids.parse_types(types).map(Cow::Owned),
+        }
+    }
+
     /// The frames that answer the entry at the head.
     fn answer(
         &mut self,
@@ -123,6 +146,9 @@ impl Conn {
         at: std::ops::Range<usize>,
         events: &mut Events,
     ) -> Result<bool, ConnError> {
+        if matches!(tag, tag::ROW_DESCRIPTION | tag::PARAMETER_DESCRIPTION) {
+            self.translate(tag, at.clone())?;
+        }
         let Some(head) = self.owed.front() else { return Err(unexpected(tag)) };
         let show = head.show();
         let (part, done) = match (tag, head) {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::backend::copy_trim::CopyTrim;
 pub use crate::backend::events::Events;
 use crate::backend::gucs::Gucs;
+use crate::backend::oids::{OidCell, OidError};
 use crate::backend::owed::{Owed, Show};
 use crate::backend::prepared::OnConn;
 use crate::backend::traffic::Moved;
@@ -41,6 +42,9 @@ pub enum ConnError {
     /// The server said something that nobody asked for.
     #[error("the shard violated the protocol: {0}")]
     Protocol(String),
+    /// It described something that cannot be told to the application.
+    #[error(transparent)]
+    Oids(#[from] OidError),
     /// It ended the connection with this message (raw ErrorResponse frame).
     #[error("the shard ended the connection")]
     Fatal(Bytes),
@@ -77,6 +81,8 @@ pub struct Conn {
     pub prepared: OnConn,
     /// ParameterStatus values.
     pub parameters: Vec<(String, String)>,
+    /// The session for which it last ran something that may have drawn from a sequence; 0: none that asks.
+    pub drew_for: u64,
     /// For cancel requests.
     pub process_id: i32,
     /// For cancel requests.
@@ -95,6 +101,8 @@ pub struct Conn {
     pub capture: bool,
     /// What is taken out of COPY data on its way to the application.
     pub copy_trim: Option<CopyTrim>,
+    /// Translates OIDs of its shard; `None` on the home shard and where nothing is routed.
+    pub oids: Option<OidCell>,
 }
 
 impl Conn {
@@ -112,6 +120,7 @@ impl Conn {
             applied: Some(Gucs::none()),
             prepared: OnConn::default(),
             parameters: connected.parameters,
+            drew_for: 0,
             process_id: connected.process_id,
             secret: connected.secret,
             expires,
@@ -121,6 +130,7 @@ impl Conn {
             moved: Moved::default(),
             capture: false,
             copy_trim: None,
+            oids: None,
         }
     }
 

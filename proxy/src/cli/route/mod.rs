@@ -19,7 +19,7 @@ use crate::route::values::{BindError, BindParams, Values};
 use crate::sql::Context;
 use crate::sql::cache::{Analysed, Cache};
 use crate::sql::normalise::identifiers;
-use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 const CAVEAT: &str = "Planned without a catalog: columns, types and functions are taken from the configuration's rules; \
                       key types default to bigint, and a missing column list is taken to start with the key.";
@@ -219,6 +219,7 @@ fn schema_of(topology: &Topology, args: &RouteArgs) -> Schema {
             } else {
                 Touches::No
             },
+            reach: Reach::default(),
             key_argument: rule.and_then(|rule| rule.key_argument),
         };
         schema.functions.insert(name.clone(), function);
@@ -265,7 +266,6 @@ fn relation(schema: &str, name: &str, kind: &TableKind, names: &BTreeSet<String>
         kind: RelationKind::Table,
         columns,
         placement,
-        has_user_triggers: false,
     }
 }
 

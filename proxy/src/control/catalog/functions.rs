@@ -1,15 +1,15 @@
 //! Whether a user's function may reach tables: its body is scanned for names of relations and of functions that may.
 //!
-//! `Touches::No` is claimed only for bodies that name no relation at all, or reference tables alone without being
+//! `Touches::No` is claimed only for bodies that name no relation but unsharded ones, or reference tables without being
 //! volatile; for dynamic SQL and foreign languages the answer is `Unknown`. `[[functions]]` of the configuration
-//! overrides.
+//! overrides, but for unsharded tables that a body names: those are on the home shard whatever is declared.
 
 use std::collections::{HashMap, HashSet};
 
 use router_config::topology::FunctionRule;
 
 use super::scan::{Token, tokens};
-use crate::sql::schema::{Function, Touches};
+use crate::sql::schema::{Function, Reach, Touches};
 
 /// Built-in functions that run SQL handed to them or read any table by name.
 const BUILT_IN_THAT_REACH: [&str; 19] = [
@@ -72,10 +72,12 @@ pub(crate) struct Overload {
 /// Names that bodies are scanned for.
 #[derive(Debug, Default)]
 pub(crate) struct Relations {
-    /// Reference tables and views over such.
+    /// Reference tables.
     pub(crate) reference: HashSet<String>,
-    /// All other user relations.
-    pub(crate) other: HashSet<String>,
+    /// Sharded tables, and what may read such.
+    pub(crate) sharded: HashSet<String>,
+    /// Unsharded relations, and what may read such.
+    pub(crate) home: HashSet<String>,
 }
 
 /// Built-in functions, by name, and the user's.
@@ -92,17 +94,22 @@ pub(crate) fn functions(
             function.built_in = false;
         }
     }
-    let reaching = reaching(overloads, relations);
+    let varying: HashSet<String> = varying(&all);
+    let reaching = reaching(overloads, relations, &varying);
     for overload in overloads {
-        let touches = if reaching.contains(overload.name.as_str()) { Touches::Unknown } else { Touches::No };
+        let reach = reaching.get(overload.name.as_str()).copied().unwrap_or_default();
+        let unknown = reach.opaque || reach.sharded || reach.reference;
+        let touches = if unknown { Touches::Unknown } else { Touches::No };
         let entry = all.entry(overload.name.clone()).or_insert(Function {
             volatile: false,
             built_in: false,
             aggregate: false,
             set_returning: false,
             touches_sharded: Touches::No,
+            reach,
             key_argument: None,
         });
+        entry.reach = reach;
         entry.volatile |= overload.volatile;
         entry.built_in = false;
         entry.aggregate |= overload.aggregate;
@@ -114,6 +121,8 @@ pub(crate) fn functions(
     for rule in rules {
         if let Some(function) = all.get_mut(&rule.name) {
             function.key_argument = rule.key_argument;
+            function.reach =
+                Reach { home: function.reach.home, varies: function.reach.varies, ..Reach::default() };
             function.touches_sharded =
                 if rule.key_argument.is_some() { Touches::Unknown } else { Touches::No };
         }
@@ -121,18 +130,39 @@ pub(crate) fn functions(
     all
 }
 
-/// Names of the user's functions that may reach tables, directly or through each other.
-fn reaching<'a>(overloads: &'a [Overload], relations: &Relations) -> HashSet<&'a str> {
-    let names: HashSet<&str> = overloads.iter().map(|overload| overload.name.as_str()).collect();
-    let mut reaching: HashSet<&str> = HashSet::new();
+/// Built-in functions whose result differs from run to run.
+fn varying(built_in: &HashMap<String, Function>) -> HashSet<String> {
+    const CLOCKS: [&str; 8] = [
+        "now",
+        "current_timestamp",
+        "current_date",
+        "current_time",
+        "localtimestamp",
+        "localtime",
+        "transaction_timestamp",
+        "statement_timestamp",
+    ];
+    let volatile = built_in.iter().filter(|(_, known)| known.volatile && !known.aggregate);
+    volatile.map(|(name, _)| name.clone()).chain(CLOCKS.map(str::to_owned)).collect()
+}
+
+/// What the user's functions reach, directly or through each other, by name.
+fn reaching<'a>(
+    overloads: &'a [Overload],
+    relations: &Relations,
+    varying: &HashSet<String>,
+) -> HashMap<&'a str, Reach> {
+    let mut reaching: HashMap<&str, Reach> = HashMap::new();
     let mut calls: Vec<(&str, HashSet<String>)> = Vec::new();
     for overload in overloads {
         let mut words = HashSet::new();
-        let opaque = collect(&overload.body, 0, &mut words);
-        let foreign = match overload.language.as_str() {
-            "sql" => false,
-            "plpgsql" => opaque,
-            "internal" => words.iter().any(|word| BUILT_IN_THAT_REACH.contains(&word.as_str())),
+        let computed = collect(&overload.body, 0, &mut words);
+        let runs_sql = words.iter().any(|word| BUILT_IN_THAT_REACH.contains(&word.as_str()));
+        let scanned = matches!(overload.language.as_str(), "sql" | "plpgsql");
+        let opaque = match overload.language.as_str() {
+            "sql" => runs_sql,
+            "plpgsql" => computed || runs_sql,
+            "internal" => runs_sql,
             "c" => {
                 let harmless =
                     overload.extension.as_deref().is_some_and(|name| HARMLESS_EXTENSIONS.contains(&name));
@@ -140,30 +170,50 @@ fn reaching<'a>(overloads: &'a [Overload], relations: &Relations) -> HashSet<&'a
             }
             _ => true,
         };
-        let scanned = matches!(overload.language.as_str(), "sql" | "plpgsql");
-        let names_table = scanned
-            && words.iter().any(|word| {
-                relations.other.contains(word) || (overload.volatile && relations.reference.contains(word))
-            });
-        let runs_sql = scanned && words.iter().any(|word| BUILT_IN_THAT_REACH.contains(&word.as_str()));
-        if foreign || names_table || runs_sql {
-            reaching.insert(&overload.name);
-        }
+        let names = |set: &HashSet<String>| scanned && words.iter().any(|word| set.contains(word));
+        let own = Reach {
+            opaque,
+            sharded: names(&relations.sharded),
+            reference: overload.volatile && names(&relations.reference),
+            home: names(&relations.home),
+            varies: names(varying),
+        };
+        let entry = reaching.entry(&overload.name).or_default();
+        *entry = both(*entry, own);
         if scanned {
-            words.retain(|word| names.contains(word.as_str()));
             calls.push((&overload.name, words));
         }
     }
+    let own: HashSet<&str> = reaching.keys().copied().collect();
+    for (_, words) in &mut calls {
+        words.retain(|word| own.contains(word.as_str()));
+    }
     loop {
-        let before = reaching.len();
+        let mut changed = false;
         for (name, called) in &calls {
-            if called.iter().any(|callee| reaching.contains(callee.as_str())) {
-                reaching.insert(name);
+            let before = reaching.get(name).copied().unwrap_or_default();
+            let after = called
+                .iter()
+                .filter_map(|callee| reaching.get(callee.as_str()))
+                .fold(before, |a, b| both(a, *b));
+            if after != before {
+                changed = true;
+                reaching.insert(name, after);
             }
         }
-        if reaching.len() == before {
+        if !changed {
             return reaching;
         }
+    }
+}
+
+fn both(a: Reach, b: Reach) -> Reach {
+    Reach {
+        opaque: a.opaque || b.opaque,
+        sharded: a.sharded || b.sharded,
+        reference: a.reference || b.reference,
+        home: a.home || b.home,
+        varies: a.varies || b.varies,
     }
 }
 
@@ -214,7 +264,8 @@ mod tests {
     fn only_bodies_that_name_no_table_are_harmless() {
         let relations = Relations {
             reference: HashSet::from([String::from("users")]),
-            other: HashSet::from([String::from("bids"), String::from("Odd Name")]),
+            sharded: HashSet::from([String::from("bids"), String::from("Odd Name")]),
+            home: HashSet::from([String::from("settings")]),
         };
         let stable = Overload { volatile: false, ..overload("name_of", "sql", "select name from users") };
         let overloads = [
@@ -227,11 +278,21 @@ mod tests {
             overload("dynamic", "plpgsql", "begin execute 'select ' || $1; end"),
             overload("python", "plpython3u", "return 1"),
             overload("writes_users", "sql", "update users set name = ''"),
+            overload("configured", "plpgsql", "begin return (select value from settings); end"),
+            overload("stamped", "plpgsql", "begin new.at := now(); return new; end"),
             stable,
         ];
-        let reaching = reaching(&overloads, &relations);
-        let mut names: Vec<&str> = reaching.into_iter().collect();
-        names.sort_unstable();
-        assert_eq!(names, ["direct", "dynamic", "in_text", "python", "quoted", "through", "writes_users"]);
+        let reaching = reaching(&overloads, &relations, &HashSet::from([String::from("now")]));
+        let with = |which: fn(&Reach) -> bool| {
+            let mut names: Vec<&str> =
+                reaching.iter().filter(|(_, reach)| which(reach)).map(|(name, _)| *name).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(with(|reach| reach.opaque), ["dynamic", "python"]);
+        assert_eq!(with(|reach| reach.sharded), ["direct", "in_text", "quoted", "through"]);
+        assert_eq!(with(|reach| reach.reference), ["writes_users"]);
+        assert_eq!(with(|reach| reach.home), ["configured"]);
+        assert_eq!(with(|reach| reach.varies), ["stamped"]);
     }
 }

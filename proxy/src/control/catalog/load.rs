@@ -4,18 +4,19 @@
 //! The search path of the transaction is empty, so that every name that PostgreSQL prints is qualified. All answers are
 //! in text format, as the simple protocol gives them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join;
 use router_config::topology::Topology;
 use tokio_postgres::Transaction;
 
+use super::drift::{Drift, concerns_all};
 use super::functions::{Overload, Relations, functions};
-use super::place::{Draft, KeyFacts, Problem, place_tables, place_views};
+use super::place::{Draft, Forbids, KeyFacts, Problem, REFUSED, place_tables, place_views};
 use super::rows::{TextRow, ask};
 use super::set_off;
-use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
@@ -37,8 +38,6 @@ const SETTINGS_PLAIN: &str = "SELECT pg_catalog.getdatabaseencoding()::text, coa
      '\"$user\", public')";
 
 const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
-     EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) \
-     OR EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1'), \
      ARRAY(SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), \
      CASE WHEN c.relkind IN ('v', 'm') AND c.oid >= 16384 THEN pg_catalog.pg_get_viewdef(c.oid, true) END, \
      ARRAY(SELECT DISTINCT d.refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d \
@@ -56,14 +55,21 @@ const COLUMNS: &str = "SELECT a.attrelid, a.attname::text, pg_catalog.format_typ
             pg_catalog.pg_get_serial_sequence(pg_catalog.quote_ident(n.nspname) || '.' || \
             pg_catalog.quote_ident(c.relname), a.attname)) || '::regclass)' \
           WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), t.typdefault) END, \
-     a.attidentity = 'a', a.attgenerated <> '', coalesce(nullif(t.typbasetype, 0), t.oid), \
-     coalesce(l.collisdeterministic, true) \
+     a.attidentity = 'a', a.attgenerated <> '', a.atttypmod, coalesce(l.collisdeterministic, true) \
      FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
      LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
      LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation \
      WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') \
      AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} ORDER BY a.attrelid, a.attnum";
+
+/// Domains with the type below all of them and its modifier.
+const DOMAINS: &str = "WITH RECURSIVE d (oid, base, modifier) AS ( \
+       SELECT oid, typbasetype, typtypmod FROM pg_catalog.pg_type WHERE typtype = 'd' \
+       UNION ALL SELECT d.oid, t.typbasetype, t.typtypmod FROM d \
+         JOIN pg_catalog.pg_type t ON t.oid = d.base AND t.typtype = 'd') \
+     SELECT d.oid, d.base, d.modifier FROM d \
+     JOIN pg_catalog.pg_type b ON b.oid = d.base AND b.typtype <> 'd'";
 
 const BUILT_IN: &str = "SELECT proname::text, pg_catalog.bool_or(provolatile = 'v'), \
      pg_catalog.bool_or(prokind IN ('a', 'w')), pg_catalog.bool_or(proretset) FROM pg_catalog.pg_proc \
@@ -88,6 +94,8 @@ const TYPES: &str = "SELECT t.typname::text, t.oid, n.nspname::text FROM pg_cata
 pub(crate) struct Loaded {
     pub(crate) schema: Schema,
     pub(crate) problems: Vec<Problem>,
+    /// A table that statements in the database's encoding would name in other bytes than the catalog does.
+    pub(crate) unreadable_name: Option<String>,
 }
 
 /// What the server answers to each question.
@@ -99,17 +107,23 @@ pub(crate) struct Answers {
     built_in: Vec<TextRow>,
     functions: Vec<TextRow>,
     types: Vec<TextRow>,
+    domains: Vec<TextRow>,
     set_off: set_off::Answers,
 }
 
 /// How many [`questions`] there are.
-const QUESTIONS: usize = 6 + set_off::QUESTIONS.len();
+const QUESTIONS: usize = 7 + set_off::QUESTIONS.len();
 
 /// Where PostgreSQL's own objects end.
 const FIRST_USER_OID: u32 = 16_384;
 
 /// Reads everything. `tx` is REPEATABLE READ, READ ONLY, and is not used afterwards.
-pub(crate) async fn load(tx: &Transaction<'_>, topology: &Topology, generation: u64) -> Result<Loaded> {
+pub(crate) async fn load(
+    tx: &Transaction<'_>,
+    topology: &Topology,
+    generation: u64,
+    drift: Option<&Drift<'_>>,
+) -> Result<Loaded> {
     let may_see_files = ask(
         tx,
         "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE') \
@@ -121,17 +135,18 @@ pub(crate) async fn load(tx: &Transaction<'_>, topology: &Topology, generation: 
     let (relations, columns) = (of_oids(RELATIONS, 0), of_oids(COLUMNS, 0));
     let relations_and_columns = try_join(ask(tx, &relations), ask(tx, &columns));
     let all_functions = try_join(ask(tx, BUILT_IN), ask(tx, FUNCTIONS));
-    let (((relations, columns), (built_in, functions)), types) =
-        try_join(try_join(relations_and_columns, all_functions), ask(tx, TYPES)).await?;
+    let all_types = try_join(ask(tx, TYPES), ask(tx, DOMAINS));
+    let (((relations, columns), (built_in, functions)), (types, domains)) =
+        try_join(try_join(relations_and_columns, all_functions), all_types).await?;
     let set_off = set_off::Answers::ask(tx).await?;
-    let answers = Answers { settings, relations, columns, built_in, functions, types, set_off };
-    Ok(assemble(&answers, topology, generation, None))
+    let answers = Answers { settings, relations, columns, built_in, functions, types, domains, set_off };
+    Ok(assemble(&answers, topology, generation, Beside { committed: None, drift }))
 }
 
 /// What to ask on a conn whose search path is empty, each as a statement of its own, for [`of_transaction`]: PostgreSQL's
 /// own relations are left out.
 pub(crate) fn questions() -> Vec<String> {
-    let relations = [SETTINGS_PLAIN, RELATIONS, COLUMNS, BUILT_IN, FUNCTIONS, TYPES];
+    let relations = [SETTINGS_PLAIN, RELATIONS, COLUMNS, BUILT_IN, FUNCTIONS, TYPES, DOMAINS];
     relations.iter().chain(&set_off::QUESTIONS).map(|sql| of_oids(sql, FIRST_USER_OID)).collect()
 }
 
@@ -143,25 +158,46 @@ pub(crate) fn of_transaction(
     committed: &Schema,
 ) -> Option<Loaded> {
     let answers: [Vec<TextRow>; QUESTIONS] = answers.try_into().ok()?;
-    let [settings, relations, columns, built_in, functions, types, set_off @ ..] = answers;
+    let [settings, relations, columns, built_in, functions, types, domains, set_off @ ..] = answers;
     let set_off = set_off::Answers(set_off);
-    let answers = Answers { settings, relations, columns, built_in, functions, types, set_off };
-    Some(assemble(&answers, topology, generation, Some(committed)))
+    let answers = Answers { settings, relations, columns, built_in, functions, types, domains, set_off };
+    Some(assemble(&answers, topology, generation, Beside { committed: Some(committed), drift: None }))
 }
 
 fn of_oids(sql: &str, first: u32) -> String {
     sql.replace("{first}", &first.to_string())
 }
 
-fn assemble(answers: &Answers, topology: &Topology, generation: u64, committed: Option<&Schema>) -> Loaded {
-    let mut drafts = drafts(&answers.relations, &answers.columns);
+/// What else is known beside the answers of the home shard.
+struct Beside<'a> {
+    /// The catalog without what the transaction has changed.
+    committed: Option<&'a Schema>,
+    /// How the other shards differ.
+    drift: Option<&'a Drift<'a>>,
+}
+
+fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Beside<'_>) -> Loaded {
+    let Beside { committed, drift } = beside;
+    let domains = answers.domains.iter().map(|row| (row.number(0), (row.number(1), row.number(2))));
+    let mut drafts = drafts(&answers.relations, &answers.columns, &domains.collect());
     let settings = answers.settings.first();
     let utf8 = settings.is_some_and(|row| row.text(0) == "UTF8");
-    let problems = place_tables(&mut drafts, topology, utf8);
+    let mut problems = place_tables(&mut drafts, topology, utf8);
+    refuse_differing(&mut drafts, drift, &mut problems);
+    refuse_as_before(&mut drafts, committed, &mut problems);
     let overloads: Vec<Overload> = answers.functions.iter().map(overload).collect();
     let built_in: HashMap<String, Function> = answers.built_in.iter().map(known).collect();
-    let functions = functions(built_in, &overloads, &scanned_names(&drafts), &topology.functions);
+    let mut functions = functions(built_in, &overloads, &scanned_names(&drafts), &topology.functions);
+    for name in drift.map(Drift::functions).unwrap_or_default().keys() {
+        if let Some(function) = functions.get_mut(*name) {
+            function.touches_sharded = Touches::Unknown;
+            function.built_in = false;
+            function.key_argument = None;
+        }
+    }
     place_views(&mut drafts, &functions);
+    refuse_differing(&mut drafts, drift, &mut problems);
+    problems.extend(drift.map(Drift::warnings).unwrap_or_default());
 
     let default_search_path = match committed {
         // The setting is the database's, which a transaction seldom changes, and not in force before the next login.
@@ -170,9 +206,17 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, committed: 
     };
     let types = type_names(&answers.types, &default_search_path);
     let set_off = answers.set_off.read(&drafts, &functions, topology);
+    let unreadable = |draft: &&Draft| {
+        let Relation { schema, name, placement, .. } = &draft.relation;
+        let key = draft.relation.key().map(|(column, _)| &draft.relation.columns[column].name);
+        let plain = schema.is_ascii() && name.is_ascii() && key.is_none_or(|key| key.is_ascii());
+        !utf8 && concerns_all(placement) && !plain
+    };
+    let unreadable_name = drafts.iter().find(unreadable).map(|draft| draft.relation.full_name());
     let refused = drafts.iter().filter_map(|draft| {
         let full_name = super::place::full_name(&draft.relation);
-        let problem = problems.iter().find(|problem| problem.table == full_name)?;
+        let all = |problem: &&Problem| problem.table == full_name && problem.forbids == Forbids::All;
+        let problem = problems.iter().find(all)?;
         Some((draft.relation.oid, problem.message.clone()))
     });
     let refused = refused.collect();
@@ -186,10 +230,35 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, committed: 
     let mut schema =
         Schema { generation, relations, functions, types, refused, default_search_path, ..Schema::default() };
     schema.hazards = super::triggers::hazards(&schema, &set_off);
-    Loaded { schema, problems }
+    Loaded { schema, problems, unreadable_name }
 }
 
-fn drafts(relations: &[TextRow], columns: &[TextRow]) -> Vec<Draft> {
+/// Refuses what is placed by now and must be the same everywhere, but is not.
+fn refuse_differing(drafts: &mut [Draft], drift: Option<&Drift<'_>>, problems: &mut Vec<Problem>) {
+    let Some(drift) = drift else { return };
+    let shared = drafts.iter_mut().filter(|draft| {
+        !draft.system && concerns_all(&draft.relation.placement) && draft.relation.placement != REFUSED
+    });
+    for draft in shared {
+        if let Some(message) = drift.table(&draft.relation.schema, &draft.relation.name) {
+            problems.push(Problem::refused(draft.relation.full_name(), message));
+            draft.relation.placement = REFUSED;
+        }
+    }
+}
+
+/// Inside of a transaction the other shards are not compared: what was refused before it stays so.
+fn refuse_as_before(drafts: &mut [Draft], committed: Option<&Schema>, problems: &mut Vec<Problem>) {
+    let Some(committed) = committed else { return };
+    for draft in drafts.iter_mut().filter(|draft| draft.relation.placement != REFUSED) {
+        if let Some(message) = committed.refused.get(&draft.relation.oid) {
+            problems.push(Problem::refused(draft.relation.full_name(), message.clone()));
+            draft.relation.placement = REFUSED;
+        }
+    }
+}
+
+fn drafts(relations: &[TextRow], columns: &[TextRow], domains: &HashMap<u32, (u32, i32)>) -> Vec<Draft> {
     let mut by_relation: HashMap<u32, (Vec<Column>, Vec<KeyFacts>)> = HashMap::new();
     for row in columns {
         let (list, keys) = by_relation.entry(row.number(0)).or_default();
@@ -202,7 +271,9 @@ fn drafts(relations: &[TextRow], columns: &[TextRow]) -> Vec<Draft> {
             identity_always: row.flag(6),
             generated: row.flag(7),
         });
-        keys.push(KeyFacts { base_type: row.number(8), deterministic: row.flag(9) });
+        let own = (row.number(3), row.number(8));
+        let (base_type, modifier) = domains.get(&own.0).copied().unwrap_or(own);
+        keys.push(KeyFacts { base_type, modifier, deterministic: row.flag(9) });
     }
     relations.iter().map(|row| draft(row, by_relation.remove(&row.number(0)).unwrap_or_default())).collect()
 }
@@ -223,27 +294,31 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
             kind,
             columns,
             placement: Placement::Unsharded,
-            has_user_triggers: row.flag(4),
         },
         keys,
-        parents: row.numbers(5),
-        view: row.optional(6).map(|text| (text, row.numbers(7))),
-        system: row.flag(8),
+        parents: row.numbers(4),
+        view: row.optional(5).map(|text| (text, row.numbers(6))),
+        system: row.flag(7),
     }
 }
 
 /// Names that function bodies are scanned for: tables are placed by now, views count as tables.
 fn scanned_names(drafts: &[Draft]) -> Relations {
-    let mut names = Relations { reference: HashSet::new(), other: HashSet::new() };
+    let mut names = Relations::default();
     for draft in drafts.iter().filter(|draft| !draft.system) {
+        let name = draft.relation.name.clone();
+        if draft.view.is_some() {
+            // Not placed yet: it may read anything.
+            names.sharded.insert(name.clone());
+            names.home.insert(name);
+            continue;
+        }
         let set = match draft.relation.placement {
             Placement::Reference => &mut names.reference,
-            Placement::Sharded { .. }
-            | Placement::Unsharded
-            | Placement::Catalog
-            | Placement::View { .. } => &mut names.other,
+            Placement::Sharded { .. } | Placement::View { .. } => &mut names.sharded,
+            Placement::Unsharded | Placement::Catalog => &mut names.home,
         };
-        set.insert(draft.relation.name.clone());
+        set.insert(name);
     }
     names
 }
@@ -255,6 +330,7 @@ fn known(row: &TextRow) -> (String, Function) {
         aggregate: row.flag(2),
         set_returning: row.flag(3),
         touches_sharded: Touches::No,
+        reach: Reach::default(),
         key_argument: None,
     };
     (row.owned(0), function)

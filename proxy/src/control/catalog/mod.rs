@@ -2,6 +2,7 @@
 //!
 //! Invariant: [`Catalog::refresh`] returns what was read after it was called; any number of callers share one load.
 
+mod drift;
 mod functions;
 mod load;
 mod own;
@@ -10,6 +11,7 @@ mod plpgsql;
 mod rows;
 mod scan;
 mod set_off;
+mod shard;
 mod triggers;
 mod views;
 
@@ -26,23 +28,32 @@ use futures_util::future::join_all;
 use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::sync::{Notify, watch};
 
+use self::drift::Drift;
 pub use self::own::{Alignment, OwnCatalog};
-pub use self::place::Problem;
+pub use self::place::{Forbids, Problem};
 pub use self::rows::TextRow;
 pub(crate) use self::rows::ask;
+use self::shard::ShardCatalog;
 use super::announce::Announcer;
 use super::connect::Dialer;
 use super::error::ControlError;
 use super::nodes::Nodes;
-use super::oids::{OidMap, ShardTypes, shard_types};
+use super::oids::OidMap;
 use super::resolver::primary;
+use crate::backend::oids::OidCell;
 use crate::sql::schema::Schema;
 
 /// Databases whose catalog is kept; a login to one more is refused.
 const MAX_DATABASES: usize = 1000;
 
-/// Pause before what could not be read is tried again.
+/// Pause before what could not be read, or differs between the shards, is looked at again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Pause before a difference that was not there before is believed.
+const CONFIRM: Duration = Duration::from_millis(200);
+
+/// How often the shards are asked whether their catalogs have been changed behind the proxy's back.
+const WATCH: Duration = Duration::from_secs(60);
 
 /// How long a load waits for a shard that has no primary.
 const PRIMARY_WAIT: Duration = Duration::from_secs(5);
@@ -54,8 +65,18 @@ pub struct DatabaseCatalog {
     pub schema: Arc<Schema>,
     /// Type OIDs by shard.
     pub oids: Arc<OidMap>,
-    /// Tables that cannot be served as configured: every statement on them is refused.
+    /// What cannot be served as configured, or differs between the shards.
     pub problems: Vec<Problem>,
+}
+
+/// Names of the shards, with what each has; `None` for one that has never answered.
+type Shards = Vec<(String, Option<ShardCatalog>)>;
+
+/// What the last load rested on.
+struct Seen {
+    shards: Shards,
+    /// Some shard did not answer, or they differ: it may pass.
+    passing: bool,
 }
 
 /// What a reload came to.
@@ -72,6 +93,8 @@ pub struct Catalog {
     bell: Notify,
     /// Number of the newest request that a finished load covers, and how it went.
     done: watch::Sender<(u64, Report)>,
+    /// By shard: what conns translate OIDs with.
+    cells: Vec<OidCell>,
 }
 
 impl Catalog {
@@ -90,6 +113,18 @@ impl Catalog {
         Arc::clone(&self.current.load().schema)
     }
 
+    /// What conns to a shard translate OIDs with, kept up to date.
+    pub fn oid_cell(&self, shard: ShardId) -> Option<OidCell> {
+        self.cells.get(usize::from(shard.0)).cloned()
+    }
+
+    fn publish(&self, loaded: DatabaseCatalog) {
+        // The translation first: whoever knows a new type by the new schema finds it there.
+        loaded.oids.publish(&self.cells);
+        let old = self.current.swap(Arc::new(loaded));
+        tell(&self.database, &old.problems, &self.current.load().problems);
+    }
+
     /// Reads the catalog anew and waits for it; concurrent callers share a load. On an error the old one stays. The
     /// other proxies of the cluster are told to do the same.
     pub async fn refresh(&self) -> Result<Arc<DatabaseCatalog>, ControlError> {
@@ -98,7 +133,7 @@ impl Catalog {
     }
 
     /// As `refresh`, but the other proxies are not told.
-    pub(crate) async fn reread(&self) -> Result<Arc<DatabaseCatalog>, ControlError> {
+    pub async fn reread(&self) -> Result<Arc<DatabaseCatalog>, ControlError> {
         let ticket = self.request();
         let mut done = self.done.subscribe();
         let report = match done.wait_for(|(covered, _)| *covered >= ticket).await {
@@ -180,45 +215,72 @@ impl Catalogs {
                 message: format!("catalogs of {MAX_DATABASES} databases are open, which is the limit"),
             });
         }
-        let loaded = self.read(&database).await?;
+        let shards = self.read_shards(&database, None).await?;
+        let (loaded, seen) = self.read(&database, shards).await?;
+        let mut cells = Vec::new();
+        cells.resize_with(seen.shards.len(), OidCell::default);
+        loaded.oids.publish(&cells);
+        tell(&database, &[], &loaded.problems);
         let catalog = Arc::new(Catalog {
             database: database.clone(),
             current: ArcSwap::from_pointee(loaded),
+            cells,
             wanted: AtomicU64::new(0),
             changed: AtomicBool::new(false),
             bell: Notify::new(),
             done: watch::Sender::new((0, Arc::new(Ok(())))),
         });
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(database, Arc::clone(&catalog));
-        tokio::runtime::Handle::current().spawn(Arc::clone(&self).keep(Arc::clone(&catalog)));
+        tokio::runtime::Handle::current().spawn(Arc::clone(&self).keep(Arc::clone(&catalog), seen));
         Ok(catalog)
     }
 
-    /// Serves the refreshes of one database.
-    async fn keep(self: Arc<Self>, catalog: Arc<Catalog>) {
-        let mut again = None;
+    /// Serves the refreshes of one database, and looks by itself whether it has changed.
+    async fn keep(self: Arc<Self>, catalog: Arc<Catalog>, seen: Seen) {
+        let mut seen = seen;
+        let mut failed = false;
         loop {
-            match again {
-                None => catalog.bell.notified().await,
-                Some(pause) => {
-                    if tokio::time::timeout(pause, catalog.bell.notified()).await.is_err() {
-                        catalog.request();
-                    }
-                }
-            }
+            let pause = if failed || seen.passing { RETRY } else { WATCH };
+            let rung = tokio::time::timeout(pause, catalog.bell.notified()).await.is_ok();
             let covered = catalog.wanted.load(Ordering::Acquire);
-            if catalog.done.borrow().0 >= covered {
+            let asked = catalog.done.borrow().0 < covered;
+            if rung && !asked {
                 continue;
             }
-            let report = match self.read(&catalog.database).await {
-                Ok(loaded) => {
-                    again = None;
-                    catalog.current.store(Arc::new(loaded));
+            let mut shards = self.read_shards(&catalog.database, Some(&seen.shards)).await;
+            if let Ok((shards, missing)) = &shards
+                && !asked
+                && !failed
+                && *shards == seen.shards
+            {
+                seen.passing = *missing || differs(&catalog.load().problems);
+                continue;
+            }
+            if shards
+                .as_ref()
+                .is_ok_and(|(shards, _)| Drift::new(shards).is_some_and(|drift| drift.is_new(&seen.shards)))
+            {
+                // DDL that is just being committed on one shard after the other.
+                tokio::time::sleep(CONFIRM).await;
+                shards = self.read_shards(&catalog.database, Some(&seen.shards)).await;
+            }
+            let read = match shards {
+                Ok(shards) => self.read(&catalog.database, shards).await,
+                Err(error) => Err(error),
+            };
+            failed = read.is_err();
+            let report = match read {
+                Ok((loaded, now)) => {
+                    catalog.publish(loaded);
+                    seen = now;
                     Ok(())
                 }
                 Err(error) => {
-                    again = Some(RETRY);
-                    tracing::error!(database = %catalog.database, "the old catalog stays in use: {error}");
+                    if asked {
+                        tracing::error!(database = %catalog.database, "the old catalog stays in use: {error}");
+                    } else {
+                        tracing::debug!(database = %catalog.database, "the catalog could not be looked at: {error}");
+                    }
                     Err(error)
                 }
             };
@@ -231,7 +293,11 @@ impl Catalogs {
         }
     }
 
-    async fn read(&self, database: &str) -> Result<DatabaseCatalog, ControlError> {
+    async fn read(
+        &self,
+        database: &str,
+        (shards, missing): (Shards, bool),
+    ) -> Result<(DatabaseCatalog, Seen), ControlError> {
         let topology = self.topology.load_full();
         let home = self.primary(ShardId(0)).await?;
         let mut client = self.dialer.client(&home, database).await?;
@@ -244,25 +310,30 @@ impl Catalogs {
             .start()
             .await
             .map_err(failed)?;
-        let loaded = load::load(&tx, &topology, generation).await.map_err(failed)?;
+        let drift = Drift::new(&shards);
+        let loaded = load::load(&tx, &topology, generation, drift.as_ref()).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
-        for problem in &loaded.problems {
-            tracing::error!(
-                database,
-                table = %problem.table,
-                "statements on this table are refused: {}",
-                problem.message
-            );
+        if let Some(name) = loaded.unreadable_name {
+            return Err(ControlError::Limit {
+                message: format!(
+                    "table {name} of database {database} is not unsharded and has a name that is not ASCII, but the \
+                     database's encoding is not UTF8: statements that name it could not be told; rename it"
+                ),
+            });
         }
-        let oids = self.read_oids(database, topology.shards.len()).await?;
+        let objects: Vec<_> =
+            shards.iter().map(|(_, shard)| shard.as_ref().map(|shard| shard.objects.clone())).collect();
+        let oids = OidMap::new(&objects);
         if !oids.is_uniform() {
-            tracing::debug!(database, "type OIDs differ between shards and are translated");
+            tracing::debug!(database, "OIDs differ between shards and are translated");
         }
-        Ok(DatabaseCatalog {
+        let passing = missing || differs(&loaded.problems);
+        let catalog = DatabaseCatalog {
             schema: Arc::new(loaded.schema),
             oids: Arc::new(oids),
             problems: loaded.problems,
-        })
+        };
+        Ok((catalog, Seen { shards, passing }))
     }
 
     /// Right after a start or during a failover a shard gets a moment to be found.
@@ -271,14 +342,62 @@ impl Catalogs {
         primary(&self.nodes, shard)
     }
 
-    async fn read_oids(&self, database: &str, shards: usize) -> Result<OidMap, ControlError> {
+    /// What each shard has, and whether one did not answer; of that one, what it had before. An error when the home shard
+    /// does not answer, or a shard has an answer that is not one.
+    async fn read_shards(
+        &self,
+        database: &str,
+        before: Option<&Shards>,
+    ) -> Result<(Shards, bool), ControlError> {
+        let names: Vec<String> = self.topology.load().shards.iter().map(|shard| shard.name.clone()).collect();
         let one = |index: usize| async move {
             let shard = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
             let node = self.primary(shard).await?;
             let client = self.dialer.client(&node, database).await?;
-            shard_types(&client).await.map_err(|error| ControlError::query("reading types", &node, &error))
+            shard::read(&client)
+                .await
+                .map_err(|error| ControlError::query("reading a catalog", &node, &error))
         };
-        let all: Vec<Result<ShardTypes, ControlError>> = join_all((0..shards).map(one)).await;
-        Ok(OidMap::new(&all.into_iter().collect::<Result<Vec<_>, _>>()?))
+        let all = join_all((0..names.len()).map(one)).await;
+        let missing = all.iter().any(Result::is_err);
+        let mut shards = Shards::new();
+        for (name, read) in names.into_iter().zip(all) {
+            let known = || before?.iter().find(|(known, _)| *known == name)?.1.clone();
+            let shard = match read {
+                Ok(shard) => Some(shard),
+                Err(error @ ControlError::Query { sqlstate: Some(_), .. }) => return Err(error),
+                Err(error) if shards.is_empty() => return Err(error),
+                Err(error) => {
+                    tracing::debug!(database, shard = %name, "its catalog could not be read: {error}");
+                    known()
+                }
+            };
+            shards.push((name, shard));
+        }
+        Ok((shards, missing))
+    }
+}
+
+/// Whether shards differ, which may pass: a two-phase commit that is being finished, or somebody who repairs it.
+fn differs(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| problem.forbids != Forbids::Nothing)
+}
+
+/// Logs what is new.
+fn tell(database: &str, old: &[Problem], new: &[Problem]) {
+    for problem in new.iter().filter(|problem| !old.contains(problem)) {
+        let Problem { table, message, forbids } = problem;
+        match forbids {
+            Forbids::All => {
+                tracing::error!(database, %table, "statements on this table are refused: {message}")
+            }
+            Forbids::Writes => {
+                tracing::error!(database, %table, "writes to this table are refused: {message}")
+            }
+            Forbids::Nothing => tracing::warn!(database, about = %table, "{message}"),
+        }
+    }
+    for gone in old.iter().filter(|problem| !new.contains(problem)) {
+        tracing::info!(database, table = %gone.table, "no longer a problem: {}", gone.message);
     }
 }

@@ -12,20 +12,47 @@ use router_config::topology::{TableKind, Topology};
 use super::views::{Base, key_output};
 use crate::sql::schema::{Function, Placement, Relation, RelationKind};
 
-/// A table that cannot be served as configured.
+/// What a problem forbids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forbids {
+    /// Every statement on the table.
+    All,
+    /// Statements that write it.
+    Writes,
+    /// Nothing: it is told.
+    Nothing,
+}
+
+/// Something that cannot be served as configured, or is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `schema.name`
+    /// `schema.name` of a table, or what else it is about.
     pub table: String,
     /// What is wrong and what to do.
     pub message: String,
+    /// What is refused for it.
+    pub forbids: Forbids,
+}
+
+impl Problem {
+    /// Every statement on the table is refused.
+    pub(crate) fn refused(table: String, message: String) -> Self {
+        Self { table, message, forbids: Forbids::All }
+    }
+
+    /// Nothing is refused.
+    pub(crate) fn warning(about: &str, message: String) -> Self {
+        Self { table: about.to_owned(), message, forbids: Forbids::Nothing }
+    }
 }
 
 /// What the catalog says of a column's type, for hashing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeyFacts {
-    /// OID of the type, of its base type for a domain.
+    /// OID of the type, of the innermost base type for a domain.
     pub(crate) base_type: u32,
+    /// Its modifier (`atttypmod`); -1: none.
+    pub(crate) modifier: i32,
     /// False for a nondeterministic collation.
     pub(crate) deterministic: bool,
 }
@@ -45,7 +72,7 @@ pub(crate) struct Draft {
 }
 
 /// Where a refused table's rows are said to be.
-const REFUSED: Placement = Placement::View { key_column: None, key_type: KeyType::Int8 };
+pub(crate) const REFUSED: Placement = Placement::View { key_column: None, key_type: KeyType::Int8 };
 
 /// The key type of a PostgreSQL type.
 pub(crate) fn key_type(oid: u32) -> Option<KeyType> {
@@ -70,7 +97,7 @@ pub(crate) fn place_tables(drafts: &mut [Draft], topology: &Topology, utf8: bool
     let tables: Vec<usize> = (0..drafts.len()).filter(|&index| drafts[index].view.is_none()).collect();
     for &index in &tables {
         let placement = table(&drafts[index], topology, utf8).unwrap_or_else(|message| {
-            problems.push(Problem { table: full_name(&drafts[index].relation), message });
+            problems.push(Problem::refused(full_name(&drafts[index].relation), message));
             REFUSED
         });
         drafts[index].relation.placement = placement;
@@ -153,6 +180,12 @@ fn table(draft: &Draft, topology: &Topology, utf8: bool) -> Result<Placement, St
              deterministic and the database's encoding UTF8"
         ));
     }
+    if found.modifier_rounds(facts.modifier) {
+        return Err(format!(
+            "its key column \"{key}\" is of type {written} with a precision to which values are rounded when they are \
+             stored, so that a row would not be where its key says: use the type without the modifier"
+        ));
+    }
     Ok(Placement::Sharded { key_column, key_type: found })
 }
 
@@ -193,14 +226,14 @@ fn inherit(
                 } else if wanted == REFUSED {
                     let message =
                         format!("it is a part of {}, which is refused", full_name(&drafts[parent].relation));
-                    problems.push(Problem { table: full_name(&drafts[index].relation), message });
+                    problems.push(Problem::refused(full_name(&drafts[index].relation), message));
                     drafts[index].relation.placement = REFUSED;
                 } else {
                     let message = format!(
                         "the configuration gives it another kind than {}, of which it is a part",
                         full_name(&drafts[parent].relation)
                     );
-                    problems.push(Problem { table: full_name(&drafts[index].relation), message });
+                    problems.push(Problem::refused(full_name(&drafts[index].relation), message));
                     drafts[index].relation.placement = REFUSED;
                 }
             }
@@ -232,7 +265,7 @@ fn whole_elsewhere(
                 let child = full_name(&drafts[index].relation);
                 let message =
                     format!("its child {child} is not on the home shard alone, as it would be itself");
-                problems.push(Problem { table: full_name(&drafts[parent].relation), message });
+                problems.push(Problem::refused(full_name(&drafts[parent].relation), message));
                 drafts[parent].relation.placement = REFUSED;
                 found.push(parent);
             }

@@ -105,7 +105,7 @@ fn columns_and_functions(schema: &Schema) {
     assert_eq!(default("bids", 2).as_deref(), Some("1.50"));
     assert_eq!(default("users", 2).as_deref(), Some("'glad'::public.mood"));
     let bids = find(schema, "public", "bids");
-    assert!(bids.columns[0].identity_always && bids.has_user_triggers && bids.columns.len() == 3);
+    assert!(bids.columns[0].identity_always && bids.columns.len() == 3);
     let twice = &find(schema, "public", "auctions").columns[3];
     assert!(twice.generated && twice.default.is_none());
     let odd = find(schema, "Odd Schema", "Odd \"Table\"");
@@ -182,7 +182,116 @@ async fn oids_that_differ_between_shards_are_translated() {
     let here: u32 = home.client("postgres").await.query_one(query, &[]).await.expect("an OID").get(0);
     let there: u32 = other.client("postgres").await.query_one(query, &[]).await.expect("an OID").get(0);
     assert_ne!(here, there);
-    assert_eq!(oids.to_home(ShardId(1), there), Some(here));
-    assert_eq!(oids.from_home(ShardId(1), here), Some(there));
+    let translation = oids.shard(ShardId(1)).expect("they differ");
+    assert_eq!(translation.types_to_home.get(&there), Some(&here));
+    assert_eq!(translation.types_from_home.get(&here), Some(&there));
+    assert!(!oids.binary_differs(here));
     assert!(oids.binary_differs(*catalog.schema().types.get("pair").expect("a type")));
+}
+
+#[tokio::test]
+async fn key_columns_that_would_change_a_value_are_refused() {
+    let server = Server::start();
+    let client = server.client("postgres").await;
+    let ddl = "CREATE DOMAIN inner_id AS varchar(12) CHECK (VALUE <> ''); CREATE DOMAIN outer_id AS inner_id; \
+               CREATE DOMAIN moment AS timestamptz(3); CREATE DOMAIN later_moment AS moment; \
+               CREATE DOMAIN whole AS int; CREATE DOMAIN counted AS whole NOT NULL; CREATE DOMAIN third AS counted; \
+               CREATE TABLE good_domain (auction_id outer_id); CREATE TABLE good_number (auction_id third); \
+               CREATE TABLE good_numeric (auction_id numeric(20, 0)); CREATE TABLE good_scale (auction_id numeric(9, 2)); \
+               CREATE TABLE good_time (auction_id timestamptz(6)); CREATE TABLE good_text (auction_id varchar(3)); \
+               CREATE TABLE good_char (auction_id char(3)); \
+               CREATE TABLE bad_time (auction_id timestamptz(0)); CREATE TABLE bad_domain (auction_id later_moment); \
+               CREATE TABLE bad_numeric (auction_id numeric(3, -2)); CREATE TABLE bad_type (auction_id interval)";
+    client.batch_execute(ddl).await.expect("DDL");
+    let running = start(topology(&[&server])).await.expect("control starts");
+    let catalog = running.control.catalog("postgres").await.expect("the catalog");
+    let loaded = catalog.load().clone();
+    let key = |name| find(&loaded.schema, "public", name).key().map(|(_, key_type)| key_type);
+    for (name, expected) in [
+        ("good_domain", KeyType::Text),
+        ("good_number", KeyType::Int4),
+        ("good_numeric", KeyType::Numeric),
+        ("good_scale", KeyType::Numeric),
+        ("good_time", KeyType::Timestamptz),
+        ("good_text", KeyType::Text),
+        ("good_char", KeyType::Bpchar),
+    ] {
+        assert_eq!(key(name), Some(expected), "{name}");
+    }
+    for (name, reason) in [
+        ("bad_time", "key column \"auction_id\" is of type timestamp with time zone with a precision"),
+        ("bad_domain", "key column \"auction_id\" is of type public.later_moment with a precision"),
+        ("bad_numeric", "use the type without the modifier"),
+        ("bad_type", "is of type interval, which cannot be a shard key"),
+    ] {
+        assert_eq!(key(name), None, "{name}");
+        let table = format!("public.{name}");
+        let problem = loaded.problems.iter().find(|problem| problem.table == table).expect("a problem");
+        assert!(problem.message.contains(reason) && problem.forbids == Forbids::All, "{problem:?}");
+    }
+    assert_eq!(loaded.problems.len(), 4, "{:?}", loaded.problems);
+
+    let latin = "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0";
+    client.batch_execute(latin).await.expect("a database");
+    let ddl = "CREATE TABLE numbers (auction_id int); CREATE TABLE texts (auction_id text)";
+    server.client("latin").await.batch_execute(ddl).await.expect("DDL");
+    let loaded = running.control.catalog("latin").await.expect("the catalog").load().clone();
+    assert!(find(&loaded.schema, "public", "numbers").key().is_some(), "numbers hash alike in any encoding");
+    assert!(loaded.problems.iter().any(|p| p.table == "public.texts" && p.message.contains("encoding UTF8")));
+    let name = "CREATE TABLE \"größe\" (auction_id int)";
+    server.client("latin").await.batch_execute(name).await.expect("DDL");
+    let error = running.control.catalog("latin").await.expect("open").reread().await.expect_err("refused");
+    assert!(error.to_string().contains("größe"), "{error}");
+}
+
+#[tokio::test]
+async fn shards_that_differ_are_found_and_what_is_equal_is_not() {
+    let (home, other) = (Server::start(), Server::start());
+    let ddl = "CREATE TABLE auctions (auction_id bigserial PRIMARY KEY, title text DEFAULT 'x'); \
+               CREATE TABLE users (id int, name varchar(9)); CREATE TABLE settings (name text); \
+               CREATE VIEW titles AS SELECT auction_id, title FROM auctions; CREATE VIEW names AS SELECT name FROM users; \
+               CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
+               CREATE TABLE bids (auction_id bigint, n int); ALTER TABLE bids ENABLE ROW LEVEL SECURITY; \
+               CREATE TRIGGER t BEFORE UPDATE ON bids FOR EACH ROW EXECUTE FUNCTION touch()";
+    let (on_home, on_other) = (home.client("postgres").await, other.client("postgres").await);
+    on_other.batch_execute("CREATE TABLE settings (a int); DROP TABLE settings").await.expect("other OIDs");
+    for client in [&on_home, &on_other] {
+        client.batch_execute(ddl).await.expect("DDL");
+    }
+    let running = start(topology(&[&home, &other])).await.expect("control starts");
+    running.control.nodes().wait_primary(ShardId(1), std::time::Duration::from_secs(5)).await.expect("up");
+    let catalog = running.control.catalog("postgres").await.expect("the catalog");
+    assert_eq!(catalog.load().problems, [], "OIDs and sequences differ, definitions do not");
+    let generation = catalog.schema().generation;
+    for (change, table, reason) in [
+        ("ALTER TABLE users ALTER id TYPE bigint", "public.users", "column id integer"),
+        ("ALTER TABLE auctions ALTER title SET DEFAULT 'y'", "public.auctions", "DEFAULT 'x'::text"),
+        (
+            "CREATE OR REPLACE VIEW titles AS SELECT auction_id, 'a'::text AS title FROM auctions",
+            "public.titles",
+            "query",
+        ),
+        ("ALTER TABLE bids DISABLE ROW LEVEL SECURITY", "public.bids", "row security"),
+        ("ALTER TABLE bids DISABLE TRIGGER t", "public.bids", "trigger t"),
+        ("CREATE POLICY p ON bids USING (n > 0)", "public.bids", "policy p"),
+        ("CREATE RULE r AS ON DELETE TO bids DO INSTEAD NOTHING", "public.bids", "rule r"),
+        ("DROP TABLE settings", "", ""),
+    ] {
+        on_other.batch_execute(change).await.expect(change);
+        catalog.reread().await.expect("reads");
+        let problems = catalog.load().problems.clone();
+        let told = problems.iter().find(|problem| problem.table == table);
+        assert!(
+            told.is_some_and(|p| p.message.contains(reason)) || table.is_empty(),
+            "{change}: {problems:?}"
+        );
+        // Back to what it was, for the next one.
+        let dump = "DROP VIEW IF EXISTS titles, names; DROP TABLE IF EXISTS auctions, users, bids, settings CASCADE; \
+                    DROP FUNCTION IF EXISTS touch CASCADE";
+        on_other.batch_execute(dump).await.expect("clean");
+        on_other.batch_execute(ddl).await.expect("DDL");
+        catalog.reread().await.expect("reads");
+        assert_eq!(catalog.load().problems, [], "after {change}");
+    }
+    assert!(catalog.schema().generation > generation);
 }

@@ -46,6 +46,12 @@ pub enum AuthError {
         /// For the log only.
         reason: &'static str,
     },
+    /// The password is right, but the role has no LOGIN.
+    #[error("role \"{user}\" is not permitted to log in")]
+    NoLogin {
+        /// Role.
+        user: String,
+    },
     /// No certificate, or of another name; the reason is for the log.
     #[error("certificate authentication failed for user \"{user}\": {reason}")]
     Certificate {
@@ -82,7 +88,7 @@ impl AuthError {
     pub fn sqlstate(&self) -> &'static str {
         match self {
             Self::Password { .. } => sqlstate::INVALID_PASSWORD,
-            Self::Certificate { .. } => sqlstate::INVALID_AUTHORIZATION,
+            Self::Certificate { .. } | Self::NoLogin { .. } => sqlstate::INVALID_AUTHORIZATION,
             Self::Protocol { sqlstate, .. } => sqlstate,
             Self::Secret { .. } => sqlstate::CANNOT_CONNECT_NOW,
             Self::Io(_) => sqlstate::CONNECTION_FAILURE,
@@ -98,6 +104,7 @@ impl AuthError {
             Self::Certificate { user, .. } => {
                 (format!("certificate authentication failed for user \"{user}\""), None)
             }
+            Self::NoLogin { .. } => (self.to_string(), None),
             Self::Protocol { message, detail, .. } => ((*message).to_owned(), Some(detail.as_str())),
             Self::Secret { user, .. } => {
                 (format!("password of user \"{user}\" cannot be looked up now"), None)
@@ -126,12 +133,18 @@ impl Authenticator {
             AuthMethod::Trust => Credentials::None,
             AuthMethod::Cert => certificate(talk, user)?,
             AuthMethod::Md5 | AuthMethod::ScramSha256 => {
-                let secret = self.secrets.lookup(user).await;
-                let secret = secret.map_err(|error| AuthError::Secret { user: user.to_owned(), error })?;
+                let known = self.secrets.lookup(user).await;
+                let known = known.map_err(|error| AuthError::Secret { user: user.to_owned(), error })?;
+                let barred = known.as_ref().is_some_and(|known| !known.may_log_in);
+                let secret = known.map(|known| known.secret);
                 let proved = self.password(talk, user, secret, end_point).await;
                 if matches!(proved, Err(AuthError::Password { .. })) {
                     // The password may have been changed since: the next attempt asks again.
                     self.secrets.forget(user);
+                }
+                if barred && proved.is_ok() {
+                    self.secrets.forget(user);
+                    return Err(AuthError::NoLogin { user: user.to_owned() });
                 }
                 proved?
             }

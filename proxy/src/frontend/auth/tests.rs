@@ -224,7 +224,8 @@ async fn a_changed_password_counts_after_one_refusal_and_a_lost_home_is_said() {
     let here: super::super::secrets::HomePrimary = Arc::new(move || home.clone());
     let source = SecretSource::from_settings(&settings, Arc::clone(&connect), Handle::current(), here);
     let source = source.expect("no users file");
-    let fits = async |password: &str| match source.lookup("mover").await.expect("found") {
+    let secret = async || source.lookup("mover").await.expect("found").map(|known| known.secret);
+    let fits = async |password: &str| match secret().await {
         Some(Secret::Scram(verifier)) => verifier.fits(password),
         other => panic!("{other:?}"),
     };

@@ -60,6 +60,8 @@ pub enum Arrival {
 pub struct CancelRequest {
     /// Whose query.
     pub key: CancelKey,
+    /// Another proxy passes it on.
+    pub from_peer: bool,
     /// Closed with it.
     pub stream: Stream,
 }
@@ -236,7 +238,11 @@ impl Opened {
                 Err(refuse(self.talk, violation("encryption was already negotiated")).await)
             }
             FirstPacket::Cancel(key) => {
-                let request = CancelRequest { key, stream: self.talk.stream };
+                let request = CancelRequest { key, from_peer: false, stream: self.talk.stream };
+                Ok(Step::Done(Begun::Cancel(request)))
+            }
+            FirstPacket::PeerCancel(key) => {
+                let request = CancelRequest { key, from_peer: true, stream: self.talk.stream };
                 Ok(Step::Done(Begun::Cancel(request)))
             }
             FirstPacket::Startup(startup) => {

@@ -159,7 +159,7 @@ impl Session {
     }
 
     /// After a run: an error that the server reported skips the rest of the pipeline.
-    fn check_pipeline_error(&mut self) -> Result<(), Failure> {
+    pub(in crate::frontend) fn check_pipeline_error(&mut self) -> Result<(), Failure> {
         if self.events.error.is_some() && !self.pipeline.skipping {
             self.pipeline.skipping = true;
             for held in &mut self.held {

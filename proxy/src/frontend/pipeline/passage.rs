@@ -60,7 +60,7 @@ impl Session {
     }
 
     /// As `goto`, for a question about a statement: the transaction has not been on the shard for that.
-    pub(super) async fn goto_to_describe(&mut self, shard: ShardId) -> Result<usize, Failure> {
+    pub(in crate::frontend) async fn goto_to_describe(&mut self, shard: ShardId) -> Result<usize, Failure> {
         let used = self.touched(shard);
         let at = self.goto(shard, false).await?;
         self.held[at].untouched = !used;
@@ -78,8 +78,9 @@ impl Session {
     /// Awaits what a conn owes. What it wrote outside of a block stays uncommitted: the pipeline is one transaction, which from
     /// here on spans several shards.
     async fn leave(&mut self, at: usize) -> Result<(), Failure> {
+        let set = self.pending.iter().any(|expected| expected.sets());
         let held = &mut self.held[at];
-        if self.block.is_none() && held.wrote {
+        if self.block.is_none() && (held.wrote || set) {
             let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
             block.implicit = true;
             self.block = Some(Box::new(block));
@@ -91,11 +92,17 @@ impl Session {
             reply::execute(&mut conn.write, b"", 0);
             conn.owe(Owed::Execute(Show::NOTHING));
             held.enlisted = true;
+            held.gucs_moved = true;
             held.unnamed = None;
         }
         queue_sync(&mut held.lease);
         held.unsynced = false;
         self.run_to_end(at, false).await?;
-        self.check_pipeline_error()
+        self.check_pipeline_error()?;
+        if self.block.is_some() {
+            // The next shard joins the block as it is now, or none if this one has ended it.
+            self.apply_completed();
+        }
+        Ok(())
     }
 }

@@ -14,6 +14,7 @@ use crate::frontend::names::{Place, Portal, Prepared};
 use crate::frontend::session::Session;
 use crate::frontend::watch::Why;
 use crate::route::plan::Target;
+use crate::route::values::BindParams;
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag as backend_tag;
 use crate::wire::frontend::{Bind, Execute, Named, tag};
@@ -30,25 +31,30 @@ impl Session {
         };
         self.see_catalog().await?;
         let prepared = self.reread(bind.statement, prepared);
+        self.ask_types(&prepared).await?;
         let Some(facts) = prepared.facts().cloned() else {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);
         };
         if self.answered_here(&facts) {
-            self.names.portals.insert(name, Portal { statement: prepared, place: Place::Control });
+            let portal = Portal { statement: prepared, place: Place::Control, sets: None };
+            self.names.portals.insert(name, portal);
             return self.local_bare(backend_tag::BIND_COMPLETE);
         }
         if let Some(shard) = self.failed_place(&facts)? {
             let at = self.goto(shard, false).await?;
             return self.put_bind(at, name, &prepared, bind.rest);
         }
+        self.draws.next_statement();
+        self.asks_drawn(&facts);
         let plan = match self.pipeline.planned.take() {
             Some((for_offset, plan)) if for_offset == offset => plan,
             _ => self.plan_bind(&prepared, bind.rest, None)?,
         };
         let plan = match plan.target {
             Target::Draw(draw) => {
-                let drawn = self.draw(&draw).await?;
+                let drawn = self.draw(&draw, Some((&prepared, bind.rest))).await?;
+                self.drew_key(&facts, &draw, &drawn);
                 self.plan_bind(&prepared, bind.rest, Some(&drawn))?
             }
             _ => plan,
@@ -57,18 +63,23 @@ impl Session {
         self.note(why, &prepared.shared.text);
         let shard = match plan.target {
             Target::One(shard) | Target::Nowhere(shard) => shard,
-            Target::Any => self.any_shard(),
+            Target::Any => self.any_shard_for(bind.rest),
             _ => {
+                self.check_containers(None, &prepared, bind.rest).await?;
                 let rest = body.slice_ref(bind.rest);
                 let place = Place::Spread { plan: Box::new(plan), bind: rest };
-                self.names.portals.insert(name, Portal { statement: prepared, place });
+                self.names.portals.insert(name, Portal { statement: prepared, place, sets: None });
                 return self.local_bare(backend_tag::BIND_COMPLETE);
             }
         };
         let before = self.touched(shard);
         let at = self.goto(shard, plan.replica).await?;
+        self.check_drawn(at, &facts)?;
         self.runs(at, before, &facts);
         self.note_shard(why, at);
+        if shard != ShardId(0) {
+            self.check_containers(Some(at), &prepared, bind.rest).await?;
+        }
         self.put_bind(at, name, &prepared, bind.rest)
     }
 
@@ -85,7 +96,11 @@ impl Session {
         held.lease.owe(Owed::Bind(Show::ALL));
         held.unsynced = true;
         let place = Place::Shard(held.shard);
-        self.names.portals.insert(portal, Portal { statement: Arc::clone(prepared), place });
+        let sets = prepared.facts().filter(|facts| facts.effects.pins.is_some()).and_then(|facts| {
+            let params = BindParams::parse(rest, &prepared.types).ok();
+            self.followed(facts, &prepared.shared.text, params.as_ref())
+        });
+        self.names.portals.insert(portal, Portal { statement: Arc::clone(prepared), place, sets });
         Ok(())
     }
 
@@ -103,16 +118,16 @@ impl Session {
         match portal.place {
             Place::Control => self.execute_control(&facts, &portal.statement).await,
             Place::Shard(shard) => {
-                let text = String::from_utf8_lossy(&portal.statement.shared.text);
-                self.expect(&facts, &text);
                 let before = self.touched(shard);
                 let at = self.goto(shard, false).await?;
                 self.runs(at, before, &facts);
-                if facts.access != Access::Read {
+                if facts.access != Access::Read && portal.sets.is_none() {
                     self.writes(at)?;
                 }
+                let text = String::from_utf8_lossy(&portal.statement.shared.text);
+                self.expect_sets(&facts, &text, Some(at), portal.sets.clone());
                 self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
-                Ok(())
+                self.set_elsewhere(&facts, portal.sets.as_ref(), text.trim(), shard).await
             }
             Place::Spread { plan, bind } => {
                 let describe = self.pipeline.describe.take().is_some();
@@ -154,7 +169,8 @@ impl Session {
         let at = self.goto(shard, false).await?;
         let held = &mut self.held[at];
         let conn = &mut *held.lease;
-        reply::parse(&mut conn.write, b"", text.as_bytes(), &bind.types);
+        let types = conn.own_types(&bind.types)?;
+        reply::parse(&mut conn.write, b"", text.as_bytes(), &types);
         conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
         reply::bind(&mut conn.write, b"", b"", &bind.rest);
         conn.owe(Owed::Bind(Show::ERRORS));

@@ -62,6 +62,7 @@ impl Session {
             let at = self.goto(shard, false).await?;
             return self.put_parse(at, &prepared, Show::ALL);
         }
+        self.ask_types(&prepared).await?;
         match self.plan_ahead(batch, &ops[index + 1..], &name, &prepared) {
             Ahead::Spread => self.local_bare(backend_tag::PARSE_COMPLETE),
             Ahead::One(shard, replica) => {
@@ -93,7 +94,7 @@ impl Session {
                     let Ok(plan) = self.plan_bind(prepared, bind.rest, None) else { return Ahead::Nothing };
                     let ahead = match &plan.target {
                         Target::One(shard) | Target::Nowhere(shard) => Ahead::One(*shard, plan.replica),
-                        Target::Any => Ahead::One(self.any_shard(), plan.replica),
+                        Target::Any => Ahead::One(self.any_shard_for(bind.rest), plan.replica),
                         _ => Ahead::Spread,
                     };
                     // A plan for any shard is fixed here, so that Bind finds the statement where Parse put it.
@@ -115,7 +116,7 @@ impl Session {
     }
 
     /// The shard that is asked about a statement before its values are known.
-    fn describing_shard(&mut self, prepared: &Prepared) -> ShardId {
+    pub(in crate::frontend) fn describing_shard(&mut self, prepared: &Prepared) -> ShardId {
         let busy = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
         match (prepared.facts().map(|facts| &facts.scope), busy) {
             (Some(Scope::Nothing | Scope::Reference | Scope::Sharded(_)), Some(shard)) => shard,
@@ -142,10 +143,11 @@ impl Session {
             }
             return Ok(());
         }
+        let types = conn.own_types(&shared.types)?;
         held.unsynced = true;
         let popular = prepared.named || shared.parses.load(Ordering::Relaxed) > 1;
         if !(popular && healthy && prepared.facts().is_some()) {
-            reply::parse(&mut conn.write, b"", &shared.text, &shared.types);
+            reply::parse(&mut conn.write, b"", &shared.text, &types);
             conn.owe(Owed::Parse { show, statement: None });
             held.unnamed = Some(shared.id);
             return Ok(());
@@ -154,13 +156,17 @@ impl Session {
             reply::named(&mut conn.write, tag::CLOSE, false, format!("gavel_{old}").as_bytes());
             conn.owe(Owed::Close(Show::ERRORS));
         }
-        reply::parse(&mut conn.write, &shared.name, &shared.text, &shared.types);
+        reply::parse(&mut conn.write, &shared.name, &shared.text, &types);
         conn.owe(Owed::Parse { show, statement: Some(shared.id) });
         Ok(())
     }
 
     /// Makes sure that the conn has the statement; its name there.
-    pub(super) fn ensure_statement(&mut self, at: usize, prepared: &Prepared) -> Result<Box<[u8]>, Failure> {
+    pub(in crate::frontend) fn ensure_statement(
+        &mut self,
+        at: usize,
+        prepared: &Prepared,
+    ) -> Result<Box<[u8]>, Failure> {
         let held = &mut self.held[at];
         let id = prepared.shared.id;
         if held.lease.prepared.touch(id) {

@@ -271,6 +271,14 @@ impl CopySplitter {
                 _ => binary::key(self.key_type, bytes)?,
             },
         };
+        if !value.stored_as_it_is() {
+            let hint = "Insert the row with a key that its column stores as it is.";
+            return Err(Fault {
+                sqlstate: "0A000",
+                message: convert::CHANGED_BY_STORING.into(),
+                hint: Some(hint),
+            });
+        }
         Ok(self.topology.owner(&value))
     }
 

@@ -99,10 +99,11 @@ fn keys_of_rows(
 }
 
 fn drawn_key(sharded: &Sharded, spelled: &str, row: usize) -> Result<KeyValue, Refusal> {
-    sharded.key_type.parse_text(spelled).map_err(|error| {
+    let key = sharded.key_type.parse_text(spelled).map_err(|error| {
         convert::complaint(sharded.key_type, &error)
             .unwrap_or_else(|| Refusal::insert_key(row, "the drawn value depends on the session's settings"))
-    })
+    })?;
+    if key.stored_as_it_is() { Ok(key) } else { Err(Refusal::insert_key(row, convert::CHANGED_BY_STORING)) }
 }
 
 fn draw(case: &Case<'_>, shape: &InsertShape, rows: usize) -> Result<(Target, Reason), Refusal> {
@@ -121,7 +122,7 @@ fn draw(case: &Case<'_>, shape: &InsertShape, rows: usize) -> Result<(Target, Re
         1 => format!("SELECT ({default})::text"),
         _ => format!("SELECT ({default})::text FROM pg_catalog.generate_series(1, {rows})"),
     };
-    Ok((Target::Draw(Draw { sql, rows }), Reason::Rows { count: shape.rows.len() }))
+    Ok((Target::Draw(Draw { sql, rows, with_params: false }), Reason::Rows { count: shape.rows.len() }))
 }
 
 /// Whether rows of one statement may be inserted on several shards.
@@ -160,6 +161,7 @@ fn split(
     Ok(parts.collect())
 }
 
+pub(super) mod reference;
 pub(super) mod select;
 
 pub use splice::{DrawRewrite, ExtraParam, draw_rewrite};

@@ -3,12 +3,15 @@
 //!
 //! Invariant: the source gives the same rows in the same order whenever it runs; the extractor gives no shape otherwise.
 
+use std::ops::Range;
+
 use router_config::topology::ShardId;
 
 use super::super::place::Case;
 use super::super::plan::{Draw, Part, Reason, Target};
 use super::super::refusal::Refusal;
-use crate::sql::facts::{Command, Modify, SelectShape, Sharded};
+use super::super::splice::quote;
+use crate::sql::facts::{Command, DrawShape, Modify, SelectKey, SelectShape, Sharded};
 
 /// Places the rows of `shape`; `drawn` are their keys, on the second call.
 pub(in crate::route) fn place(
@@ -22,17 +25,14 @@ pub(in crate::route) fn place(
     }
     let text = std::str::from_utf8(case.values.statement())
         .map_err(|_| Refusal::not_placed("The text is not UTF-8, and its rows belong to several shards."))?;
-    let source = case.values.here(shape.source.start)..case.values.here(shape.source.end);
-    let rows = text.get(source.clone()).ok_or_else(Refusal::insert_select)?;
+    let here = |range: &Range<usize>| case.values.here(range.start)..case.values.here(range.end);
+    let source = here(&shape.source);
     let columns = (1..=shape.columns).map(|n| format!("c{n}")).collect::<Vec<_>>().join(", ");
+    let query =
+        Query { text, rows: text.get(source.clone()).ok_or_else(Refusal::insert_select)?, source, columns };
     let Some(keys) = drawn else {
-        // The empty arm holds the source to as many columns as the INSERT lists.
-        let nulls = vec!["NULL"; shape.columns].join(", ");
-        let sql = format!(
-            "SELECT c{}::text FROM ((SELECT {nulls} WHERE false) UNION ALL ({rows})) AS gavel_rows({columns})",
-            shape.key + 1
-        );
-        return Ok((Target::Draw(Draw { sql, rows: 0 }), Reason::Rows { count: 0 }));
+        let draw = Draw { sql: query.keys(shape), rows: 0, with_params: shape.has_params };
+        return Ok((Target::Draw(draw), Reason::Rows { count: 0 }));
     };
     let mut owned: Vec<(ShardId, Vec<u32>)> = Vec::new();
     for (row, key) in (0_u32..).zip(keys) {
@@ -44,20 +44,97 @@ pub(in crate::route) fn place(
         }
     }
     let reason = Reason::Rows { count: keys.len() };
+    let as_it_is = matches!(shape.key, SelectKey::Column(_));
     match owned.as_slice() {
+        // Nothing to insert: the home shard says so.
         [] => return Ok((Target::One(case.home()), reason)),
-        [(shard, _)] => return Ok((Target::One(*shard), reason)),
+        [(shard, _)] if as_it_is => return Ok((Target::One(*shard), reason)),
+        [_] => {}
         _ => super::may_split(case)?,
     }
+    let literal = |range: &Range<usize>| text.get(here(range)).unwrap_or("NULL");
+    let mut items: Vec<String> = (1..=shape.columns).map(|n| format!("c{n}")).collect();
+    for (position, range) in &shape.literals {
+        if let Some(item) = items.get_mut(*position) {
+            literal(range).clone_into(item);
+        }
+    }
+    let params = (1..=case.values.params.map_or(0, |params| params.len() as u16)).collect::<Vec<_>>();
     let parts = owned.into_iter().map(|(shard, numbers)| {
-        let wanted = numbers.iter().map(|row| (row + 1).to_string()).collect::<Vec<_>>().join(", ");
-        let text = format!(
-            "{} SELECT {columns} FROM (SELECT *, row_number() OVER () AS gavel_row FROM ({rows}) AS gavel_source({columns})) \
-             AS gavel_rows WHERE gavel_row IN ({wanted}) ORDER BY gavel_row {}",
-            &text[..source.start],
-            &text[source.end..]
-        );
-        Part { shard, text, params: Vec::new(), rows: numbers }
+        let drawn: Option<Vec<&str>> = (!as_it_is)
+            .then(|| numbers.iter().filter_map(|row| keys.get(*row as usize)).map(String::as_str).collect());
+        let head = query.head(case, &shape.key);
+        let text = query.part((&head, &items), &numbers, drawn.as_deref(), &shape.key);
+        Part { shard, text, params: params.clone(), rows: numbers }
     });
     Ok((Target::Split(parts.collect()), reason))
+}
+
+/// The statement taken apart.
+struct Query<'a> {
+    text: &'a str,
+    /// The query whose rows are inserted.
+    rows: &'a str,
+    source: Range<usize>,
+    /// Names given to its columns.
+    columns: String,
+}
+
+impl Query<'_> {
+    /// What gives the key of each row.
+    fn keys(&self, shape: &SelectShape) -> String {
+        let key = match &shape.key {
+            SelectKey::Column(position) => format!("c{}", position + 1),
+            SelectKey::Default(draw) => format!("({})", draw.default),
+        };
+        // The empty arm holds the source to as many columns as the INSERT lists.
+        let nulls = vec!["NULL"; shape.columns].join(", ");
+        let (rows, columns) = (self.rows, &self.columns);
+        format!(
+            "SELECT {key}::text FROM ((SELECT {nulls} WHERE false) UNION ALL ({rows})) AS gavel_rows({columns})"
+        )
+    }
+
+    /// Everything in front of the query.
+    fn head(&self, case: &Case<'_>, key: &SelectKey) -> String {
+        let head = &self.text[..self.source.start];
+        let SelectKey::Default(DrawShape { column_at: Some((at, column)), overriding_at, .. }) = key else {
+            return head.to_owned();
+        };
+        let (before, behind) = head.split_at(case.values.here(*at).min(head.len()));
+        let behind = behind.strip_prefix(')').unwrap_or(behind);
+        let overriding = if overriding_at.is_some() { " OVERRIDING SYSTEM VALUE" } else { "" };
+        format!("{before}{column}){overriding}{behind}")
+    }
+
+    /// One shard's rows.
+    fn part(
+        &self,
+        (head, items): (&str, &[String]),
+        numbers: &[u32],
+        drawn: Option<&[&str]>,
+        key: &SelectKey,
+    ) -> String {
+        let (rows, columns, tail) = (self.rows, &self.columns, &self.text[self.source.end..]);
+        let wanted = numbers.iter().map(|row| (row + 1).to_string()).collect::<Vec<_>>().join(",");
+        let items = items.join(", ");
+        let numbered = format!(
+            "(SELECT *, pg_catalog.row_number() OVER () AS gavel_row FROM ({rows}) AS gavel_source({columns})) AS gavel_rows"
+        );
+        match (drawn, key) {
+            (Some(drawn), SelectKey::Default(draw)) => {
+                let keys: Vec<String> = drawn.iter().map(|key| quote(key, &draw.type_name)).collect();
+                format!(
+                    "{head} SELECT {items}, gavel_key FROM {numbered} JOIN ROWS FROM (pg_catalog.unnest('{{{wanted}}}'::bigint[]), \
+                     pg_catalog.unnest(ARRAY[{}])) AS gavel_keys(gavel_row, gavel_key) USING (gavel_row) \
+                     ORDER BY gavel_row {tail}",
+                    keys.join(", ")
+                )
+            }
+            _ => format!(
+                "{head} SELECT {items} FROM {numbered} WHERE gavel_row = ANY ('{{{wanted}}}'::bigint[]) \
+                 ORDER BY gavel_row {tail}"
+            ),
+        }
+    }
 }

@@ -260,6 +260,9 @@ fn number(digits: &str, negated: bool, cast: Option<KeyType>, target: (KeyType, 
 /// `value` of type `source` as it compares with, or is assigned to, a column of the target type.
 fn convert_to(value: KeyValue, source: KeyType, (target, usage): (KeyType, Usage)) -> KeyOutcome {
     use KeyType::{Bpchar, Date, Int2, Int4, Int8, Numeric, Text, Timestamptz, Uuid};
+    if usage == Usage::Assign && source == target && !value.stored_as_it_is() {
+        return KeyOutcome::Unknown(convert::CHANGED_BY_STORING);
+    }
     match (source, target, value) {
         (Int2 | Int4 | Int8, Int2 | Int4 | Int8, value) => KeyOutcome::Key(value),
         (Int2 | Int4 | Int8, Numeric, KeyValue::Int(value)) => {

@@ -22,7 +22,6 @@ fn schema() -> Schema {
         kind: RelationKind::Table,
         columns: vec![column("auction_id"), column("amount")],
         placement: Placement::Sharded { key_column: 0, key_type: KeyType::Int8 },
-        has_user_triggers: false,
     };
     let mut schema = Schema::default();
     schema.relations.insert(("public".into(), "bids".into()), Arc::new(bids));

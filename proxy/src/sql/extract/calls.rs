@@ -13,7 +13,7 @@ use crate::sql::schema::{Function, Touches};
 use router_config::key::KeyType;
 
 /// Forms of the grammar that look like calls and are no functions of the catalog.
-const GRAMMAR: [&str; 34] = [
+const GRAMMAR: [&str; 33] = [
     "coalesce",
     "nullif",
     "greatest",
@@ -27,7 +27,6 @@ const GRAMMAR: [&str; 34] = [
     "current_role",
     "current_catalog",
     "current_schema",
-    "current_schemas",
     "system_user",
     "xmlelement",
     "xmlforest",
@@ -149,6 +148,18 @@ const EXECUTE: [&str; 16] = [
 const SETS_PATH: &str =
     "set_config() of search_path is not followed, so that names would mean other tables: use SET search_path";
 
+/// Clocks that one shard reads for all.
+const REPLACED: [&str; 8] = [
+    "now",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "current_timestamp",
+    "localtimestamp",
+    "current_date",
+    "current_time",
+    "localtime",
+];
+
 impl<'q> Reader<'_, 'q> {
     /// Name of the function if it is an aggregate (or a window function, which cannot stand without OVER).
     pub(super) fn aggregate_name(&self, name: &ObjectName) -> Option<String> {
@@ -205,14 +216,23 @@ impl<'q> Reader<'_, 'q> {
         if let Some(position) = function.key_argument {
             return self.keyed_call(&name, args, position).map(Some);
         }
+        self.form(&name);
+        Ok(None)
+    }
+
+    /// A function that the grammar has a form of its own for; one of that name may be the user's.
+    pub(super) fn form(&mut self, name: &str) {
+        let Some(function) = self.ctx.schema.function(name).copied() else { return };
         if !function.built_in && function.touches_sharded == Touches::Unknown {
-            self.unknown(unknown_function(&name));
+            self.unknown(unknown_function(name));
+        }
+        if function.reach.home {
+            self.seen.home.get_or_insert_with(|| format!("{name}(), which names unsharded tables"));
         }
         if !function.built_in && function.volatile {
-            self.seen.user_function.get_or_insert_with(|| name.clone());
+            self.seen.user_function.get_or_insert_with(|| name.to_string());
         }
-        self.volatility(&name, function);
-        Ok(None)
+        self.volatility(name, function);
     }
 
     fn volatility(&mut self, name: &str, function: Function) {
@@ -227,7 +247,16 @@ impl<'q> Reader<'_, 'q> {
     }
 
     pub(super) fn unrepeatable(&mut self, name: &str) {
-        self.seen.unrepeatable.get_or_insert_with(|| format!("{name}()"));
+        self.unrepeatable_because(format!("{name}()"));
+    }
+
+    pub(super) fn unrepeatable_because(&mut self, what: String) {
+        // The time can be put in place of a clock: anything else is the greater hindrance.
+        let replaced = |what: &str| REPLACED.contains(&what.trim_end_matches("()"));
+        let found = &mut self.seen.unrepeatable;
+        if found.as_deref().is_none_or(|known| replaced(known) && !replaced(&what)) {
+            *found = Some(what);
+        }
     }
 
     fn sequences_and_locks(&mut self, name: &str, args: &'q [FunctionArg]) {
@@ -238,6 +267,8 @@ impl<'q> Reader<'_, 'q> {
             // Sequences of sharded tables are right on every shard, others on the home shard alone.
             let slot = if strided { &mut self.seen.home_alone } else { &mut self.seen.home };
             slot.get_or_insert_with(|| format!("{name}()"));
+            self.seen.effects.strided |= strided;
+            self.seen.effects.home_sequence |= name == "currval" && !strided;
         }
         let effects = &mut self.seen.effects;
         match name {
@@ -254,7 +285,7 @@ impl<'q> Reader<'_, 'q> {
                     self.seen.barred.get_or_insert_with(|| SETS_PATH.to_string());
                 }
                 // Even a LOCAL one must reach each shard that the transaction will use: only a pinned session can tell.
-                self.seen.effects.pins = Some(PinCause::Settings);
+                self.seen.effects.pins = Some(PinCause::Config);
                 self.seen.home_alone.get_or_insert_with(|| "set_config()".to_string());
             }
             _ if name.starts_with("pg_advisory") || name.starts_with("pg_try_advisory") => {

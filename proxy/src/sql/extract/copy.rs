@@ -88,7 +88,6 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
         }
         Some((_, Placement::View { .. })) => {}
     }
-    let varying = head.relation.as_ref().filter(|_| head.inbound).and_then(|r| varying(r, &head, ctx));
     let target = head.options;
     let streams = t.is_any(target, if head.inbound { &["stdin", "stdout"] } else { &["stdout", "stdin"] });
     let mut facts = base(Command::Other, scope);
@@ -109,19 +108,21 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
             }
             None => false,
         });
-    facts.unrepeatable = varying;
+    if let Some(relation) = head.relation.as_ref().filter(|_| head.inbound) {
+        facts.unrepeatable = left_to_defaults(ctx, relation, head.columns.as_deref());
+    }
     facts.access = if head.inbound { Access::Write } else { Access::Read };
     facts.command = if head.inbound { Command::CopyIn(shape) } else { Command::CopyOut(shape) };
     Ok(facts)
 }
 
-/// The default of a reference table's column that is left out and would differ from shard to shard.
-fn varying(relation: &Relation, head: &Head, ctx: &Context<'_>) -> Option<String> {
-    let columns = head.columns.as_ref().filter(|_| relation.placement == Placement::Reference)?;
-    let omitted = relation.columns.iter().filter(|column| !columns.contains(&column.name));
+/// A column of a reference table that is left to a default which differs from run to run.
+fn left_to_defaults(ctx: &Context<'_>, relation: &Relation, listed: Option<&[String]>) -> Option<String> {
+    let listed = listed.filter(|_| relation.placement == Placement::Reference)?;
+    let omitted = relation.columns.iter().filter(|column| !listed.contains(&column.name));
     let varies = |default: &String| super::utility::unrepeatable_name(ctx, default.as_bytes()).is_some();
-    let mut varying = omitted.filter(|column| column.default.as_ref().is_some_and(varies));
-    varying.next().map(|column| format!("the default of {}.{}", relation.full_name(), column.name))
+    let found = omitted.into_iter().find(|column| column.default.as_ref().is_some_and(varies))?;
+    Some(format!("the default of {}.{}", relation.full_name(), found.name))
 }
 
 /// Columns that COPY without a list copies: all but generated ones.

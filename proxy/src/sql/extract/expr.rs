@@ -92,12 +92,19 @@ impl<'q> Reader<'_, 'q> {
                 access_chain.iter().try_for_each(|access| self.access(access))
             }
             Expr::AtTimeZone { timestamp, time_zone } => self.pair(timestamp, time_zone),
-            Expr::Extract { expr, .. } | Expr::Ceil { expr, .. } | Expr::Floor { expr, .. } => {
+            Expr::Extract { expr, .. } => self.expr(expr),
+            Expr::Ceil { expr, .. } => {
+                self.form("ceil");
+                self.expr(expr)
+            }
+            Expr::Floor { expr, .. } => {
+                self.form("floor");
                 self.expr(expr)
             }
             Expr::Interval(interval) => self.expr(&interval.value),
             Expr::Position { expr, r#in } => self.pair(expr, r#in),
-            Expr::Substring { expr, substring_from, substring_for, .. } => {
+            Expr::Substring { expr, substring_from, substring_for, shorthand, .. } => {
+                self.form(if *shorthand { "substr" } else { "substring" });
                 self.expr(expr)?;
                 self.opt(substring_from.as_deref())?;
                 self.opt(substring_for.as_deref())

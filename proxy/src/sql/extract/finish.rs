@@ -42,6 +42,7 @@ impl Reader<'_, '_> {
         facts.tables = seen.tables;
         facts.unrepeatable = seen.unrepeatable;
         facts.barred = seen.barred;
+        facts.defaults = seen.defaults;
         Analysis { facts, by_value: seen.by_value }
     }
 }
@@ -79,7 +80,7 @@ fn plain_scope(seen: &mut Seen) -> Scope {
             return Scope::Unknown { why };
         }
         if let Some(why) = seen.arbitrary_rows.take() {
-            seen.unrepeatable.get_or_insert(why);
+            seen.unrepeatable = Some(why);
         }
         return Scope::ReferenceWrite;
     }

@@ -81,6 +81,7 @@ impl<'q> Reader<'_, 'q> {
             }
             TableFactor::UNNEST { alias, array_exprs, .. } => {
                 let start = self.level().sources.len();
+                self.form("unnest");
                 array_exprs.iter().try_for_each(|e| self.expr(e))?;
                 self.opaque_source(alias.as_ref(), None);
                 Ok(self.tree(start, Vec::new()))

@@ -4,7 +4,9 @@ use super::groups::{NodeId, Via};
 use super::reader::{Read, Reader};
 use super::scope::{Column, Level, Source, fold};
 use super::write::{Target, first, is_default};
-use crate::sql::facts::{DrawShape, InsertRow, InsertShape, KeyTerm, Pin, SelectShape, ValueRef};
+use crate::sql::facts::{
+    DefaultsShape, DrawShape, Edit, InsertRow, InsertShape, KeyTerm, Pin, SelectKey, SelectShape, ValueRef,
+};
 use crate::sql::lexer::Kind;
 use crate::sql::parse::ast::{
     Expr, Insert, OnConflictAction, OnInsert, Parens, Query, SelectItem, SetExpr, TableObject, Values,
@@ -52,7 +54,8 @@ impl<'q> Reader<'_, 'q> {
                 None => vec![true; self.insert_select(query, &columns, &target)?],
             },
         };
-        self.omitted_defaults(&columns, &given, &target);
+        let values = insert.source.as_deref().and_then(values_of).filter(|_| top);
+        self.omitted_defaults((&columns, &given), &target, values);
         let alias = insert.table_alias.as_ref().map_or(plain_name, |a| fold(&a.alias));
         self.open_target(&alias, &target);
         if let Some(on) = &insert.on {
@@ -286,8 +289,8 @@ impl<'q> Reader<'_, 'q> {
         let term = place.position.and_then(|p| constant_item(query, p)).and_then(|e| self.term(e));
         match term {
             Some(term) => self.groups.pin(place.node, super::condition::keys(vec![term])),
-            None if place.position.is_some() && output.nodes.is_empty() && output.sub_nodes.is_empty() => {
-                self.seen.select = self.select_shape(place);
+            None if output.nodes.is_empty() && output.sub_nodes.is_empty() => {
+                self.seen.select = self.select_shape(query, place, target);
                 self.groups.always("INSERT … SELECT whose key is not the key of the rows read");
             }
             None => self.groups.always("INSERT … SELECT whose key is not the key of the rows read"),
@@ -295,21 +298,21 @@ impl<'q> Reader<'_, 'q> {
         Ok(width)
     }
 
-    /// Where the query of the statement's own `INSERT INTO t (columns) query` stands, if it has no parameters.
-    fn select_shape(&self, place: KeyPlace) -> Option<SelectShape> {
+    /// Where the query of the statement's own `INSERT INTO t (columns) query` stands.
+    fn select_shape(&self, query: &Query, place: KeyPlace, target: &Target) -> Option<SelectShape> {
         let t = self.tokens;
         let (_, _, open) = t.qualified(2)?;
         let plain = t.is(0, "insert") && t.is(1, "into") && t.is_mark(open, "(") && self.seen.writers == 1;
-        if !plain || t.list.iter().any(|token| token.kind == Kind::Param) {
+        if !plain {
             return None;
         }
-        let first = t.closing(open)? + 1;
-        if !t.is_any(first, &["select", "with"]) {
+        let close = t.closing(open)?;
+        if !t.is_any(close + 1, &["select", "with"]) {
             return None;
         }
         let mut depth = 0_usize;
         let mut end = t.len();
-        for at in first..t.len() {
+        for at in close + 1..t.len() {
             if t.is_mark(at, "(") {
                 depth += 1;
             } else if t.is_mark(at, ")") {
@@ -319,16 +322,64 @@ impl<'q> Reader<'_, 'q> {
                 break;
             }
         }
-        let source = t.list.get(first)?.start..t.list.get(end.checked_sub(1)?)?.end;
-        Some(SelectShape { source, columns: place.listed, key: place.position? })
+        let key = match place.position {
+            Some(position) => SelectKey::Column(position),
+            None => {
+                let relation = target.relation.as_ref()?;
+                let column = &relation.columns[relation.key()?.0];
+                SelectKey::Default(DrawShape {
+                    default: column.default.clone()?,
+                    type_name: column.type_name.clone(),
+                    column_at: Some((t.list[close].start, format!(", {}", quoted(&column.name)))),
+                    overriding_at: column.identity_always.then_some(t.list[close].end),
+                })
+            }
+        };
+        Some(SelectShape {
+            source: t.list.get(close + 1)?.start..t.list.get(end.checked_sub(1)?)?.end,
+            columns: place.listed,
+            key,
+            literals: self.untyped(query),
+            has_params: t.list.iter().any(|token| token.kind == Kind::Param),
+        })
+    }
+
+    /// Items of a select list that are strings or NULL.
+    fn untyped(&self, query: &Query) -> Vec<(usize, std::ops::Range<usize>)> {
+        let SetExpr::Select(select) = &*query.body else { return Vec::new() };
+        let mut literals = Vec::new();
+        for (position, item) in select.projection.iter().enumerate() {
+            let value = match item {
+                SelectItem::UnnamedExpr(Expr::Value(value))
+                | SelectItem::ExprWithAlias { expr: Expr::Value(value), .. } => value,
+                SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. } => continue,
+                // What stands behind a star has no certain place.
+                _ => break,
+            };
+            let Some(start) = offset(value.span) else { continue };
+            let token = self.tokens.list.iter().find(|token| token.start == start);
+            let string = |kind| matches!(kind, Kind::String | Kind::Escaped | Kind::Unicode | Kind::Dollar);
+            if let Some(token) = token.filter(|token| {
+                string(token.kind) || self.tokens.text[token.start..token.end].eq_ignore_ascii_case(b"null")
+            }) {
+                literals.push((position, token.start..token.end));
+            }
+        }
+        literals
     }
 
     /// A reference table's defaults must not give different values on different shards. `given` tells for each listed
-    /// column whether every row has a value of its own for it.
-    fn omitted_defaults(&mut self, columns: &[String], given: &[bool], target: &Target) {
+    /// column whether every row has a value of its own for it; `values` are the rows of the statement's own VALUES.
+    fn omitted_defaults(
+        &mut self,
+        (columns, given): (&[String], &[bool]),
+        target: &Target,
+        values: Option<&Values>,
+    ) {
         let Some(relation) = target.relation.clone().filter(|r| r.placement == Placement::Reference) else {
             return;
         };
+        let mut omitted = Vec::new();
         for (index, column) in relation.columns.iter().enumerate() {
             let position = match columns {
                 [] => Some(index),
@@ -337,11 +388,106 @@ impl<'q> Reader<'_, 'q> {
             let Some(default) = &column.default else { continue };
             let has_value = position.and_then(|p| given.get(p)).copied().unwrap_or(false);
             if !has_value && super::utility::unrepeatable_name(self.ctx, default.as_bytes()).is_some() {
-                let name = format!("the default of {}.{}", relation.full_name(), column.name);
-                self.seen.unrepeatable.get_or_insert(name);
+                omitted.push(Omitted { column: index, position: position.filter(|p| *p < given.len()) });
+            }
+        }
+        let Some(first) = omitted.first() else { return };
+        match values.and_then(|values| self.drawn_defaults(&relation, (columns, given), values, &omitted)) {
+            Some(shape) => self.seen.defaults = Some(Box::new(shape)),
+            None => {
+                let column = &relation.columns[first.column].name;
+                self.unrepeatable_because(format!("the default of {}.{column}", relation.full_name()));
             }
         }
     }
+
+    /// How drawn values get into the rows, in place of the defaults of a reference table.
+    fn drawn_defaults(
+        &self,
+        relation: &Relation,
+        (columns, given): (&[String], &[bool]),
+        values: &Values,
+        omitted: &[Omitted],
+    ) -> Option<DefaultsShape> {
+        let overriding = self.quirks.overriding.is_some();
+        if self.quirks.overriding == Some(Overriding::User) || self.seen.writers != 1 {
+            return None;
+        }
+        let first_row = self.tokens.list.partition_point(|t| {
+            values
+                .rows
+                .first()
+                .and_then(|row| offset(row.opening_token.0.span))
+                .is_some_and(|start| t.start < start)
+        });
+        // Tokens before the rows: … [)] [OVERRIDING … VALUE] VALUES
+        let before = self.tokens.list.get(first_row.checked_sub(if overriding { 5 } else { 2 })?)?;
+        let mut edits = Vec::new();
+        let plain = |at: usize, text: String| Edit { at: at..at, text, value: None };
+        let new: Vec<&Omitted> = omitted.iter().filter(|omitted| omitted.position.is_none()).collect();
+        let names = new.iter().map(|omitted| quoted(&relation.columns[omitted.column].name));
+        if columns.is_empty() && !new.is_empty() {
+            let listed = relation.columns.iter().take(given.len()).map(|column| quoted(&column.name));
+            edits.push(plain(
+                before.end,
+                format!(" ({})", listed.chain(names).collect::<Vec<_>>().join(", ")),
+            ));
+        } else if !new.is_empty() {
+            edits.push(plain(before.start, format!(", {}", names.collect::<Vec<_>>().join(", "))));
+        }
+        let always = omitted.iter().any(|omitted| relation.columns[omitted.column].identity_always);
+        if always && !overriding {
+            edits.push(plain(before.end, " OVERRIDING SYSTEM VALUE ".to_owned()));
+        }
+        for (row, content) in values.rows.iter().enumerate() {
+            self.row_edits((row, content), omitted, &mut edits)?;
+        }
+        let column = |omitted: &Omitted| {
+            let column = &relation.columns[omitted.column];
+            Some((column.default.clone()?, column.type_name.clone()))
+        };
+        let columns = omitted.iter().map(column).collect::<Option<Vec<_>>>()?;
+        Some(DefaultsShape { columns, rows: values.rows.len(), edits })
+    }
+
+    /// DEFAULT gives way to a drawn value; columns that are not listed get theirs at the end of the row.
+    fn row_edits(
+        &self,
+        (row, content): (usize, &Parens<Vec<Expr>>),
+        omitted: &[Omitted],
+        edits: &mut Vec<Edit>,
+    ) -> Option<()> {
+        let mut inside: Vec<Edit> = Vec::new();
+        let end = end_offset(content.closing_token.0.span)? - 1;
+        let mut at_end = Vec::new();
+        for (column, omitted) in omitted.iter().enumerate() {
+            match omitted.position.and_then(|position| content.content.get(position)) {
+                Some(Expr::Identifier(word)) if is_default(&Expr::Identifier(word.clone())) => {
+                    let at = offset(word.span)?..end_offset(word.span)?;
+                    inside.push(Edit { at, text: String::new(), value: Some((row, column)) });
+                }
+                // A value of its own in this row.
+                Some(_) => {}
+                None if omitted.position.is_none() => {
+                    let text = ", ".to_owned();
+                    at_end.push(Edit { at: end..end, text, value: Some((row, column)) });
+                }
+                None => return None,
+            }
+        }
+        inside.sort_by_key(|edit| edit.at.start);
+        edits.append(&mut inside);
+        edits.append(&mut at_end);
+        Some(())
+    }
+}
+
+/// A column that some row leaves to its default.
+struct Omitted {
+    /// Index in the table.
+    column: usize,
+    /// Position in the rows, if it is listed.
+    position: Option<usize>,
 }
 
 /// For each column whether every row gives a value for it.

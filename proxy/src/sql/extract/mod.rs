@@ -114,7 +114,9 @@ fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
                 _ => return Err("a statement of an unknown form".to_string()),
             }
             scan::audit(t, ctx, &reader.seen.tables)?;
-            let analysis = reader.finish();
+            let mut analysis = reader.finish();
+            // A SELECT returns rows even if a WITH query of it writes.
+            analysis.facts.returns_rows |= matches!(statement, ast::Statement::Query(q) if selects(&q.body));
             Ok(match &prepared.quirks.select_into {
                 Some((name, temporary)) => {
                     let mut analysis = select_into(analysis, name, *temporary, ctx);
@@ -126,6 +128,16 @@ fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
         })
     });
     read.unwrap_or_else(|complaint| Analysis { facts: opaque(t, ctx, &complaint), by_value: true })
+}
+
+/// Whether the body of a query is not a writing statement behind WITH.
+fn selects(body: &ast::SetExpr) -> bool {
+    use ast::SetExpr::{Delete, Insert, Merge, Query, Update};
+    match body {
+        Query(inner) => selects(&inner.body),
+        Insert(_) | Update(_) | Delete(_) | Merge(_) => false,
+        _ => true,
+    }
 }
 
 /// SELECT … INTO is CREATE TABLE AS.
@@ -166,6 +178,7 @@ fn explain(t: &Tokens<'_>, ctx: &Context<'_>, how: (bool, bool, usize), depth: u
         inner.effects = Effects::default();
         inner.access = Access::Read;
         inner.unrepeatable = None;
+        inner.defaults = None;
     }
     if !matches!(inner.command, Command::Unreadable { .. }) {
         inner.command = Command::Explain;
@@ -255,6 +268,7 @@ fn base(command: Command, scope: Scope) -> Facts {
         unrepeatable: None,
         barred: None,
         reshaped: Vec::new(),
+        defaults: None,
     }
 }
 

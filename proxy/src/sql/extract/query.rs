@@ -57,8 +57,11 @@ impl<'q> Reader<'_, 'q> {
     fn with(&mut self, with: &'q With) -> Read<Vec<NodeId>> {
         let mut nodes = Vec::new();
         let depth = self.levels.len();
-        for cte in &with.cte_tables {
+        for (at, cte) in with.cte_tables.iter().enumerate() {
             let name = fold(&cte.alias.name);
+            if with.recursive && self.refers_forward(&with.cte_tables[at..]) {
+                return Err("WITH RECURSIVE that refers to a later query".to_string());
+            }
             let writes = matches!(
                 &*cte.query.body,
                 SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)
@@ -74,6 +77,17 @@ impl<'q> Reader<'_, 'q> {
             self.named.push(Named { name, body, depth });
         }
         Ok(nodes)
+    }
+
+    /// Whether the first of these WITH queries reads from one of the others.
+    fn refers_forward(&self, ctes: &[Cte]) -> bool {
+        let [first, later @ ..] = ctes else { return false };
+        let t = self.tokens;
+        let read = |at: usize| t.is_any(at - 1, &["from", "join", "using"]) || t.is_mark(at - 1, ",");
+        later.iter().any(|cte| {
+            let name = fold(&cte.alias.name);
+            within(self, first).any(|at| read(at) && t.name(at).as_deref() == Some(name.as_str()))
+        })
     }
 
     /// Reads a writing or recursive WITH query where it is defined.
@@ -389,13 +403,15 @@ fn address(cte: &Cte) -> usize {
 /// Whether the name of a WITH query occurs in the statement more than where it is defined; only then WITH RECURSIVE
 /// can refer to itself. Errs on the side of recursion.
 fn mentions(reader: &Reader<'_, '_>, cte: &Cte, name: &str) -> bool {
+    within(reader, cte).any(|at| reader.tokens.name(at).as_deref() == Some(name))
+}
+
+/// Tokens of a WITH query after its name.
+fn within(reader: &Reader<'_, '_>, cte: &Cte) -> std::ops::Range<usize> {
     let body = crate::sql::parse::offset(cte.alias.name.span).unwrap_or(0);
     let end = crate::sql::parse::offset(cte.closing_paren_token.0.span).unwrap_or(usize::MAX);
-    let inside = |at: usize| {
-        let token = reader.tokens.list[at];
-        token.start > body && token.start < end && reader.tokens.name(at).as_deref() == Some(name)
-    };
-    (0..reader.tokens.len()).any(inside)
+    let list = &reader.tokens.list;
+    list.partition_point(|t| t.start <= body)..list.partition_point(|t| t.start < end)
 }
 
 /// `WITH x (a, b) AS …`.

@@ -68,6 +68,7 @@ pub(super) struct Seen {
     /// Why only a primary answers.
     pub(super) primary: Option<String>,
     pub(super) unrepeatable: Option<String>,
+    pub(super) defaults: Option<Box<crate::sql::facts::DefaultsShape>>,
     pub(super) effects: Effects,
     /// Why nothing certain can be said of the statement.
     pub(super) unknown: Option<String>,

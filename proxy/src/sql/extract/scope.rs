@@ -4,7 +4,6 @@
 //! mean something else resolves to [`Meaning::Other`].
 
 use super::groups::NodeId;
-use crate::sql::normalise::clipped;
 use crate::sql::parse::ast::{Cte, Ident};
 
 /// What a column reference means.
@@ -84,8 +83,7 @@ pub(super) enum Body<'q> {
 
 /// The name as PostgreSQL stores it.
 pub(super) fn fold(ident: &Ident) -> String {
-    let name = clipped(&ident.value);
-    if ident.quote_style.is_some() { name.to_owned() } else { name.to_ascii_lowercase() }
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
 }
 
 /// Outcome of a look-up in one level.

@@ -141,6 +141,7 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         facts.effects.changes_catalog = false;
         shadowing(t, ctx, &mut facts);
         temporary_view(t, ctx, &tables, &mut facts);
+        over_sharded(t, &tables, &mut facts);
     }
     if tables.iter().any(|r| r.placement == Placement::Reference) && rewrites(t) {
         facts.unrepeatable = unrepeatable_name(ctx, t.text).map(|name| format!("{name}()"));
@@ -219,6 +220,21 @@ fn unknown_call(t: &Tokens<'_>, ctx: &Context<'_>, from: usize) -> Option<String
         let function = ctx.schema.function(&name)?;
         (!function.built_in && function.touches_sharded == Touches::Unknown).then(|| name.into_owned())
     })
+}
+
+/// A temporary view or child of a sharded table would show the rows of one shard as if they were all. `LIKE` only copies the
+/// columns.
+fn over_sharded(t: &Tokens<'_>, tables: &[Arc<Relation>], facts: &mut Facts) {
+    let copied = |name: &str| {
+        (1..t.len()).any(|i| t.is(i - 1, "like") && t.qualified(i).is_some_and(|(_, liked, _)| liked == name))
+    };
+    let sharded = tables.iter().find(|r| r.key_type().is_some() && !copied(&r.name));
+    if let (Some(sharded), true, false) =
+        (sharded, t.is(0, "create"), matches!(facts.scope, Scope::Unknown { .. }))
+    {
+        let why = format!("a temporary object over the sharded table {}", sharded.full_name());
+        facts.scope = Scope::Unknown { why };
+    }
 }
 
 /// CREATE TABLE AS and the like read tables: not those that are sharded.

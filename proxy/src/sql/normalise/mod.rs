@@ -284,34 +284,47 @@ fn string_body(kind: Kind, raw: &[u8]) -> &[u8] {
     raw.get(skip..raw.len().saturating_sub(tail)).unwrap_or(&[])
 }
 
-/// The name that an identifier token stands for.
-pub fn identifier(kind: Kind, raw: &[u8]) -> Cow<'_, str> {
-    let text = String::from_utf8_lossy(raw);
-    let name = match kind {
-        Kind::Quoted => {
-            let body = text.get(1..text.len().saturating_sub(1)).unwrap_or_default();
-            Cow::Owned(body.replace("\"\"", "\""))
-        }
-        Kind::QuotedUnicode => {
-            let body = text.get(3..text.len().saturating_sub(1)).unwrap_or_default();
-            Cow::Owned(unicode(&body.replace("\"\"", "\"")).unwrap_or_else(|| body.to_string()))
-        }
-        _ if raw.iter().any(u8::is_ascii_uppercase) => Cow::Owned(text.to_ascii_lowercase()),
-        _ => text,
-    };
-    if name.len() > NAME_BYTES { Cow::Owned(clipped(&name).to_owned()) } else { name }
-}
-
-/// Longest identifier, in bytes (`NAMEDATALEN` - 1).
+/// Bytes of a name; PostgreSQL cuts longer ones off (`NAMEDATALEN` less one).
 const NAME_BYTES: usize = 63;
 
-/// An identifier as PostgreSQL cuts it: no longer than `NAME_BYTES`, at the end of a character.
-pub fn clipped(name: &str) -> &str {
-    let mut end = name.len().min(NAME_BYTES);
-    while !name.is_char_boundary(end) {
-        end -= 1;
+/// The name that an identifier token stands for.
+pub fn identifier(kind: Kind, raw: &[u8]) -> Cow<'_, str> {
+    if !matches!(kind, Kind::Quoted | Kind::QuotedUnicode) {
+        return folded(raw);
     }
-    &name[..end]
+    let text = String::from_utf8_lossy(raw);
+    let mut name = match kind {
+        Kind::Quoted => {
+            let body = text.get(1..text.len().saturating_sub(1)).unwrap_or_default();
+            body.replace("\"\"", "\"")
+        }
+        _ => {
+            let body = text.get(3..text.len().saturating_sub(1)).unwrap_or_default();
+            unicode(&body.replace("\"\"", "\"")).unwrap_or_else(|| body.to_string())
+        }
+    };
+    let end = (0..=NAME_BYTES.min(name.len())).rev().find(|&at| name.is_char_boundary(at));
+    name.truncate(end.unwrap_or(0));
+    Cow::Owned(name)
+}
+
+/// The part of an unquoted name that counts.
+pub(super) fn clipped(raw: &[u8]) -> &[u8] {
+    if raw.len() <= NAME_BYTES {
+        return raw;
+    }
+    let continues = |at: usize| raw[at] & 0xc0 == 0x80;
+    let end = (NAME_BYTES - 3..=NAME_BYTES).rev().find(|&at| !continues(at)).unwrap_or(NAME_BYTES);
+    &raw[..end]
+}
+
+fn folded(raw: &[u8]) -> Cow<'_, str> {
+    let raw = clipped(raw);
+    let text = String::from_utf8_lossy(raw);
+    match raw {
+        _ if raw.iter().any(u8::is_ascii_uppercase) => Cow::Owned(text.to_ascii_lowercase()),
+        _ => text,
+    }
 }
 
 /// `\0061` and `\+000061` escapes with the default escape character.

@@ -14,6 +14,8 @@ pub const STARTUP_BYTES_MAX: usize = 10_000;
 pub const CANCEL_SECRET_BYTES_MAX: usize = 256;
 
 const CODE_CANCEL: u32 = 80_877_102;
+/// Gavel's own: a cancel request that a proxy passes on to another, which does not pass it on to its peers.
+const CODE_PEER_CANCEL: u32 = 80_884_352;
 const CODE_SSL: u32 = 80_877_103;
 const CODE_GSS: u32 = 80_877_104;
 
@@ -54,6 +56,8 @@ pub enum FirstPacket {
     Gss,
     /// CancelRequest.
     Cancel(CancelKey),
+    /// CancelRequest that another proxy passes on.
+    PeerCancel(CancelKey),
     /// StartupMessage.
     Startup(Startup),
 }
@@ -118,6 +122,7 @@ pub fn take_first_packet(buffer: &mut BytesMut) -> Result<Option<FirstPacket>, S
         CODE_SSL => Ok(Some(FirstPacket::Ssl)),
         CODE_GSS => Ok(Some(FirstPacket::Gss)),
         CODE_CANCEL => cancel_key(&body).map(|key| Some(FirstPacket::Cancel(key))),
+        CODE_PEER_CANCEL => cancel_key(&body).map(|key| Some(FirstPacket::PeerCancel(key))),
         _ => startup(code, &body).map(|startup| Some(FirstPacket::Startup(startup))),
     }
 }
@@ -302,8 +307,17 @@ pub fn ssl_request() -> [u8; 8] {
 
 /// Appends a CancelRequest.
 pub fn write_cancel(key: &CancelKey, out: &mut BytesMut) {
+    put_cancel(CODE_CANCEL, key, out);
+}
+
+/// Appends a CancelRequest for another proxy.
+pub fn write_peer_cancel(key: &CancelKey, out: &mut BytesMut) {
+    put_cancel(CODE_PEER_CANCEL, key, out);
+}
+
+fn put_cancel(code: u32, key: &CancelKey, out: &mut BytesMut) {
     out.put_u32(u32::try_from(12 + key.secret.len()).unwrap_or(u32::MAX));
-    out.put_u32(CODE_CANCEL);
+    out.put_u32(code);
     out.put_i32(key.process_id);
     out.put_slice(&key.secret);
 }

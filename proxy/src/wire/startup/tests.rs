@@ -91,7 +91,9 @@ fn requests_have_exact_lengths() {
     let key = CancelKey { process_id: 7, secret: Bytes::from_static(b"secr") };
     let mut buffer = BytesMut::new();
     write_cancel(&key, &mut buffer);
-    assert_eq!(take_first_packet(&mut buffer), Ok(Some(FirstPacket::Cancel(key))));
+    assert_eq!(take_first_packet(&mut buffer), Ok(Some(FirstPacket::Cancel(key.clone()))));
+    write_peer_cancel(&key, &mut buffer);
+    assert_eq!(take_first_packet(&mut buffer), Ok(Some(FirstPacket::PeerCancel(key))));
     assert!(read(CODE_CANCEL, &[0; 260]).is_ok());
     for length in [0, 4, 7, 261] {
         assert!(read(CODE_CANCEL, &vec![0; length]).is_err(), "{length}");

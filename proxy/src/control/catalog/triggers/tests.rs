@@ -5,7 +5,7 @@ use std::sync::Arc;
 use router_config::key::KeyType;
 
 use super::*;
-use crate::sql::schema::{Column, Function, RelationKind};
+use crate::sql::schema::{Column, Function, Reach, RelationKind};
 
 const AUCTIONS: u32 = 1;
 const BIDS: u32 = 2;
@@ -30,7 +30,6 @@ fn relation(oid: u32, name: &str, placement: Placement, columns: &[&str]) -> Arc
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,
-        has_user_triggers: true,
     })
 }
 
@@ -53,6 +52,7 @@ fn schema() -> Schema {
         set_returning: false,
         touches_sharded: Touches::No,
         key_argument: None,
+        reach: Reach::default(),
     };
     for (name, function) in [
         ("now", built_in),

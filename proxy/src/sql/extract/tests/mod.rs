@@ -7,6 +7,7 @@ mod support;
 
 mod fuzz;
 mod inserts;
+mod oracle;
 mod pins;
 mod reads;
 mod session;

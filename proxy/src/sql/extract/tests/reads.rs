@@ -221,9 +221,9 @@ fn scopes_and_functions() {
             SELECT pg_advisory_xact_lock(1)
                 Home ReadPrimary("advisory lock pg_advisory_xact_lock") unrepeatable:pg_advisory_xact_lock() advisory
             SELECT set_config('x', 'y', false)
-                Home ReadPrimary("volatile function set_config") unrepeatable:set_config() pins:Settings
+                Home ReadPrimary("volatile function set_config") unrepeatable:set_config() pins:Config
             SELECT set_config('x', 'y', true)
-                Home ReadPrimary("volatile function set_config") unrepeatable:set_config() pins:Settings
+                Home ReadPrimary("volatile function set_config") unrepeatable:set_config() pins:Config
             SELECT pg_notify('c', 'x')
                 Nothing Write unrepeatable:pg_notify()
             SELECT txid_current()

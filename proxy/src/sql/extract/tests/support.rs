@@ -8,7 +8,7 @@ use router_config::key::KeyType;
 
 use crate::sql::extract::{Context, analyse};
 use crate::sql::facts::{Access, Command, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
-use crate::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 fn column(name: &str, type_name: &str, default: Option<&str>) -> Column {
     Column {
@@ -31,7 +31,6 @@ fn relation(schema: &mut Schema, (space, name): (&str, &str), placement: Placeme
         kind: RelationKind::Table,
         columns,
         placement,
-        has_user_triggers: false,
     };
     schema.relations.insert((space.into(), name.into()), Arc::new(relation));
 }
@@ -112,6 +111,7 @@ pub(super) fn schema() -> Schema {
         aggregate: false,
         set_returning: false,
         touches_sharded: Touches::No,
+        reach: Reach::default(),
         key_argument: None,
     };
     for name in [

@@ -1,0 +1,156 @@
+//! What the catalog forbids besides what the planner knows: tables with problems, and binary data with OIDs in them that are
+//! not the same on every shard.
+
+use router_config::topology::ShardId;
+
+use super::failure::Failure;
+use super::names::Prepared;
+use super::session::Session;
+use crate::backend::oids::{OidError, column_types};
+use crate::backend::owed::{Owed, Show};
+use crate::backend::pool::Lease;
+use crate::control::Forbids;
+use crate::exec::bind;
+use crate::route::plan::{Plan, Target};
+use crate::route::refusal::Refusal;
+use crate::sql::facts::{Access, Command, CopyFormat, Facts};
+use crate::wire::frontend::tag;
+use crate::wire::reply;
+
+impl Session {
+    /// Refuses statements on tables that the catalog has found unfit. DDL is let through: it may be the cure.
+    pub(super) fn check_problems(&self, facts: &Facts) -> Result<(), Refusal> {
+        let Some(catalog) = &self.catalog else { return Ok(()) };
+        let current = catalog.load();
+        if current.problems.is_empty() {
+            return Ok(());
+        }
+        let facts = match &facts.command {
+            Command::Ddl(_) => return Ok(()),
+            Command::ExplainGavel(inner) => inner,
+            _ => facts,
+        };
+        let forbidden = current.problems.iter().find(|problem| {
+            let applies = match problem.forbids {
+                Forbids::All => true,
+                Forbids::Writes => facts.access == Access::Write,
+                Forbids::Nothing => false,
+            };
+            applies && facts.tables.contains(&problem.table)
+        });
+        let Some(problem) = forbidden else { return Ok(()) };
+        let what = if problem.forbids == Forbids::Writes { "writes to" } else { "statements on" };
+        let refusal = Refusal::unsupported(
+            format!("{what} {} are refused", problem.table),
+            "SHOW PROBLEMS on the admin console lists what is wrong; it is looked at again every few seconds.",
+        );
+        Err(refusal.because(problem.message.clone()))
+    }
+
+    /// COPY in binary format carries the OIDs of elements and columns.
+    pub(super) fn check_copy(&self, facts: &Facts, plan: &Plan) -> Result<(), Refusal> {
+        let (Command::CopyIn(shape) | Command::CopyOut(shape)) = &facts.command else { return Ok(()) };
+        let Some(catalog) = self.catalog.as_ref().filter(|_| shape.format == CopyFormat::Binary) else {
+            return Ok(());
+        };
+        let current = catalog.load();
+        let at_home =
+            matches!(plan.target, Target::One(shard) | Target::Nowhere(shard) if shard == ShardId(0));
+        if at_home || current.oids.is_uniform() {
+            return Ok(());
+        }
+        let differs = |name: &String| {
+            let (schema, name) = name.split_once('.').unwrap_or(("", name));
+            let relation = current.schema.lookup(&[], Some(schema), name);
+            relation.is_none_or(|relation| {
+                relation.columns.iter().any(|column| current.oids.binary_differs(column.type_oid))
+            })
+        };
+        // The columns of a query are not known here.
+        let query = facts.tables.is_empty() || shape.columns == 0;
+        if query || facts.tables.iter().any(differs) {
+            return Err(Refusal::unsupported(
+                format!("COPY in binary format: {}", OidError::Container),
+                "Use the text or the csv format.",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses rows in binary format with OIDs in them that are another shard's. `at`: the conn that has the statement or is
+    /// to get it; otherwise one is found.
+    pub(super) async fn check_containers(
+        &mut self,
+        at: Option<usize>,
+        prepared: &Prepared,
+        bind: &[u8],
+    ) -> Result<(), Failure> {
+        let Some(catalog) = &self.catalog else { return Ok(()) };
+        let oids = std::sync::Arc::clone(&catalog.load().oids);
+        if oids.is_uniform() || !prepared.facts().is_some_and(|facts| facts.returns_rows) {
+            return Ok(());
+        }
+        let formats = bind::result_formats(bind).unwrap_or_default();
+        if formats.iter().all(|format| *format == 0) {
+            return Ok(());
+        }
+        if prepared.shared.columns.get().is_none() {
+            let columns = self.ask_columns(at, prepared).await?;
+            // Another session may have been faster, with the same answer.
+            let _ = prepared.shared.columns.set(columns);
+        }
+        let columns = prepared.shared.columns.get().map(Vec::as_slice).unwrap_or_default();
+        let binary = |n: usize| match formats.as_slice() {
+            [all] => *all != 0,
+            each => each.get(n).is_some_and(|format| *format != 0),
+        };
+        if columns.iter().enumerate().any(|(n, column)| binary(n) && oids.binary_differs(*column)) {
+            return Err(OidError::Container.into());
+        }
+        Ok(())
+    }
+
+    /// As `any_shard`, but for rows in binary format the home shard where it matters: its OIDs are right as they are.
+    pub(super) fn any_shard_for(&mut self, bind: &[u8]) -> ShardId {
+        let uniform = self.catalog.as_ref().is_none_or(|catalog| catalog.load().oids.is_uniform());
+        let binary = || bind::result_formats(bind).is_some_and(|formats| formats.iter().any(|f| *f != 0));
+        if uniform || !self.held.is_empty() || !binary() { self.any_shard() } else { ShardId(0) }
+    }
+
+    /// Types of a statement's columns, as the home shard has them.
+    async fn ask_columns(&mut self, at: Option<usize>, prepared: &Prepared) -> Result<Vec<u32>, Failure> {
+        let at = match at {
+            Some(at) => at,
+            None => {
+                let shard = self.describing_shard(prepared);
+                self.goto_to_describe(shard).await?
+            }
+        };
+        let name = self.ensure_statement(at, prepared)?;
+        let held = &mut self.held[at];
+        reply::named(&mut held.lease.write, tag::DESCRIBE, false, &name);
+        held.lease.owe(Owed::Describe(Show::ERRORS));
+        reply::bare(&mut held.lease.write, tag::FLUSH);
+        held.unsynced = true;
+        self.events.descriptions.clear();
+        self.run_to_end(at, false).await?;
+        self.check_pipeline_error()?;
+        let described = self.events.descriptions.drain(..).rev().find(|frame| frame.first() == Some(&b'T'));
+        Ok(described.and_then(|frame| column_types(&frame)).unwrap_or_default())
+    }
+
+    /// Makes a conn translate its shard's OIDs; whether the catalog was read again for that.
+    pub(super) async fn translate_oids(&self, shard: ShardId, lease: &mut Lease) -> bool {
+        let Some(catalog) = &self.catalog else { return false };
+        if lease.oids.is_none() {
+            lease.oids = catalog.oid_cell(shard);
+        }
+        let unread = |lease: &Lease| {
+            let cell = lease.oids.as_ref().map(|cell| cell.load_full());
+            cell.flatten().is_some_and(|oids| oids.unread)
+        };
+        // The shard did not answer when the catalog was read, and does now. If it still does not, what cannot be translated
+        // is an error.
+        unread(lease) && catalog.reread().await.is_ok()
+    }
+}

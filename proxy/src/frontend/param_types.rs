@@ -1,0 +1,136 @@
+//! Types of parameters that Parse leaves open. A parameter that stands for the key alone has the key column's type; where it is
+//! not so plain what PostgreSQL infers, the home shard is asked, once for each shared statement.
+//!
+//! Invariant: a key is never read as a value of another type than the one that PostgreSQL gives the parameter.
+
+use router_config::topology::ShardId;
+
+use super::failure::Failure;
+use super::names::Prepared;
+use super::session::Session;
+use crate::backend::conn::{Conn, ConnError, Events};
+use crate::backend::owed::{Owed, Show};
+use crate::exec::single;
+use crate::sql::facts::{Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
+use crate::sql::lexer::{Kind, Lexer};
+use crate::wire::backend::tag;
+use crate::wire::frame::HEADER;
+use crate::wire::{frontend, reply};
+
+/// A type that no key has: what the parameter is cannot be told.
+const NO_TYPE: u32 = u32::MAX;
+
+/// Types from here on are the user's; a domain over a key's type is read as the key column is.
+const FIRST_USER_TYPE: u32 = 16_384;
+
+impl Session {
+    /// Sees to it that the types are known on which it depends where the statement goes.
+    pub async fn ask_types(&mut self, statement: &Prepared) -> Result<(), Failure> {
+        if statement.shared.asked.get().is_some() || !self.is_placed() {
+            return Ok(());
+        }
+        if !statement.facts().is_some_and(|facts| in_doubt(facts, statement)) {
+            let _ = statement.shared.asked.set(None);
+            return Ok(());
+        }
+        Box::pin(self.ask_server(statement)).await
+    }
+
+    async fn ask_server(&mut self, statement: &Prepared) -> Result<(), Failure> {
+        let mut events = Events::default();
+        if self.changes.own().is_some() {
+            self.finish_pipelines().await?;
+            let at = self.acquire(ShardId(0), false).await?;
+            self.ask(at, "SAVEPOINT gavel_types").await?;
+            if let Err(error) = describe(&mut self.held[at].lease, statement, &mut events).await {
+                return Err(self.lose(at, super::io::StepError::Backend(error), false));
+            }
+            self.ask(at, "ROLLBACK TO SAVEPOINT gavel_types; RELEASE SAVEPOINT gavel_types").await?;
+        } else {
+            let mut held = self.lease_alone(ShardId(0)).await?;
+            if let Err(error) = describe(&mut held.lease, statement, &mut events).await {
+                return Err(Failure::Lost { shard: self.shard_name(ShardId(0)), error, committing: false });
+            }
+        }
+        let described =
+            events.descriptions.iter().find(|frame| frame.first() == Some(&tag::PARAMETER_DESCRIPTION));
+        let types: Vec<u32> = match described {
+            Some(frame) => {
+                let oids = frame.get(HEADER + 2..).unwrap_or_default().chunks_exact(4);
+                oids.map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
+            // The application's own Parse will be rejected likewise, unless it is about what its conn alone has.
+            None => unknown_types(statement),
+        };
+        let known = |oid: u32| if oid >= FIRST_USER_TYPE && oid != NO_TYPE { 0 } else { oid };
+        let _ = statement.shared.asked.set(Some(types.into_iter().map(known).collect()));
+        Ok(())
+    }
+}
+
+/// Parse and Describe, hidden.
+async fn describe(conn: &mut Conn, statement: &Prepared, events: &mut Events) -> Result<(), ConnError> {
+    reply::parse(&mut conn.write, b"", &statement.shared.text, &statement.shared.types);
+    conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
+    reply::named(&mut conn.write, frontend::tag::DESCRIBE, false, b"");
+    conn.owe(Owed::Describe(Show::NOTHING));
+    reply::bare(&mut conn.write, frontend::tag::SYNC);
+    conn.owe(Owed::Sync(Show::NOTHING));
+    single::run_alone(conn, events).await
+}
+
+/// Parse's own types, and for those that it leaves open one that is no key's.
+fn unknown_types(statement: &Prepared) -> Vec<u32> {
+    let count = numbers(&statement.shared.text).max().unwrap_or(0);
+    let of = |n: u16| open(statement, n + 1).map_or(NO_TYPE, |oid| oid);
+    (0..count).map(of).collect()
+}
+
+/// The type that Parse gives a parameter; `None` where it leaves it open.
+fn open(statement: &Prepared, n: u16) -> Option<u32> {
+    statement.types.get(usize::from(n) - 1).copied().filter(|oid| *oid != 0)
+}
+
+/// Numbers of the parameters of a text, as often as they occur.
+fn numbers(text: &[u8]) -> impl Iterator<Item = u16> + '_ {
+    let params = Lexer::new(text, true).filter(|token| token.kind == Kind::Param);
+    params.filter_map(|token| std::str::from_utf8(text.get(token.start + 1..token.end)?).ok()?.parse().ok())
+}
+
+/// Whether a parameter without a type stands for a key and may be of another type than the key column.
+fn in_doubt(facts: &Facts, statement: &Prepared) -> bool {
+    let Scope::Sharded(sharded) = &facts.scope else { return false };
+    if let Some(select) = &sharded.select {
+        // The query is run with columns of its own: what they are must be said.
+        return select.has_params;
+    }
+    let by_function = facts.tables.iter().any(|table| table.ends_with("()"));
+    let mixed = by_function || sharded.groups.iter().any(mixes);
+    let of_keys: Vec<u16> = key_params(sharded).filter(|n| *n > 0 && open(statement, *n).is_none()).collect();
+    of_keys.iter().any(|n| mixed || numbers(&statement.shared.text).filter(|other| other == n).count() > 1)
+}
+
+/// A list of parameters and numbers is of one type that all of them decide.
+fn mixes(pin: &Pin) -> bool {
+    match pin {
+        Pin::Keys(terms) if terms.len() > 1 => {
+            terms.iter().any(|term| !matches!(term.value, ValueRef::Param(_) | ValueRef::Null))
+        }
+        Pin::Keys(_) | Pin::Array(_) | Pin::Any | Pin::Never | Pin::Insert => false,
+    }
+}
+
+/// Parameters that stand for keys.
+fn key_params(sharded: &Sharded) -> impl Iterator<Item = u16> + '_ {
+    let of_term = |term: &KeyTerm| match term.value {
+        ValueRef::Param(n) => Some(n),
+        ValueRef::Literal(_) | ValueRef::Null | ValueRef::Default | ValueRef::Computed => None,
+    };
+    let pinned = sharded.groups.iter().flat_map(move |pin| match pin {
+        Pin::Keys(terms) => terms.iter().filter_map(of_term).collect::<Vec<_>>(),
+        Pin::Array(term) => of_term(term).into_iter().collect(),
+        Pin::Any | Pin::Never | Pin::Insert => Vec::new(),
+    });
+    let rows = sharded.insert.iter().flat_map(|shape| &shape.rows);
+    pinned.chain(rows.filter_map(move |row| of_term(&row.key)))
+}

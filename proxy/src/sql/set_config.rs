@@ -1,0 +1,135 @@
+//! `SELECT set_config(…)` as the SET that it is, where it is certain to run exactly once.
+
+use super::lexer::Kind;
+use super::sql_prepare::{argument, items};
+use super::tokens::Tokens;
+
+/// Words after which a select list is no longer one row without conditions.
+const CLAUSES: [&str; 16] = [
+    "from",
+    "where",
+    "case",
+    "union",
+    "intersect",
+    "except",
+    "limit",
+    "offset",
+    "having",
+    "group",
+    "window",
+    "order",
+    "fetch",
+    "for",
+    "into",
+    "filter",
+];
+
+/// An argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Argument {
+    /// A literal; `None` for NULL.
+    Literal(Option<String>),
+    /// `$n`.
+    Param(u16),
+}
+
+/// One call: name, value, whether for the transaction alone.
+pub type Call = [Argument; 3];
+
+/// The calls in the select list of `text`, in order; `None` where one has another form.
+pub fn calls(text: &[u8], conforming: bool) -> Option<Vec<Call>> {
+    let t = Tokens::new(text, conforming);
+    if !t.is(0, "select") || (1..t.len()).any(|at| t.is_any(at, &CLAUSES)) {
+        return None;
+    }
+    let mut calls = Vec::new();
+    let mut at = 1;
+    while at < t.len() {
+        if t.is_mark(at, "(") {
+            // A call within parentheses is none that is understood.
+            let close = t.closing(at)?;
+            if (at..close).any(|inner| is_call(&t, inner)) {
+                return None;
+            }
+            at = close + 1;
+        } else if is_call(&t, at) {
+            let qualified = at > 2 && t.is_mark(at - 1, ".") && t.is(at - 2, "pg_catalog");
+            let first = if qualified { at - 2 } else { at };
+            if !(t.is_mark(first - 1, ",") || first == 1) {
+                return None;
+            }
+            let close = t.closing(at + 1)?;
+            calls.push(call(&t, at + 1, close, conforming)?);
+            at = close + 1;
+        } else {
+            at += 1;
+        }
+    }
+    (!calls.is_empty()).then_some(calls)
+}
+
+fn is_call(t: &Tokens<'_>, at: usize) -> bool {
+    t.name(at).is_some_and(|name| name == "set_config") && t.is_mark(at + 1, "(")
+}
+
+fn call(t: &Tokens<'_>, open: usize, close: usize, conforming: bool) -> Option<Call> {
+    let mut arguments = items(t, open, close).into_iter().map(|(first, last)| {
+        let cast =
+            last == first + 2 && t.is_mark(first + 1, "::") && t.is_any(last, &["text", "bool", "boolean"]);
+        let last = if cast { first } else { last };
+        match t.kind(first)? {
+            Kind::Param if first == last => {
+                std::str::from_utf8(t.raw(first)).ok()?.get(1..)?.parse().ok().map(Argument::Param)
+            }
+            _ => argument(t, first, last, conforming).map(Argument::Literal),
+        }
+    });
+    let found = [arguments.next()??, arguments.next()??, arguments.next()??];
+    arguments.next().is_none().then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Argument, calls};
+
+    fn literal(text: &str) -> Argument {
+        Argument::Literal(Some(text.to_owned()))
+    }
+
+    #[test]
+    fn calls_of_a_plain_select_list_are_understood() {
+        let read = |text: &str| calls(text.as_bytes(), true);
+        assert_eq!(
+            read("SELECT set_config('TimeZone', 'it''s', false);"),
+            Some(vec![[literal("TimeZone"), literal("it's"), literal("false")]])
+        );
+        assert_eq!(
+            read("select pg_catalog.set_config('a.b', $1::text, true) as x, set_config($2, null, $3)"),
+            Some(vec![
+                [literal("a.b"), Argument::Param(1), literal("true")],
+                [Argument::Param(2), Argument::Literal(None), Argument::Param(3)],
+            ])
+        );
+        assert_eq!(
+            read("SELECT current_setting('jit') AS cur, set_config('jit', 'off', false) AS new"),
+            Some(vec![[literal("jit"), literal("off"), literal("false")]])
+        );
+    }
+
+    #[test]
+    fn other_calls_are_not() {
+        for text in [
+            "select set_config('a', 'b' || 'c', false)",
+            "select set_config('a', 'b', false) from t",
+            "select coalesce(set_config('a', 'b', false), 'x')",
+            "select (select set_config('a', 'b', false))",
+            "select case when true then set_config('a', 'b', false) end",
+            "select 1 + length(set_config('a', 'b', false))",
+            "select 'x' || set_config('a', 'b', false)",
+            "with x as (select set_config('a', 'b', false)) select 1",
+            "select 1",
+        ] {
+            assert_eq!(calls(text.as_bytes(), true), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Shards that are not alike though they should be, and who hears of DDL.
+
+use std::time::Duration;
+
+use shard_admin::local_cluster::ReservedPort;
+use shard_admin::local_proxy::{LocalProxy, ProxyOptions};
+use tests::cluster::{Cluster, eventually, first_column};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::house::{add_auctions, build, one_of_each};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What the console says of a table or function.
+async fn problem(console: &Client, about: &str) -> Option<String> {
+    let rows = console.simple_query("SHOW PROBLEMS").await.expect("show");
+    rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) if row.get("about") == Some(about) => {
+            Some(format!("{}: {}", row.get("refused")?, row.get("problem")?))
+        }
+        _ => None,
+    })
+}
+
+async fn refused(client: &Client, sql: &str, reason: &str) {
+    let error = client.batch_execute(sql).await.expect_err(sql);
+    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{sql}: {error:?}");
+    let detail = error.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
+    assert!(detail.contains(reason), "{sql}: {error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_that_differ_are_refused_until_they_are_equal() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 10).await;
+    let (one, other) = one_of_each(&cluster).await;
+    let console = cluster.connect_to("gavel_admin").await;
+    let on_shard = async |sql: &str| cluster.shard(1).primary.execute("auction", sql).await.expect(sql);
+    cluster.allow_log("are refused");
+    on_shard("ALTER TABLE auctions ADD COLUMN extra int; DROP TABLE bids; DROP TABLE notes").await;
+    on_shard("ALTER TABLE categories ALTER COLUMN name TYPE varchar(9)").await;
+    console.batch_execute("RELOAD").await.expect("reload");
+    for (table, reason) in [
+        ("auctions", "only that shard has \"column extra integer\""),
+        ("bids", "does not exist on shard shard-2"),
+        ("categories", "\"column name text NOT NULL\" here"),
+    ] {
+        let told = problem(&console, &format!("public.{table}")).await.expect("listed");
+        assert!(told.starts_with("statements: ") && told.contains(reason), "{table}: {told}");
+        assert!(cluster.proxy.log().contains(&format!("table=public.{table}")));
+        refused(&client, &format!("SELECT * FROM {table}"), reason).await;
+        refused(&client, &format!("DELETE FROM {table}"), reason).await;
+    }
+    for sql in [
+        format!("SELECT title FROM auctions WHERE auction_id = {one}"),
+        format!("UPDATE auctions SET title = 'x' WHERE auction_id = {other}"),
+        "INSERT INTO auctions (auction_id, title) VALUES (77, 'x')".to_owned(),
+        "COPY auctions FROM STDIN".to_owned(),
+    ] {
+        refused(&client, &sql, "column extra").await;
+    }
+    client.batch_execute("INSERT INTO notes VALUES (1, 'x')").await.expect("the home shard's alone");
+    // DDL through the proxy is the cure.
+    client.batch_execute("ALTER TABLE auctions ADD COLUMN IF NOT EXISTS extra int").await.expect("DDL");
+    client.batch_execute("SELECT extra FROM auctions").await.expect("equal again");
+    assert_eq!(problem(&console, "public.auctions").await, None);
+    // So is DDL on the shard: it is looked at again without being asked.
+    on_shard("ALTER TABLE categories ALTER COLUMN name TYPE text").await;
+    eventually(SOON, "the repair is noticed", || async {
+        client.batch_execute("SELECT * FROM categories").await.is_ok()
+    })
+    .await;
+    refused(&client, "SELECT * FROM bids", "does not exist on shard shard-2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_and_properties_that_differ_are_told() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 4).await;
+    let console = cluster.connect_to("gavel_admin").await;
+    let create = "CREATE FUNCTION fee(numeric) RETURNS numeric LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 0.1'";
+    client.batch_execute(create).await.expect("DDL");
+    let call = "SELECT fee(price) FROM auctions WHERE auction_id = 1";
+    client.batch_execute(call).await.expect("the same everywhere");
+    let other = create.replace("CREATE", "CREATE OR REPLACE").replace("0.1", "0.2");
+    cluster.shard(1).primary.execute("auction", &other).await.expect("DDL on the shard");
+    cluster.shard(1).primary.execute("auction", "CREATE EXTENSION citext").await.expect("DDL on the shard");
+    console.batch_execute("RELOAD").await.expect("reload");
+    client.batch_execute(call).await.expect_err("not the same");
+    let told = problem(&console, "fee").await.expect("listed");
+    assert!(told.contains("function public.fee(numeric) is another one on shard shard-2"), "{told}");
+    let told = problem(&console, "extension citext").await.expect("listed");
+    assert!(told.starts_with("nothing: missing on the home shard"), "{told}");
+    client
+        .batch_execute("SELECT title FROM auctions WHERE auction_id = 1")
+        .await
+        .expect("nothing to do with it");
+}
+
+async fn second_proxy(cluster: &Cluster) -> (LocalProxy, [ReservedPort; 2]) {
+    let ports = [ReservedPort::any().expect("a port"), ReservedPort::any().expect("a port")];
+    let options = ProxyOptions {
+        port: ports[0].number(),
+        metrics_port: ports[1].number(),
+        pool_mode: "transaction".to_owned(),
+        extra: None,
+    };
+    (LocalProxy::start_for(&cluster.nodes, "second", &options).await.expect("a second proxy"), ports)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ddl_through_one_proxy_is_in_use_in_the_other() {
+    let cluster = Cluster::builder().start().await;
+    let (second, _ports) = second_proxy(&cluster).await;
+    let client = cluster.connect().await;
+    let (there, connection) = second.config("auction").connect(tokio_postgres::NoTls).await.expect("login");
+    tokio::spawn(connection);
+    build(&client).await;
+    let rows: Vec<String> = (1..=40).map(|id| format!("({id}, 'lot')")).collect();
+    let insert = format!("INSERT INTO auctions (auction_id, title) VALUES {}", rows.join(", "));
+    eventually(SOON, "the other knows the table", || async { there.batch_execute(&insert).await.is_ok() })
+        .await;
+    let counts = cluster.on_each_primary("SELECT count(*) FROM auctions").await.concat();
+    assert!(counts.iter().all(|count| count != "0"), "the other proxy splits them: {counts:?}");
+    // Failed and rolled back DDL leaves both as they were.
+    client.batch_execute("ALTER TABLE auctions ADD COLUMN price int").await.expect_err("it exists");
+    client.batch_execute("BEGIN; DROP TABLE auctions CASCADE; ROLLBACK").await.expect("rolled back");
+    client.batch_execute("BEGIN").await.expect("begin");
+    client.batch_execute("CREATE TABLE gone (auction_id bigint)").await.expect("DDL in a transaction");
+    client.batch_execute("ROLLBACK").await.expect("rollback");
+    for client in [&client, &there] {
+        assert_eq!(first_column(client, "SELECT auction_id FROM auctions").await.len(), 40);
+        let error = client.batch_execute("INSERT INTO gone VALUES (1)").await.expect_err("no such table");
+        let refused = [SqlState::UNDEFINED_TABLE, SqlState::FEATURE_NOT_SUPPORTED];
+        assert!(error.code().is_some_and(|code| refused.contains(code)), "{error:?}");
+    }
+    // DDL in a transaction is announced by its COMMIT, and the other proxy's prepared statements follow.
+    let prepared = there.prepare("SELECT * FROM auctions WHERE auction_id = $1").await.expect("prepare");
+    let before = there.query_one(&prepared, &[&1_i64]).await.expect("a row").len();
+    client.batch_execute("BEGIN").await.expect("begin");
+    client.batch_execute("CREATE TABLE lots (auction_id bigint, n int)").await.expect("DDL");
+    client.batch_execute("ALTER TABLE auctions ADD COLUMN extra int").await.expect("DDL");
+    client.batch_execute("COMMIT").await.expect("commit");
+    client
+        .batch_execute("INSERT INTO lots VALUES (1, 1), (2, 2), (3, 3), (4, 4)")
+        .await
+        .expect("here at once");
+    eventually(SOON, "the other knows it too", || async {
+        first_column(&there, "SELECT n FROM lots").await.len() == 4
+    })
+    .await;
+    let again =
+        there.query_one("SELECT * FROM auctions WHERE auction_id = $1", &[&1_i64]).await.expect("a row");
+    assert_eq!(again.len(), before + 1);
+    drop(there);
+    assert!(second.stop().await);
+    assert!(!second.log().contains(" ERROR "), "{}", second.log());
+}

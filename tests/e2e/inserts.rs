@@ -1,0 +1,223 @@
+//! INSERT of many rows, however they are written: each row is where its key belongs, once, and the answer is PostgreSQL's.
+
+use tests::cluster::{Cluster, first_column};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+
+use crate::house::{build, holders};
+
+/// Every row is found by its key, and nowhere else.
+async fn all_in_place(cluster: &Cluster, client: &Client, table: &str, rows: usize) {
+    let keys = cluster.on_each_primary(&format!("SELECT auction_id FROM {table}")).await;
+    assert_eq!(keys.concat().len(), rows, "{keys:?}");
+    for key in keys.concat() {
+        let found = first_column(client, &format!("SELECT 1 FROM {table} WHERE auction_id = '{key}'")).await;
+        assert!(!found.is_empty(), "{table} {key} lies where it is not looked for: {keys:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bound_arrays_are_rows() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let keys: Vec<i64> = (1..=50).rev().collect();
+    let titles: Vec<String> = keys.iter().map(|key| format!("lot {key}")).collect();
+    let insert = "INSERT INTO auctions (auction_id, title, price) SELECT *, 1.5 FROM unnest($1::bigint[], $2::text[]) \
+                  RETURNING auction_id, title";
+    let rows = client.query(insert, &[&keys, &titles]).await.expect("insert");
+    let returned: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(returned, keys, "in their order");
+    all_in_place(&cluster, &client, "auctions", 50).await;
+    // Types as Parse names them, and none in the text.
+    let typed = client
+        .prepare_typed(
+            "INSERT INTO auctions (auction_id, title) SELECT k, t FROM unnest($1, $2) AS u(k, t) ON CONFLICT DO NOTHING",
+            &[Type::INT8_ARRAY, Type::TEXT_ARRAY],
+        )
+        .await
+        .expect("prepare");
+    let keys: Vec<i64> = (41..=60).collect();
+    let titles = vec!["x".to_owned(); 20];
+    assert_eq!(client.execute(&typed, &[&keys, &titles]).await.expect("insert"), 10);
+    all_in_place(&cluster, &client, "auctions", 60).await;
+    // The key is left to its default; NULL and strings take the columns' types.
+    client
+        .batch_execute("ALTER TABLE auctions ADD COLUMN data jsonb, ADD COLUMN ends date")
+        .await
+        .expect("alter");
+    let insert = "INSERT INTO auctions (title, data, ends, price) SELECT unnest($1::text[]), '{\"a\": 1}', NULL, $2 \
+                  RETURNING auction_id";
+    let price: i32 = 7;
+    let error = client.query(insert, &[&titles, &price]).await;
+    assert!(error.is_err(), "$2 is numeric, as the column is");
+    let insert = "INSERT INTO auctions (title, data, ends, price) SELECT t, '{\"a\": 1}', NULL, $2::int \
+                  FROM unnest($1::text[]) AS u (t) ON CONFLICT DO NOTHING RETURNING auction_id, data->>'a'";
+    client.batch_execute("SELECT setval('auctions_auction_id_seq', 1000)").await.expect("setval");
+    let rows = client.query(insert, &[&titles, &price]).await.expect("insert");
+    let mut keys: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+    assert!(rows.iter().all(|row| row.get::<_, &str>(1) == "1"));
+    assert!(keys.is_sorted(), "{keys:?}");
+    keys.dedup();
+    assert_eq!(keys.len(), 20);
+    all_in_place(&cluster, &client, "auctions", 80).await;
+    let error = client
+        .query(
+            "INSERT INTO auctions (auction_id, title) SELECT unnest($1::bigint[]), 'x'",
+            &[&vec![None, Some(1_i64)]],
+        )
+        .await
+        .expect_err("NULL is no key");
+    assert_eq!(error.code(), Some(&SqlState::NOT_NULL_VIOLATION), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_bound_rows_come_back_in_order() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let rows: Vec<String> = (0..40).map(|n| format!("(${}, ${}, now())", 2 * n + 1, 2 * n + 2)).collect();
+    client.batch_execute("ALTER TABLE auctions ADD COLUMN since timestamptz").await.expect("alter");
+    let keys: Vec<i64> = (0..40).map(|n| (n * 7919) % 1000).collect();
+    let titles: Vec<String> = keys.iter().map(|key| format!("lot {key}")).collect();
+    let mut values: Vec<&(dyn ToSql + Sync)> = Vec::new();
+    for (key, title) in keys.iter().zip(&titles) {
+        values.extend([key as &(dyn ToSql + Sync), title]);
+    }
+    let insert = format!(
+        "INSERT INTO auctions (auction_id, title, since) VALUES {} ON CONFLICT (auction_id) DO UPDATE SET title = \
+         excluded.title || '!' RETURNING auction_id, title, since::text",
+        rows.join(", ")
+    );
+    let returned = client.query(&insert, &values).await.expect("insert");
+    assert_eq!(returned.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), keys);
+    let since: Vec<String> = returned.iter().map(|row| row.get(2)).collect();
+    assert!(since.iter().all(|time| *time == since[0]), "one statement has one time: {since:?}");
+    all_in_place(&cluster, &client, "auctions", 40).await;
+    let again = client.query(&insert, &values).await.expect("update");
+    assert!(again.iter().all(|row| row.get::<_, &str>(1).ends_with('!')));
+    all_in_place(&cluster, &client, "auctions", 40).await;
+    let past = first_column(&client, "SELECT auction_id FROM auctions WHERE since < now()").await;
+    assert_eq!(past.len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reference_tables_have_the_same_rows_everywhere() {
+    let cluster =
+        Cluster::builder().config_extra("[[tables]]\nname = \"people\"\nkind = \"reference\"").start().await;
+    let client = cluster.connect().await;
+    let create = "CREATE TABLE people (id bigserial PRIMARY KEY, name text, token uuid DEFAULT gen_random_uuid(), \
+                  since timestamptz DEFAULT now(), luck double precision DEFAULT random(), plain int DEFAULT 7)";
+    client.batch_execute(create).await.expect("create");
+    let insert = client.prepare("INSERT INTO people (name) VALUES ($1) RETURNING id").await.expect("prepare");
+    let mut ids = Vec::new();
+    for name in ["a", "b", "it's"] {
+        ids.push(client.query_one(&insert, &[&name]).await.expect("insert").get::<_, i64>(0));
+    }
+    assert_eq!(ids, [1, 2, 3]);
+    for sql in [
+        "INSERT INTO people (name) VALUES ('c'), ('d'), ('e')",
+        "INSERT INTO people VALUES (DEFAULT, 'f', DEFAULT), (100, 'g', DEFAULT)",
+        "INSERT INTO people (id, name, since) VALUES (DEFAULT, 'h', now()), (200, 'i', DEFAULT)",
+        "UPDATE people SET since = now(), plain = plain + 1 WHERE id < 4",
+        "INSERT INTO people (id, name) VALUES (1, 'again') ON CONFLICT (id) DO UPDATE SET since = current_timestamp",
+        "CREATE TABLE people_too (n int)",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    let refused = [
+        "UPDATE people SET luck = random()",
+        "INSERT INTO people (name) SELECT 'x'",
+        "INSERT INTO people DEFAULT VALUES",
+        "UPDATE people SET token = gen_random_uuid()",
+    ];
+    for sql in refused {
+        let error = client.batch_execute(sql).await.expect_err(sql);
+        assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{sql}: {error:?}");
+    }
+    // The driver loses its count of answers when a COPY is refused.
+    let other = cluster.connect().await;
+    let copy = other.copy_in::<_, std::io::Cursor<Vec<u8>>>("COPY people (name) FROM STDIN").await;
+    assert_eq!(copy.err().and_then(|error| error.code().cloned()), Some(SqlState::FEATURE_NOT_SUPPORTED));
+    let stamp = "CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.since := now(); RETURN NEW; END$$";
+    client.batch_execute(stamp).await.expect("function");
+    let upper = "CREATE FUNCTION loud() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.name := upper(NEW.name); RETURN NEW; END$$";
+    client.batch_execute(upper).await.expect("function");
+    client
+        .batch_execute("CREATE TRIGGER loud BEFORE INSERT ON people FOR EACH ROW EXECUTE FUNCTION loud()")
+        .await
+        .expect("trigger");
+    client.batch_execute("INSERT INTO people (name) VALUES ('j')").await.expect("a harmless trigger");
+    client
+        .batch_execute("CREATE TRIGGER stamp BEFORE INSERT ON people FOR EACH ROW EXECUTE FUNCTION stamp()")
+        .await
+        .expect("trigger");
+    let error =
+        client.batch_execute("INSERT INTO people (name) VALUES ('k')").await.expect_err("times would differ");
+    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
+    let sum = "SELECT md5(string_agg(p::text, '|' ORDER BY id)) || count(*) FROM people p";
+    let sums = cluster.on_each_primary(sum).await.concat();
+    assert_eq!(sums[0], sums[1]);
+    assert!(sums[0].ends_with("11"), "{sums:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn triggers_and_functions_stay_where_their_tables_are() {
+    let cluster = Cluster::builder()
+        .config_extra(
+            "[[functions]]\nname = \"setting\"\n\n[[tables]]\nname = \"people\"\nkind = \"reference\"",
+        )
+        .start()
+        .await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    for sql in [
+        "CREATE TABLE settings (name text, value text)",
+        "INSERT INTO settings VALUES ('a', 'b')",
+        "CREATE FUNCTION setting(text) RETURNS text LANGUAGE sql STABLE AS 'SELECT value FROM settings WHERE name = $1'",
+        "CREATE FUNCTION setting_too(text) RETURNS text LANGUAGE sql STABLE AS 'SELECT value FROM settings WHERE name = $1'",
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO notes VALUES (1, 'x'); RETURN NEW; END$$",
+        "CREATE FUNCTION raise_price() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN UPDATE auctions SET price = NEW.amount \
+         WHERE auction_id = NEW.auction_id; RETURN NEW; END$$",
+        "CREATE TRIGGER raise AFTER INSERT ON bids FOR EACH ROW EXECUTE FUNCTION raise_price()",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    crate::house::add_auctions(&client, 20).await;
+    for call in ["setting('a')", "setting_too('a')"] {
+        for _ in 0..4 {
+            assert_eq!(first_column(&client, &format!("SELECT {call}")).await, ["b"], "{call}");
+        }
+        let mut refused = 0;
+        for key in 1..=20 {
+            let sql = format!("SELECT {call} FROM auctions WHERE auction_id = {key}");
+            match client.simple_query(&sql).await {
+                Ok(_) => assert_eq!(first_column(&client, &sql).await, ["b"], "{sql}"),
+                Err(error) => {
+                    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!((1..20).contains(&refused), "{refused}");
+    }
+    for key in 1..=20_i64 {
+        let bid = "INSERT INTO bids (auction_id, amount) VALUES ($1, 5)";
+        assert_eq!(client.execute(bid, &[&key]).await.expect("the trigger stays with the key"), 1);
+    }
+    assert_eq!(first_column(&client, "SELECT auction_id FROM auctions WHERE price = 5").await.len(), 20);
+    client
+        .batch_execute("CREATE TRIGGER note AFTER INSERT ON bids FOR EACH ROW EXECUTE FUNCTION note()")
+        .await
+        .expect("trigger");
+    let bid = "INSERT INTO bids (auction_id, amount) VALUES (1, 6)";
+    let error = client.batch_execute(bid).await.expect_err("the note would be on another shard");
+    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
+    // The driver loses its count of answers when a COPY is refused.
+    let other = cluster.connect().await;
+    let copy =
+        other.copy_in::<_, std::io::Cursor<Vec<u8>>>("COPY bids (auction_id, amount) FROM STDIN").await;
+    assert_eq!(copy.err().and_then(|error| error.code().cloned()), Some(SqlState::FEATURE_NOT_SUPPORTED));
+    assert_eq!(holders(&cluster, "notes", "true").await, Vec::<usize>::new());
+}

@@ -1,0 +1,223 @@
+//! Settings of a session that uses several connections: every shard that answers has them, and only while they are in force.
+
+use tests::cluster::{Cluster, first_column};
+use tests::wire::{Frame, Login, Wire};
+use tests::wire_message as message;
+use tokio_postgres::Client;
+
+use crate::house::{add_auctions, build, holders, one_of_each};
+
+struct House {
+    cluster: Cluster,
+    client: Client,
+    ids: [i64; 2],
+}
+
+async fn house(mode: &str) -> House {
+    let cluster = Cluster::builder().pool_mode(mode).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    let (one, two) = one_of_each(&cluster).await;
+    House { cluster, client, ids: [one, two] }
+}
+
+impl House {
+    /// A setting as each of the two shards has it for this session.
+    async fn on_both(&self, expression: &str) -> [String; 2] {
+        let mut seen = [String::new(), String::new()];
+        for (seen, id) in seen.iter_mut().zip(self.ids) {
+            let sql = format!("SELECT {expression} FROM auctions WHERE auction_id = {id}");
+            *seen = first_column(&self.client, &sql).await.remove(0);
+        }
+        seen
+    }
+
+    async fn zones(&self) -> [String; 2] {
+        self.on_both("current_setting('timezone')").await
+    }
+
+    async fn run(&self, sql: &str) {
+        self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+}
+
+fn both(value: &str) -> [String; 2] {
+    [value.to_owned(), value.to_owned()]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_in_a_transaction_over_two_shards_reaches_both() {
+    for mode in ["transaction", "session"] {
+        let house = house(mode).await;
+        house.run("SET timezone TO 'CET'").await;
+        assert_eq!(house.zones().await, both("CET"), "{mode}");
+        house.run("BEGIN").await;
+        assert_eq!(house.zones().await, both("CET"));
+        house.run("SET LOCAL timezone TO 'Asia/Tokyo'").await;
+        assert_eq!(house.zones().await, both("Asia/Tokyo"), "{mode}");
+        house.run("SAVEPOINT s").await;
+        house.run("SET timezone TO 'UTC'").await;
+        assert_eq!(house.zones().await, both("UTC"));
+        house.run("ROLLBACK TO s").await;
+        assert_eq!(house.zones().await, both("Asia/Tokyo"), "{mode}: after the savepoint");
+        house.run("RESET timezone").await;
+        let default = house.zones().await;
+        assert_eq!(default[0], default[1]);
+        assert_ne!(default[0], "CET");
+        house.run("ROLLBACK").await;
+        assert_eq!(house.zones().await, both("CET"), "{mode}: after the rollback");
+        house.run("BEGIN").await;
+        house.zones().await;
+        house.run("SET search_path TO pg_catalog, public; SET timezone TO 'Asia/Tokyo'").await;
+        house.run("COMMIT").await;
+        assert_eq!(house.zones().await, both("Asia/Tokyo"), "{mode}: after the commit");
+        assert_eq!(house.on_both("current_setting('search_path')").await, both("pg_catalog, public"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_joins_later_sees_what_was_set_and_what_was_undone() {
+    let house = house("transaction").await;
+    let zone = |id: i64| format!("SELECT current_setting('timezone') FROM auctions WHERE auction_id = {id}");
+    let [one, two] = house.ids;
+    house.run("SET timezone TO 'CET'").await;
+    house.run("BEGIN").await;
+    first_column(&house.client, &zone(one)).await;
+    house.run("SAVEPOINT s").await;
+    house.run("SET timezone TO 'UTC'").await;
+    assert_eq!(first_column(&house.client, &zone(two)).await, ["UTC"]);
+    house.run("ROLLBACK TO s").await;
+    assert_eq!(house.zones().await, both("CET"), "the later shard too");
+    house.run("SET LOCAL timezone TO 'Asia/Tokyo'").await;
+    house.run("SET timezone TO 'UTC'").await;
+    assert_eq!(house.zones().await, both("UTC"));
+    house.run("ROLLBACK").await;
+    house.run("BEGIN").await;
+    house.run("SET LOCAL timezone TO 'Asia/Tokyo'").await;
+    house.run("SET timezone TO 'UTC'").await;
+    assert_eq!(first_column(&house.client, &zone(two)).await, ["UTC"], "in their order");
+    house.run("ROLLBACK").await;
+    assert_eq!(house.zones().await, both("CET"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_are_the_same_on_all_shards_of_a_transaction() {
+    let house = house("transaction").await;
+    house.run("CREATE ROLE bidder; GRANT SELECT ON auctions TO bidder").await;
+    house.run("BEGIN").await;
+    house.zones().await;
+    house.run("SET ROLE bidder").await;
+    assert_eq!(house.on_both("current_user").await, both("bidder"));
+    house.run("SAVEPOINT s; RESET ROLE").await;
+    assert_eq!(house.on_both("current_user").await, both("postgres"));
+    house.run("ROLLBACK TO s").await;
+    assert_eq!(house.on_both("current_user").await, both("bidder"));
+    house.run("COMMIT").await;
+    assert_eq!(house.on_both("current_user").await, both("bidder"));
+    house.run("RESET ROLE; SET SESSION AUTHORIZATION bidder").await;
+    assert_eq!(house.on_both("session_user").await, both("bidder"));
+    house.run("BEGIN").await;
+    house.zones().await;
+    house.run("RESET SESSION AUTHORIZATION").await;
+    assert_eq!(house.on_both("session_user").await, both("postgres"));
+    house.run("ROLLBACK").await;
+    assert_eq!(house.on_both("session_user").await, both("bidder"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn set_config_is_followed_as_set_is() {
+    for mode in ["transaction", "session"] {
+        let house = house(mode).await;
+        house.run("SELECT set_config('TimeZone', 'CET', false)").await;
+        assert_eq!(house.zones().await, both("CET"), "{mode}");
+        let set = "SELECT set_config($1, $2, $3)";
+        let (name, value) = ("app.tenant", "5, 'x'");
+        house.client.query(set, &[&name, &value, &false]).await.expect("bound arguments");
+        assert_eq!(house.on_both("current_setting('app.tenant')").await, both(value), "{mode}");
+        house.run("BEGIN").await;
+        house.zones().await;
+        let local = "SELECT set_config('app.tenant', 'mine', true), set_config('work_mem', '3MB', true)";
+        house.run(local).await;
+        assert_eq!(house.on_both("current_setting('app.tenant')").await, both("mine"));
+        house.run("COMMIT").await;
+        assert_eq!(house.on_both("current_setting('app.tenant')").await, both(value));
+        house.run("SELECT set_config('app.' || 'tenant', 'computed', false)").await;
+        let [_, two] = house.ids;
+        let elsewhere =
+            format!("SELECT current_setting('app.tenant') FROM auctions WHERE auction_id = {two}");
+        let refused = house.client.simple_query(&elsewhere).await.expect_err("that shard has not been told");
+        assert_eq!(refused.code().map(|code| code.code()), Some("0A000"), "{refused:?}");
+        house.run("DISCARD ALL").await;
+        house.zones().await;
+    }
+}
+
+fn step(sql: &str) -> Vec<u8> {
+    [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)].concat()
+}
+
+/// Sends statements as one pipeline; the reply.
+fn pipeline(wire: &mut Wire, texts: &[&str]) -> Vec<Frame> {
+    let mut bytes: Vec<u8> = texts.iter().flat_map(|sql| step(sql)).collect();
+    bytes.extend(message::sync());
+    wire.send(&bytes).expect("sent");
+    wire.read_until_ready(1).expect("an answer")
+}
+
+fn values(frames: &[Frame]) -> Vec<String> {
+    let rows = frames.iter().filter(|frame| frame.tag == b'D');
+    rows.map(|frame| String::from_utf8_lossy(&frame.body[6..]).into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_over_two_shards_keeps_its_settings_and_its_commits() {
+    let house = house("transaction").await;
+    let [one, two] = house.ids;
+    let zone = |id: i64| format!("SELECT current_setting('timezone') FROM auctions WHERE auction_id = {id}");
+    let mut wire = Wire::login(&house.cluster.login()).expect("login");
+    let set = pipeline(&mut wire, &["SET timezone TO 'CET'", &zone(one), &zone(two)]);
+    assert_eq!(values(&set), ["CET", "CET"], "{set:?}");
+    let local =
+        ["BEGIN", "SET LOCAL timezone TO 'UTC'", &zone(one), &zone(two), "COMMIT", &zone(one), &zone(two)];
+    let frames = pipeline(&mut wire, &local);
+    assert_eq!(values(&frames), ["UTC", "UTC", "CET", "CET"], "{frames:?}");
+    let failed = pipeline(
+        &mut wire,
+        &["SET timezone TO 'UTC'", &zone(one), "SELECT 1 / (auction_id - auction_id) FROM auctions"],
+    );
+    assert!(failed.iter().any(|frame| frame.tag == b'E'));
+    assert_eq!(values(&pipeline(&mut wire, &[&zone(one), &zone(two)])), ["CET", "CET"]);
+
+    let bid = |id: i64| format!("INSERT INTO bids (auction_id, amount) VALUES ({id}, 7)");
+    let frames = pipeline(&mut wire, &["BEGIN", &bid(one), "COMMIT", &bid(two)]);
+    assert!(!frames.iter().any(|frame| frame.tag == b'E'), "{frames:?}");
+    assert_eq!(frames.last().map(|ready| ready.body.as_slice()), Some(&b"I"[..]));
+    for id in [one, two] {
+        let found = holders(&house.cluster, "bids", &format!("auction_id = {id} AND amount = 7")).await;
+        assert_eq!(found.len(), 1, "the bid on {id} is kept");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defaults_are_those_of_the_login() {
+    let cluster = Cluster::builder().start().await;
+    let login: Login =
+        cluster.login().with("timezone", "CET").with("options", "-c work_mem=3MB -c app.tenant=7");
+    let mut wire = Wire::login(&login).expect("login");
+    let show =
+        |wire: &mut Wire, sql: &str| wire.rows(sql).expect(sql).remove(0).remove(0).unwrap_or_default();
+    assert_eq!(show(&mut wire, "SHOW work_mem"), "3MB");
+    assert_eq!(show(&mut wire, "SHOW app.tenant"), "7");
+    for back in ["SET timezone TO DEFAULT", "RESET timezone", "SET TIME ZONE DEFAULT", "RESET ALL"] {
+        wire.query("SET timezone TO 'UTC'").expect("set");
+        assert_eq!(show(&mut wire, "SHOW timezone"), "UTC");
+        let frames = wire.query(back).expect("an answer");
+        assert_eq!(frames.iter().filter(|frame| frame.tag == b'C').count(), 1, "{back}: {frames:?}");
+        assert_eq!(show(&mut wire, "SHOW timezone"), "CET", "{back}");
+    }
+    wire.query("BEGIN; SET timezone TO 'UTC'; SET LOCAL timezone TO DEFAULT").expect("set");
+    assert_eq!(show(&mut wire, "SHOW timezone"), "CET");
+    wire.query("COMMIT").expect("commit");
+    assert_eq!(show(&mut wire, "SHOW timezone"), "UTC");
+}
