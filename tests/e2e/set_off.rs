@@ -135,3 +135,94 @@ async fn defaults_and_given_keys_mix() {
                 WHERE d.datname = 'auction'";
     assert!(cluster.on_each_primary(left).await.concat().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ddl_does_not_change_where_rows_are_looked_for() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 4).await;
+    run(
+        &client,
+        &["CREATE SCHEMA s2", "CREATE TABLE s2.lists (a int, k int)", "INSERT INTO s2.lists VALUES (1, 2)"],
+    )
+    .await;
+    for sql in [
+        "ALTER TABLE s2.lists RENAME k TO auction_id",
+        "ALTER TABLE s2.lists RENAME COLUMN k TO auction_id",
+        "ALTER TABLE s2.lists ADD COLUMN b int, ADD auction_id bigint DEFAULT 7",
+        "ALTER TABLE s2.lists RENAME TO users",
+        "ALTER TABLE auctions RENAME auction_id TO k",
+        "ALTER TABLE IF EXISTS ONLY bids DROP COLUMN auction_id",
+        "ALTER TABLE categories RENAME TO kinds",
+        "CREATE TABLE filled (auction_id) AS SELECT 1",
+        "CREATE TABLE filled AS SELECT note_id AS auction_id FROM notes",
+        "CREATE TABLE filled (auction_id, b) AS VALUES (1, 2)",
+        "SELECT 1 AS auction_id INTO filled",
+        "CREATE TABLE users AS SELECT * FROM notes",
+        "ALTER TABLE bids ALTER auction_id TYPE text",
+        "ALTER TABLE bids ALTER COLUMN auction_id SET DATA TYPE bigint USING auction_id + 1",
+    ] {
+        let error = client.batch_execute(sql).await.err().unwrap_or_else(|| panic!("accepted: {sql}"));
+        assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{sql}: {error:?}");
+    }
+    run(
+        &client,
+        &[
+            "ALTER TABLE s2.lists RENAME k TO b",
+            "ALTER TABLE s2.lists ADD COLUMN c int, DROP COLUMN b",
+            "ALTER TABLE s2.lists RENAME TO lists2",
+            "ALTER TABLE auctions ADD COLUMN note text, ALTER COLUMN title TYPE varchar(80)",
+            "CREATE TABLE copied AS SELECT * FROM notes",
+            "CREATE TABLE hollow AS SELECT 1 AS auction_id WITH NO DATA",
+        ],
+    )
+    .await;
+    let alter = "ALTER TABLE bids DROP CONSTRAINT bids_auction_id_fkey, ALTER auction_id TYPE int";
+    run(&client, &[alter]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sequences_of_sharded_tables_stay_apart() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    run(&client, &["CREATE TABLE seen (auction_id bigint, id bigserial, v text)"]).await;
+    let mut all = std::collections::HashSet::new();
+    for change in [
+        "SELECT 1",
+        "TRUNCATE seen RESTART IDENTITY",
+        "SELECT setval('seen_id_seq', 50000)",
+        "SELECT setval('public.seen_id_seq', 90001, true)",
+    ] {
+        if change.starts_with("TRUNCATE") {
+            all.clear();
+        }
+        run(&client, &[change]).await;
+        for key in 1..=24 {
+            let insert = format!("INSERT INTO seen (auction_id, v) VALUES ({key}, 'x') RETURNING id");
+            let id = first_column(&client, &insert).await;
+            assert!(all.insert(id.concat()), "{change}: {id:?} was drawn before");
+        }
+    }
+    let floor = first_column(&client, "INSERT INTO seen (auction_id) VALUES (1) RETURNING id > 90001").await;
+    assert_eq!(floor, ["t"], "setval holds on every shard");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_and_unused_queries_do_not_misplace() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 4).await;
+    run(&client, &["INSERT INTO notes VALUES (1, 'x')"]).await;
+    let from_series = "/* gavel: shard=2 */ INSERT INTO auctions (auction_id, title) SELECT g, 'x' FROM generate_series(100, 110) g";
+    refused(&client, from_series, "").await;
+    refused(&client, "/* gavel: shard=2 */ SELECT * FROM notes", "home shard only").await;
+    run(&client, &["/* gavel: shard=2 */ SELECT relname FROM pg_class"]).await;
+    let unused = "WITH q AS (SELECT * FROM auctions) SELECT 1";
+    refused(&client, unused, "which nothing uses").await;
+    run(&client, &["CREATE TEMP TABLE t (a int)", "ANALYZE t", "VACUUM (ANALYZE) t"]).await;
+    run(&client, &["DROP TABLE categories", "CREATE TABLE categories (id int, c timestamptz DEFAULT now())"])
+        .await;
+    refused(&client, "COPY categories (id) FROM STDIN", "the default of public.categories.c").await;
+}

@@ -56,8 +56,6 @@ enum Fate {
     Stride,
     /// Generates a key, or nothing of a sharded table.
     Leave,
-    /// Both at once.
-    Conflict,
 }
 
 /// Owned by a column (serial, identity) or drawn from by a column's default.
@@ -167,10 +165,6 @@ fn remark(used: &Used, fate: &Fate, stride: i64) -> Option<StrideNote> {
     let sequence = format!("{}.{}", used.schema, used.name);
     let message = match fate {
         Fate::Leave => return None,
-        Fate::Conflict => String::from(
-            "generates shard keys and also other columns of sharded tables: the latter will collide between shards; \
-             give them a sequence of their own",
-        ),
         Fate::Stride if used.increment < 0 => {
             String::from("counts down and is not aligned: its values will collide between shards")
         }
@@ -195,9 +189,9 @@ fn fate(schema: &Schema, used: &Used) -> Fate {
         }
     }
     match (key, other) {
-        (false, true) => Fate::Stride,
-        (true, true) => Fate::Conflict,
-        (true | false, false) => Fate::Leave,
+        // One that generates keys as well draws them on the home shard, within that shard's residue.
+        (_, true) => Fate::Stride,
+        (_, false) => Fate::Leave,
     }
 }
 

@@ -61,8 +61,11 @@ impl Session {
 
     fn make_context(&self, schema: &Schema) -> SessionContext {
         let gucs = self.gucs_in_force();
-        let role = gucs.get("role").map(|role| role.trim_matches(['\'', '"']));
-        let user = role.filter(|role| *role != "none").unwrap_or(&self.who.user);
+        let named =
+            |setting: &str| gucs.get(setting).and_then(|value| split_path(value, "").into_iter().next());
+        let role = named("role").filter(|role| role != "none");
+        let user = role.or_else(|| named("session_authorization"));
+        let user = user.as_deref().unwrap_or(&self.who.user);
         let search_path = match gucs.get("search_path") {
             None => {
                 let named = |entry: &String| if entry == "$user" { user.to_owned() } else { entry.clone() };
@@ -183,7 +186,8 @@ impl Session {
             spread: self.spread,
             pinned: self.pinned.map(|(_, shard)| shard),
             two_phase: shared.settings.load().routing.two_phase,
-            reads_replica: self.reads_replica(),
+            // A standby has no serializable transactions.
+            reads_replica: self.reads_replica() && !self.is_serializable(),
         };
         let values = Values {
             text: request.text,

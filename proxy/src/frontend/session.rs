@@ -225,6 +225,15 @@ impl Session {
         }
     }
 
+    /// Whether the open block, or else the next statement's own transaction, is SERIALIZABLE.
+    pub fn is_serializable(&self) -> bool {
+        let default = self.gucs.get("default_transaction_isolation");
+        match self.block.as_ref().and_then(|block| block.isolation) {
+            Some(level) => level == Isolation::Serializable,
+            None => default.is_some_and(|v| v.trim().trim_matches('\'').eq_ignore_ascii_case("serializable")),
+        }
+    }
+
     /// Whether reads may go to replicas.
     pub fn reads_replica(&self) -> bool {
         let sharded = matches!(self.who.kind, DatabaseKind::Sharded);

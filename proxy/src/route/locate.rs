@@ -96,7 +96,7 @@ pub(super) fn locate(case: &Case<'_>, sharded: &Sharded) -> Result<Located, Refu
 
 /// Whether the statement may insert rows whose keys the groups' pins stand for: a value that no row's key equals is
 /// then converted, and the row belongs somewhere.
-fn may_insert(case: &Case<'_>) -> bool {
+pub(super) fn may_insert(case: &Case<'_>) -> bool {
     let mut inserts = false;
     if case.facts.access == Access::Write {
         identifiers(case.values.statement(), case.values.rules.standard_strings, false, &mut |name| {

@@ -15,6 +15,7 @@ mod locate;
 mod place;
 pub mod plan;
 pub mod refusal;
+mod reshape;
 mod splice;
 #[cfg(test)]
 mod testing;

@@ -60,9 +60,7 @@ impl Case<'_> {
         if self.topology.shards.len() == 1 {
             return Ok(self.primary_or_replica(Target::One(self.home()), Reason::OneShard));
         }
-        if let Some(why) = &self.facts.barred {
-            return Err(Refusal::barred(why));
-        }
+        super::reshape::check(self)?;
         let key_type = match &self.facts.scope {
             Scope::Sharded(sharded) => Some(sharded.key_type),
             _ => None,
@@ -207,20 +205,22 @@ impl Case<'_> {
     fn at_home(&self, hint: Option<Hint>) -> Result<(Target, Reason), Refusal> {
         match hint {
             Some(Hint { shard, explicit: true }) if shard != self.home() => match self.facts.access {
-                Access::Read if !self.facts.effects.advisory_lock => Ok((Target::One(shard), Reason::Hint)),
+                // The catalog of another shard may be looked at; rows of unsharded tables are not there.
+                Access::Read | Access::ReadPrimary(_)
+                    if !self.facts.effects.advisory_lock
+                        && !self.facts.effects.sequence
+                        && self.is_catalog() =>
+                {
+                    Ok((Target::One(shard), Reason::Hint))
+                }
                 // What could not be read is believed to be what the hint says.
                 _ if matches!(self.facts.command, Command::Unreadable { .. }) || self.is_for_the_server() => {
                     Ok((Target::One(shard), Reason::Hint))
                 }
-                _ => Err(self.disagrees(shard, "Unsharded tables are written on the home shard only.")),
+                _ => Err(self.disagrees(shard, "Unsharded tables are on the home shard only.")),
             },
             _ => Ok((Target::One(self.home()), Reason::HomeShard)),
         }
-    }
-
-    /// CHECKPOINT and the like: about no table.
-    fn is_for_the_server(&self) -> bool {
-        matches!(self.facts.command, Command::Other) && self.facts.tables.is_empty()
     }
 
     fn reference_write(
@@ -331,6 +331,7 @@ impl Case<'_> {
             let (target, reason) = insert::place(self, sharded, shape, (located, drawn))?;
             return self.checked(sharded, hint, (target, reason));
         }
+        let inserts = !sharded.colocated_insert_select && locate::may_insert(self);
         let (target, reason) = match located {
             Located::Nowhere if sharded.needs_home.is_some() => {
                 (Target::Nowhere(self.home()), Reason::NoMatch)
@@ -344,6 +345,10 @@ impl Case<'_> {
                 Some(hint) => return Err(self.disagrees(hint.shard, "Its keys are on other shards.")),
                 None => (self.spread(sharded, shards)?, reason),
             },
+            // A hint does not vouch for the keys of rows that are inserted.
+            Located::All { .. } | Located::Apart { .. } if hint.is_some() && inserts => {
+                return Err(Refusal::insert_select());
+            }
             Located::All { why } => match hint {
                 Some(hint) => (Target::One(hint.shard), Reason::Hint),
                 None => (self.spread_all(sharded, why)?, Reason::NoKey),

@@ -53,6 +53,24 @@ impl Refusal {
         .because(why.to_owned())
     }
 
+    /// DDL that fills a table which is not the home shard's alone.
+    pub(super) fn fills(table: &str) -> Self {
+        Self::unsupported(
+            format!("{table} cannot be created and filled in one statement"),
+            "Create the table first, then fill it with INSERT ... SELECT or COPY.",
+        )
+        .because("Every shard would put all of the rows into its own part of the table.")
+    }
+
+    /// DDL that changes where the rows of a table are looked for.
+    pub(super) fn reshapes(table: &str) -> Self {
+        Self::unsupported(
+            format!("the change of {table} would leave its rows where they are not looked for"),
+            "Create a new table, and copy the rows into it.",
+        )
+        .because("By the rules of the configuration the table would be of another kind, or have another shard key.")
+    }
+
     /// A write whose rows are on several shards.
     pub(super) fn several_shards(what: &str, why: &str) -> Self {
         Self::unsupported(

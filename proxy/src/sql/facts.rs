@@ -27,8 +27,23 @@ pub struct Facts {
     pub unrepeatable: Option<String>,
     /// Why it cannot run on a cluster of several shards wherever it goes: no hint places it.
     pub barred: Option<String>,
+    /// Tables that DDL makes and fills, or gives other names or columns.
+    pub reshaped: Vec<Reshaped>,
     /// Rows of a reference table that leave columns to defaults which are not the same on each run.
     pub defaults: Option<Box<DefaultsShape>>,
+}
+
+/// A table as it will be.
+#[derive(Debug, Clone)]
+pub struct Reshaped {
+    /// As it is; `None`: it is made, and filled.
+    pub relation: Option<std::sync::Arc<crate::sql::schema::Relation>>,
+    /// Namespace.
+    pub schema: String,
+    /// Name as stored.
+    pub name: String,
+    /// Columns; of a table that is made all that it may have.
+    pub columns: Vec<String>,
 }
 
 /// `INSERT … VALUES` into a reference table: defaults that have to be drawn, so that every shard gets the same.

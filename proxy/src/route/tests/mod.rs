@@ -248,7 +248,7 @@ fn hints_place_or_agree() {
         shard=2, no key → one shard [shard-2] primary: routing hint
         shard=2, key 1 → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
         shard=2, keys 1 and free → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
-        shard=2, home read → one shard [shard-2] replica: routing hint
+        shard=2, home read → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
         shard=2, home write → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
         shard=2, reference write → refused [] -: the routing hint names shard "shard-2", where the statement does not belong 0A000
         shard=shard-9, unknown → refused [] -: routing hint: there is no shard "shard-9" 22023

@@ -144,6 +144,10 @@ const EXECUTE: [&str; 16] = [
     "crosstab",
 ];
 
+/// Why a search_path that no SET tells of is refused.
+const SETS_PATH: &str =
+    "set_config() of search_path is not followed, so that names would mean other tables: use SET search_path";
+
 /// Clocks that one shard reads for all.
 const REPLACED: [&str; 8] = [
     "now",
@@ -196,6 +200,7 @@ impl<'q> Reader<'_, 'q> {
         if NODE.contains(&name.as_str()) {
             self.seen.effects.node_dependent = true;
             self.seen.home_alone.get_or_insert_with(|| format!("{name}()"));
+            self.seen.primary.get_or_insert_with(|| format!("{name}() answers for the node"));
         }
         if EXECUTE.contains(&name.as_str()) {
             self.unknown(format!("{name}() runs a query that is handed to it as a value"));
@@ -257,7 +262,8 @@ impl<'q> Reader<'_, 'q> {
     fn sequences_and_locks(&mut self, name: &str, args: &'q [FunctionArg]) {
         if BY_NAME.contains(&name) {
             self.seen.by_value = true;
-            let strided = matches!(name, "nextval" | "currval") && self.sequence_of_sharded(args);
+            let strided = matches!(name, "nextval" | "currval" | "setval") && self.sequence_of_sharded(args);
+            self.seen.sets_sequences |= strided && name == "setval";
             // Sequences of sharded tables are right on every shard, others on the home shard alone.
             let slot = if strided { &mut self.seen.home_alone } else { &mut self.seen.home };
             slot.get_or_insert_with(|| format!("{name}()"));
@@ -272,6 +278,12 @@ impl<'q> Reader<'_, 'q> {
             "pg_listening_channels" => effects.listening_channels = true,
             "set_config" => {
                 self.seen.by_value = true;
+                let text = |n: usize| args.get(n).and_then(argument_value).and_then(|e| self.text_value(e));
+                let (setting, value) = (text(0), text(1));
+                let path = setting.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("search_path"));
+                if path && value.as_deref() != Some("") {
+                    self.seen.barred.get_or_insert_with(|| SETS_PATH.to_string());
+                }
                 // Even a LOCAL one must reach each shard that the transaction will use: only a pinned session can tell.
                 self.seen.effects.pins = Some(PinCause::Config);
                 self.seen.home_alone.get_or_insert_with(|| "set_config()".to_string());

@@ -62,6 +62,17 @@ fn access(seen: &Seen, locks: bool) -> Access {
 
 /// Scope of a statement without sharded tables.
 fn plain_scope(seen: &mut Seen) -> Scope {
+    if seen.sets_sequences {
+        // Each shard has one of its own, and gives it back its residue afterwards.
+        seen.effects.changes_catalog = true;
+        let other = seen.home.as_ref().or(seen.writes_home.as_ref()).or(seen.writes_reference.as_ref());
+        return match other {
+            None if seen.modify.is_none() => Scope::Everywhere,
+            _ => Scope::Unknown {
+                why: "setval() of a sharded table's sequence together with other tables".to_string(),
+            },
+        };
+    }
     if let Some(reference) = &seen.writes_reference {
         let other = seen.home.as_ref().or(seen.writes_home.as_ref()).or(seen.writes_unknown.as_ref());
         if let Some(other) = other {
@@ -90,6 +101,10 @@ fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle:
         return Scope::Unknown { why: "its sharded tables have keys of different types".to_string() };
     }
     let several = (groups.len() > 1).then(|| "sharded tables that are not joined on their keys".to_string());
+    if seen.sets_sequences {
+        let why = "setval() of a sharded table's sequence, with a value computed from sharded tables: give it as a literal";
+        return Scope::Unknown { why: why.to_string() };
+    }
     let arbitrary = seen.arbitrary_rows.take().filter(|_| seen.modify.is_some());
     Scope::Sharded(Box::new(Sharded {
         key_type,

@@ -24,6 +24,7 @@ mod groups;
 mod insert;
 mod query;
 mod reader;
+mod reshape;
 mod scan;
 mod scope;
 #[cfg(test)]
@@ -118,7 +119,11 @@ fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
             // A SELECT returns rows even if a WITH query of it writes.
             analysis.facts.returns_rows |= matches!(statement, ast::Statement::Query(q) if selects(&q.body));
             Ok(match &prepared.quirks.select_into {
-                Some((name, temporary)) => select_into(analysis, name, *temporary, ctx),
+                Some((name, temporary)) => {
+                    let mut analysis = select_into(analysis, name, *temporary, ctx);
+                    analysis.facts.reshaped.extend(reshape::filled(t, ctx, (None, name), *temporary));
+                    analysis
+                }
                 None => analysis,
             })
         })
@@ -267,6 +272,7 @@ fn base(command: Command, scope: Scope) -> Facts {
         returns_rows: false,
         unrepeatable: None,
         barred: None,
+        reshaped: Vec::new(),
         defaults: None,
     }
 }

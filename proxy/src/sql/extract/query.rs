@@ -118,6 +118,10 @@ impl<'q> Reader<'_, 'q> {
                 let output = self.query(&cte.query, false);
                 self.named.extend(later);
                 let output = output?;
+                // PostgreSQL does not run it; several shards would each give the rows of the rest.
+                if !(output.nodes.is_empty() && output.sub_nodes.is_empty()) {
+                    self.groups.always(format!("WITH query {}, which nothing uses", fold(&cte.alias.name)));
+                }
                 nodes.extend(output.nodes);
                 nodes.extend(output.sub_nodes);
             }

@@ -72,6 +72,8 @@ pub(super) struct Seen {
     pub(super) effects: Effects,
     /// Why nothing certain can be said of the statement.
     pub(super) unknown: Option<String>,
+    /// setval of a sequence that every shard draws from.
+    pub(super) sets_sequences: bool,
     /// Why it cannot run, wherever it goes.
     pub(super) barred: Option<String>,
     pub(super) by_value: bool,

@@ -3,7 +3,7 @@
 use super::{Context, base, scan};
 use crate::sql::facts::{Access, Command, DdlKind, Effects, Facts, PinCause, Scope};
 use crate::sql::lexer::Lexer;
-use crate::sql::normalise::identifier;
+use crate::sql::normalise::{identifier, identifiers};
 use crate::sql::schema::{Deed, Placement, Relation, Touches};
 use crate::sql::tokens::Tokens;
 use std::sync::Arc;
@@ -68,13 +68,35 @@ pub(super) fn lock(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     facts
 }
 
-/// DO: what its body names decides.
+/// DO: what its body names decides. DDL in it is for every shard.
 pub(super) fn anonymous_block(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
-    let (scope, tables) = scan::scope(t, ctx, "the body of a DO block");
-    let mut facts = base(Command::Call, scope);
+    const DDL: [&str; 8] = ["create", "alter", "drop", "grant", "revoke", "comment", "reassign", "security"];
+    let (mut scope, tables) = scan::scope(t, ctx, "the body of a DO block");
+    let (mut defines, mut computes) = (false, None);
+    identifiers(t.text, ctx.standard_conforming_strings, true, &mut |name| {
+        defines |= DDL.contains(&name);
+        if matches!(name, "execute" | "search_path" | "set_config") {
+            computes = Some(format!("a DO block with {name}, which is not followed"));
+        }
+    });
+    let mut facts = base(Command::Call, Scope::Nothing);
     facts.access = Access::Write;
-    facts.tables = tables;
     facts.effects.pins = Some(PinCause::Settings);
+    match (&scope, computes) {
+        (Scope::Home, Some(why)) => scope = Scope::Unknown { why },
+        (Scope::Home, None) if defines && tables.is_empty() => {
+            facts.command = Command::Ddl(DdlKind::Transactional);
+            facts.effects.changes_catalog = true;
+            facts.effects.pins = None;
+            scope = Scope::Everywhere;
+        }
+        (Scope::Home, None) if defines => {
+            scope = Scope::Unknown { why: "a DO block with DDL that also names tables".to_string() };
+        }
+        _ => {}
+    }
+    facts.scope = scope;
+    facts.tables = tables;
     facts
 }
 
@@ -107,10 +129,13 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     facts.access = Access::Write;
     facts.returns_rows = false;
     facts.tables = tables.iter().take(16).map(|r| r.full_name()).collect();
-    facts.effects.changes_catalog = !matches!(
-        t.keyword(0).as_str(),
-        "truncate" | "vacuum" | "analyze" | "analyse" | "cluster" | "reindex"
-    );
+    // RESTART IDENTITY: sequences are aligned as after DDL.
+    let restarts = t.is(0, "truncate") && (1..t.len()).any(|i| t.is(i, "restart"));
+    facts.effects.changes_catalog = restarts
+        || !matches!(
+            t.keyword(0).as_str(),
+            "truncate" | "vacuum" | "analyze" | "analyse" | "cluster" | "reindex"
+        );
     if kind == DdlKind::Temporary {
         facts.effects.pins = Some(PinCause::Temporary);
         facts.effects.changes_catalog = false;
@@ -122,6 +147,14 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         facts.unrepeatable = unrepeatable_name(ctx, t.text).map(|name| format!("{name}()"));
     }
     reads_in_ddl(t, ctx, &mut facts);
+    super::reshape::note(t, ctx, &mut facts);
+    if t.is(0, "alter")
+        && t.is_any(1, &["role", "user", "database"])
+        && (2..t.len()).any(|i| t.is(i, "search_path"))
+    {
+        let why = "sessions that are logged in keep their search_path, others do not: names would mean different tables";
+        facts.barred = Some(format!("{why}; set it by SET, or in the connection's options"));
+    }
     if t.is(0, "truncate") {
         facts.barred = tables.iter().find_map(|r| ctx.schema.hazard(r, Deed::Truncate)).map(str::to_owned);
     }
@@ -239,6 +272,7 @@ fn ddl_kind(t: &Tokens<'_>, ctx: &Context<'_>) -> DdlKind {
         }
         ("alter", "system") => DdlKind::NonTransactional,
         ("create" | "alter" | "drop", "subscription") => DdlKind::Home,
+        ("vacuum" | "analyze" | "analyse", _) if temporary_target(t, ctx) => DdlKind::Temporary,
         ("vacuum", _) => DdlKind::NonTransactional,
         ("cluster", "") => DdlKind::NonTransactional,
         ("reindex", _) if has("concurrently") || has("database") || has("system") || has("schema") => {
@@ -267,6 +301,14 @@ fn temporary_target(t: &Tokens<'_>, ctx: &Context<'_>) -> bool {
     let table = match t.keyword(0).as_str() {
         "drop" | "alter" if about_tables => 2,
         "truncate" => 1,
+        "vacuum" | "analyze" | "analyse" if t.is_mark(1, "(") => match t.closing(1) {
+            Some(close) => close + 1,
+            None => return false,
+        },
+        "vacuum" | "analyze" | "analyse" => {
+            let options = ["full", "freeze", "verbose", "analyze", "analyse"];
+            (1..t.len()).find(|&i| !t.is_any(i, &options)).unwrap_or(t.len())
+        }
         "create" if t.is_any(1, &["index", "unique"]) => match (1..t.len()).find(|&i| t.is(i, "on")) {
             Some(on) => on + 1,
             None => return false,

@@ -60,6 +60,11 @@ impl<'q> Reader<'_, 'q> {
         };
         deeds.iter().for_each(|&deed| self.deed(relation, deed));
         let full = relation.full_name();
+        if full == "pg_catalog.pg_settings" {
+            self.seen
+                .barred
+                .get_or_insert_with(|| "UPDATE of pg_settings is not followed: use SET".to_string());
+        }
         let slot = match relation.placement {
             Placement::Sharded { .. } | Placement::View { .. } => {
                 self.seen.writes_sharded = true;

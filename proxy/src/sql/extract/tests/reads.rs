@@ -227,7 +227,7 @@ fn scopes_and_functions() {
             SELECT pg_notify('c', 'x')
                 Nothing Write unrepeatable:pg_notify()
             SELECT txid_current()
-                Home node
+                Home ReadPrimary("txid_current() answers for the node") node
             SELECT query_to_xml('select * from bids', true, true, '')
                 Unknown { why: "query_to_xml() runs a query that is handed to it as a value" } ReadPrimary("volatile function query_to_xml") unrepeatable:query_to_xml()
             INSERT INTO users (user_id, name, token) VALUES (1, 'a', NULL)
