@@ -128,7 +128,7 @@ impl Session {
         };
         let name = self.ensure_statement(at, prepared)?;
         let held = &mut self.held[at];
-        reply::named(&mut held.lease.write, tag::DESCRIBE, false, &name);
+        reply::named(&mut held.lease.write, tag::DESCRIBE, false, name);
         held.lease.owe(Owed::Describe(Show::ERRORS));
         reply::bare(&mut held.lease.write, tag::FLUSH);
         held.unsynced = true;

@@ -359,7 +359,7 @@ impl Session {
         self.hint_key = None;
         self.hint_shard = None;
         self.unlisten_all();
-        self.draws = super::draws::Draws::new();
+        self.draws = super::draws::Draws::default();
         self.answer("DISCARD ALL");
         // A fresh connection has the login's settings.
         self.renew_settings(at).await

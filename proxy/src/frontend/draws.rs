@@ -45,14 +45,16 @@ struct Key {
     value: Option<String>,
 }
 
-impl Draws {
+impl Default for Draws {
     /// Nothing yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         // Zero is nobody.
         let id = rand::random::<u64>() | 1;
         Self { id, last: Last::Nowhere, key: None, asks: false, several: false }
     }
+}
 
+impl Draws {
     /// A statement begins.
     pub fn next_statement(&mut self) {
         self.key = None;

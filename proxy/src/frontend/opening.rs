@@ -113,7 +113,7 @@ impl Session {
             block: None,
             held: Vec::new(),
             pinned: None,
-            draws: super::draws::Draws::new(),
+            draws: super::draws::Draws::default(),
             listening: None,
             temp_tables: false,
             hint_key: None,
