@@ -67,6 +67,11 @@ pub fn with_text_results(rest: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// The formats of the results, with their number.
+pub fn result_formats_as_sent(rest: &[u8]) -> &[u8] {
+    results_at(rest).and_then(|at| rest.get(at..)).filter(|formats| !formats.is_empty()).unwrap_or(&[0, 0])
+}
+
 /// Where the formats of the results begin.
 fn results_at(rest: &[u8]) -> Option<usize> {
     let mut body = rest;

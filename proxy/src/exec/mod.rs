@@ -3,6 +3,8 @@
 pub mod bind;
 pub mod copy_in;
 pub mod copy_split;
+pub mod cursors;
+pub mod draw;
 pub mod password;
 pub mod single;
 pub mod spread;

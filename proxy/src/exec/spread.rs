@@ -14,17 +14,14 @@ use super::bind::{self, Rebound};
 use crate::backend::conn::{Conn, Events};
 use crate::backend::copy_trim::CopyTrim;
 use crate::backend::owed::{Owed, Show};
-use crate::control::TextRow;
 use crate::frontend::failure::Failure;
 use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
 use crate::frontend::names::Prepared;
-use crate::frontend::own_catalog::text_rows;
 use crate::frontend::session::Session;
 use crate::frontend::settle::note_lsn;
 use crate::frontend::transaction::Block;
 use crate::frontend::watch::Why;
-use crate::route::clocks;
-use crate::route::plan::{Draw, Plan, Target};
+use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
 use crate::wire::{frontend, reply};
@@ -62,11 +59,11 @@ pub enum Form {
 }
 
 /// What one shard is sent.
-struct Share {
-    shard: ShardId,
-    text: Bytes,
-    params: Option<Vec<u16>>,
-    rows: Vec<u32>,
+pub(super) struct Share {
+    pub(super) shard: ShardId,
+    pub(super) text: Bytes,
+    pub(super) params: Option<Vec<u16>>,
+    pub(super) rows: Vec<u32>,
 }
 
 /// How the answers become one.
@@ -104,6 +101,9 @@ impl Session {
         if matches!(ask.plan.target, Target::CopySplit | Target::CopyEverywhere) {
             return self.spread_copy(ask).await;
         }
+        if matches!(ask.facts.command, Command::Fetch(_)) {
+            return self.fetch(ask).await;
+        }
         let (mut shares, merge) = self.shares(&ask)?;
         self.read_clocks(&ask.facts, &mut shares).await?;
         let writes = ask.facts.access != Access::Read;
@@ -113,7 +113,7 @@ impl Session {
             && ask.facts.returns_rows
         {
             return Err(Failure::unsupported(
-                "a row limit on a portal over several shards is not supported yet",
+                "a row limit on rows that are put in order of several shards' answers is not supported",
                 "Fetch all rows at once, or name the shard key.",
             ));
         }
@@ -146,7 +146,9 @@ impl Session {
         }
         self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
         let outcome = self.drive(&order).await?;
-        self.conclude(outcome, &shares, merge)
+        self.conclude(outcome, &shares, merge)?;
+        self.note_cursor(&ask);
+        Ok(())
     }
 
     /// Opens a block around a statement that writes to several shards, unless one is open.
@@ -158,32 +160,12 @@ impl Session {
         }
     }
 
-    /// The time is read once for all shares.
-    async fn read_clocks(&mut self, facts: &Facts, shares: &mut [Share]) -> Result<(), Failure> {
-        let evaluates = matches!(facts.command, Command::Query | Command::Modify(_) | Command::CopyOut(_));
-        let conforming = self.text_rules().standard_strings;
-        let reads = |share: &Share| clocks::any(&share.text, conforming);
-        if shares.len() < 2 || !evaluates || facts.unrepeatable.is_none() || !shares.iter().any(reads) {
-            return Ok(());
-        }
-        let rows = match self.held.iter().position(|held| held.enlisted) {
-            Some(at) => self.ask_rows(at, clocks::DRAW).await?,
-            None => self.ask_apart(clocks::DRAW, None).await?,
-        };
-        let Some(row) = rows.first() else {
-            return Err(Failure::error("XX000", "a shard did not tell the time"));
-        };
-        for share in shares {
-            if let Some(text) = clocks::replaced(&share.text, conforming, (row.text(0), row.text(1))) {
-                share.text = Bytes::from(text);
-            }
-        }
-        Ok(())
-    }
-
     fn shares(&self, ask: &Ask) -> Result<(Vec<Share>, Merge), Failure> {
         let same = |shard| Share { shard, text: ask.text.clone(), params: None, rows: Vec::new() };
         Ok(match &ask.plan.target {
+            Target::ConcatAny(shards, _) if matches!(ask.facts.command, Command::Declare { .. }) => {
+                (shards.iter().map(|shard| same(*shard)).collect(), Merge::First)
+            }
             Target::ConcatAny(shards, rows) => {
                 (shards.iter().map(|shard| same(*shard)).collect(), Merge::Any(*rows))
             }
@@ -225,7 +207,13 @@ impl Session {
     }
 
     /// Queues a share's frames on its conn. The share whose description is shown stands for all in what is not rows.
-    fn queue_share(&mut self, at: usize, share: &Share, form: &Form, show: Show) -> Result<(), Failure> {
+    pub(super) fn queue_share(
+        &mut self,
+        at: usize,
+        share: &Share,
+        form: &Form,
+        show: Show,
+    ) -> Result<(), Failure> {
         let first = show.has(Show::DESCRIPTION);
         let held = &mut self.held[at];
         held.unnamed = None;
@@ -256,7 +244,7 @@ impl Session {
     }
 
     /// Runs all shares to their end.
-    async fn drive(&mut self, order: &[usize]) -> Result<Vec<Events>, Failure> {
+    pub(super) async fn drive(&mut self, order: &[usize]) -> Result<Vec<Events>, Failure> {
         let mut conns: Vec<Option<&mut Conn>> = Vec::new();
         conns.resize_with(order.len(), || None);
         for (at, held) in self.held.iter_mut().enumerate() {
@@ -362,79 +350,6 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Values drawn on the home shard, outside of the application's transaction (as sequences are), unless the transaction
-    /// has made what is drawn from. `bound`: the statement and Bind that the query takes its parameters from.
-    pub async fn draw(
-        &mut self,
-        draw: &Draw,
-        bound: Option<(&Prepared, &[u8])>,
-    ) -> Result<Vec<String>, Failure> {
-        let bound = bound.filter(|_| draw.with_params);
-        let rows = if self.changes.own().is_some() {
-            self.finish_pipelines().await?;
-            let at = self.acquire(ShardId(0), false).await?;
-            self.held[at].lease.drew_for = 0;
-            match bound {
-                None => self.ask_rows(at, &draw.sql).await?,
-                Some(bound) => {
-                    let mut events = Events::default();
-                    let conn = &mut self.held[at].lease;
-                    if let Err(error) = ask_bound(conn, &draw.sql, bound, &mut events).await {
-                        return Err(self.lose(at, StepError::Backend(error), false));
-                    }
-                    text_rows(&mut events)?
-                }
-            }
-        } else {
-            self.ask_apart(&draw.sql, bound).await?
-        };
-        let values: Option<Vec<String>> = rows.iter().map(|row| row.optional(0)).collect();
-        values.filter(|values| draw.rows == 0 || values.len() == draw.rows).ok_or_else(|| {
-            Failure::error("23502", "the default of the shard key gave NULL, or not one value for each row")
-        })
-    }
-
-    /// A query of the proxy's own on a conn to the home shard that is not the session's.
-    async fn ask_apart(
-        &mut self,
-        sql: &str,
-        bound: Option<(&Prepared, &[u8])>,
-    ) -> Result<Vec<TextRow>, Failure> {
-        let mut held = self.lease_alone(ShardId(0)).await?;
-        let mut events = Events::default();
-        let conn = &mut held.lease;
-        conn.drew_for = 0;
-        let ran = match bound {
-            None => super::single::ask(conn, sql, &mut events).await,
-            Some(bound) => ask_bound(conn, sql, bound, &mut events).await,
-        };
-        if let Err(error) = ran {
-            return Err(Failure::Lost { shard: self.shard_name(ShardId(0)), error, committing: false });
-        }
-        text_rows(&mut events)
-    }
-}
-
-/// As [`super::single::ask`], with the parameters of a Bind.
-async fn ask_bound(
-    conn: &mut Conn,
-    sql: &str,
-    (statement, bind): (&Prepared, &[u8]),
-    events: &mut Events,
-) -> Result<(), crate::backend::conn::ConnError> {
-    conn.capture = true;
-    reply::parse(&mut conn.write, b"", sql.as_bytes(), &statement.type_bytes());
-    conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
-    reply::bind(&mut conn.write, b"", b"", &bind::with_text_results(bind));
-    conn.owe(Owed::Bind(Show::NOTHING));
-    reply::execute(&mut conn.write, b"", 0);
-    conn.owe(Owed::Execute(Show::NOTHING));
-    reply::bare(&mut conn.write, frontend::tag::SYNC);
-    conn.owe(Owed::Sync(Show::NOTHING));
-    let ran = super::single::run_alone(conn, events).await;
-    conn.capture = false;
-    ran
 }
 
 /// Runs the conns to their end, answers in order. On failure: whose.

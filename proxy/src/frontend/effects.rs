@@ -214,7 +214,8 @@ impl Session {
         self.note_listen(&facts.command);
         if let Some(sets) = sets {
             for set in sets.iter() {
-                self.apply_set(set, *conn);
+                self.note_local(&set_sql(&set.name, set.value.as_deref(), set.local));
+                self.apply_set((&set.name, set.value.as_deref(), set.local), *conn);
             }
         } else if let Some(cause) = pin_of(facts).filter(|_| !self.acts_on(&facts.command)) {
             self.pin(cause, conn.map(|(shard, _)| shard));
@@ -223,15 +224,9 @@ impl Session {
             self.changes.note();
         }
         match &facts.command {
-            Command::Set { local: true, name, value } => {
+            Command::Set { local, name, value } => {
                 self.note_local(text);
-                if let Some(block) = &mut self.block {
-                    block.set_local(name, value.as_deref(), &self.gucs);
-                }
-            }
-            Command::Set { name, value, .. } => {
-                self.note_local(text);
-                self.set_as_written(name, value.as_deref(), *conn);
+                self.apply_set((name, value.as_deref(), *local), *conn);
             }
             Command::SetTransaction { session: false, isolation, .. } => {
                 self.note_local(text);
@@ -272,12 +267,11 @@ impl Session {
         }
     }
 
-    fn apply_set(&mut self, set: &Setting, conn: Option<(ShardId, bool)>) {
-        self.note_local(&set_sql(&set.name, set.value.as_deref(), set.local));
-        if !set.local {
-            self.set_as_written(&set.name, set.value.as_deref(), conn);
-        } else if let Some(block) = &mut self.block {
-            block.set_local(&set.name, set.value.as_deref(), &self.gucs);
+    fn apply_set(&mut self, (name, value, local): (&str, Option<&str>, bool), conn: Option<(ShardId, bool)>) {
+        match &mut self.block {
+            Some(block) if local => block.set_local(name, value, &self.gucs),
+            _ if local => {}
+            _ => self.set_as_written(name, value, conn),
         }
     }
 

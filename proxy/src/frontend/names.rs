@@ -8,6 +8,7 @@ use foldhash::fast::RandomState;
 use router_config::topology::ShardId;
 
 use crate::backend::prepared::SharedStatement;
+use crate::exec::cursors::Walk;
 use crate::route::plan::Plan;
 use crate::sql::cache::Analysed;
 
@@ -57,12 +58,24 @@ pub struct Portal {
 pub enum Place {
     /// Bound on the conn of this shard.
     Shard(ShardId),
-    /// The proxy executes it: transaction control and the like.
-    Control,
+    /// The proxy executes it: transaction control, EXECUTE, EXPLAIN (GAVEL) and the like.
+    Control {
+        /// Bind's body after the names.
+        bind: Bytes,
+    },
     /// On several shards, or with a text of the proxy's own: bound when it is executed.
     Spread {
         /// The plan.
         plan: Box<Plan>,
+        /// Bind's body after the names.
+        bind: Bytes,
+    },
+    /// On several shards, one after the other, so many rows at a time.
+    Walk {
+        /// Where it stands.
+        walk: Walk,
+        /// Number of its name on the conns.
+        id: u64,
         /// Bind's body after the names.
         bind: Bytes,
     },
@@ -77,4 +90,8 @@ pub struct Names {
     pub portals: HashMap<Bytes, Portal, RandomState>,
     /// Cursors of DECLARE: the shard that has them, and whether they outlive the transaction.
     pub cursors: HashMap<String, (ShardId, bool), RandomState>,
+    /// Cursors of DECLARE over several shards, gone at the end of the transaction.
+    pub walked: HashMap<String, Walk, RandomState>,
+    /// Portals of kind [`Place::Walk`] so far.
+    pub walks: u64,
 }

@@ -36,6 +36,14 @@ impl Session {
         Box::pin(self.ask_server(statement)).await
     }
 
+    /// Types of the parameters of EXPLAIN (GAVEL): those of the statement that it explains.
+    pub async fn types_of_explained(&mut self, statement: &Prepared) -> Result<Vec<u32>, Failure> {
+        if numbers(&statement.shared.text).next().is_some() {
+            Box::pin(self.ask_server(statement)).await?;
+        }
+        Ok(statement.types().to_vec())
+    }
+
     async fn ask_server(&mut self, statement: &Prepared) -> Result<(), Failure> {
         let mut events = Events::default();
         if self.changes.own().is_some() {
@@ -70,13 +78,24 @@ impl Session {
 
 /// Parse and Describe, hidden.
 async fn describe(conn: &mut Conn, statement: &Prepared, events: &mut Events) -> Result<(), ConnError> {
-    reply::parse(&mut conn.write, b"", &statement.shared.text, &statement.shared.types);
+    reply::parse(&mut conn.write, b"", explained(&statement.shared.text), &statement.shared.types);
     conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
     reply::named(&mut conn.write, frontend::tag::DESCRIBE, false, b"");
     conn.owe(Owed::Describe(Show::NOTHING));
     reply::bare(&mut conn.write, frontend::tag::SYNC);
     conn.owe(Owed::Sync(Show::NOTHING));
     single::run_alone(conn, events).await
+}
+
+/// Without `EXPLAIN (GAVEL)` in front, which is the proxy's own.
+fn explained(text: &[u8]) -> &[u8] {
+    let mut tokens = Lexer::new(text, true);
+    let words = ["explain", "(", "gavel", ")"];
+    let found = words.iter().all(|word| {
+        tokens.next().is_some_and(|t| text[t.start..t.end].eq_ignore_ascii_case(word.as_bytes()))
+    });
+    let rest = tokens.next().filter(|_| found).map(|token| &text[token.start..]);
+    rest.unwrap_or(text)
 }
 
 /// Parse's own types, and for those that it leaves open one that is no key's.

@@ -168,6 +168,9 @@ impl Session {
         let Some(statement) = request.analysed.statements().get(request.index) else {
             return Ok(Plan { target: Target::Any, replica: false, reason: Reason::NoShardedTable });
         };
+        if let Some(target) = self.cursor_plan(&statement.facts) {
+            return Ok(Plan { target, replica: false, reason: Reason::NoKey });
+        }
         let shared = &self.worker.shared;
         let topology = shared.topology.load();
         let hints = request.analysed.hints();

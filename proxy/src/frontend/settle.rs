@@ -18,6 +18,7 @@ impl Session {
         self.learn_block();
         if self.block.is_none() {
             self.names.portals.clear();
+            self.names.walked.clear();
             let session_mode = self.who.mode == PoolMode::Session;
             let pinned = self.pinned.map(|(_, shard)| shard);
             let shared = Arc::clone(&self.worker.shared);

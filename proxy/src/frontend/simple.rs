@@ -76,10 +76,12 @@ impl Session {
         }
         if matches!(facts.command, Command::ExplainGavel(_)) {
             let plan = self.plan_simple(text, analysed, index);
-            return self.explain(&plan);
+            let frame = self.explanation(&plan, true);
+            self.io.out.extend_from_slice(&frame);
+            return Ok(());
         }
         if self.prepares_here(&facts) {
-            return self.prepare_here(&facts, &own).await;
+            return self.prepare_here(&facts, &own, None).await;
         }
         if matches!(facts.command, Command::TwoPhase) {
             self.check_no_listens()?;
@@ -371,20 +373,27 @@ impl Session {
         self.apply_completed();
     }
 
-    /// EXPLAIN (GAVEL).
-    fn explain(&mut self, plan: &Result<Plan, crate::route::refusal::Refusal>) -> Result<(), Failure> {
+    /// The answer to EXPLAIN (GAVEL), with its description or without.
+    pub fn explanation(
+        &self,
+        plan: &Result<Plan, crate::route::refusal::Refusal>,
+        describe: bool,
+    ) -> BytesMut {
         let topology = self.worker.shared.topology.load();
         let lines = match plan {
             Ok(plan) => explain::of_plan(&topology, plan, true),
             Err(refusal) => explain::of_refusal(refusal),
         }
         .lines();
-        reply::text_row_description(&mut self.io.out, &["QUERY PLAN"]);
-        for line in &lines {
-            reply::text_row(&mut self.io.out, std::iter::once(Some(line.as_str())));
+        let mut frame = BytesMut::new();
+        if describe {
+            reply::text_row_description(&mut frame, &["QUERY PLAN"]);
         }
-        reply::command_complete(&mut self.io.out, "EXPLAIN");
-        Ok(())
+        for line in &lines {
+            reply::text_row(&mut frame, std::iter::once(Some(line.as_str())));
+        }
+        reply::command_complete(&mut frame, "EXPLAIN");
+        frame
     }
 
     /// Runs a held conn until it owes nothing, feeding it COPY data when it asks.

@@ -11,11 +11,12 @@ use super::failure::Failure;
 use super::names::Prepared;
 use super::session::Session;
 use crate::backend::owed::{Owed, Show};
+use crate::exec::bind;
 use crate::exec::spread::{Ask, Form};
 use crate::route::plan::{Draw, Target};
-use crate::sql::facts::{Command, Facts, Scope};
+use crate::sql::facts::{Access, Command, Facts, Scope};
 use crate::sql::sql_prepare;
-use crate::wire::{reply, sqlstate};
+use crate::wire::{frontend, reply, sqlstate};
 
 impl Session {
     /// Whether PREPARE or EXECUTE is the session's own to run.
@@ -28,11 +29,16 @@ impl Session {
         }
     }
 
-    /// Runs the PREPARE or EXECUTE `text`.
-    pub async fn prepare_here(&mut self, facts: &Facts, text: &[u8]) -> Result<(), Failure> {
+    /// Runs the PREPARE or EXECUTE `text`. `portal`: the Bind of it, in the extended protocol.
+    pub async fn prepare_here(
+        &mut self,
+        facts: &Facts,
+        text: &[u8],
+        portal: Option<&Bytes>,
+    ) -> Result<(), Failure> {
         match &facts.command {
             Command::Prepare(name) => self.prepare_in_sql(name, text).await,
-            Command::Execute(name) => self.execute_in_sql(name, text).await,
+            Command::Execute(name) => self.execute_in_sql(name, text, portal).await,
             _ => Ok(()),
         }
     }
@@ -92,18 +98,86 @@ impl Session {
         self.run_to_end(at, false).await
     }
 
-    async fn execute_in_sql(&mut self, name: &str, text: &[u8]) -> Result<(), Failure> {
-        let Some(statement) = self.names.statements.get(name.as_bytes()).cloned() else { return Ok(()) };
+    /// The statement that EXECUTE names, with a Bind of its arguments.
+    async fn called(
+        &mut self,
+        name: &str,
+        text: &[u8],
+        portal: Option<&Bytes>,
+    ) -> Result<(Arc<Prepared>, Arc<Facts>, Bytes), Failure> {
+        let statement = self.names.statements.get(name.as_bytes()).cloned().ok_or_else(|| {
+            let message = format!("prepared statement \"{name}\" does not exist");
+            Failure::error(sqlstate::INVALID_STATEMENT_NAME, message)
+        })?;
         let statement = self.reread(name.as_bytes(), statement);
         let facts = statement.facts().cloned().filter(|facts| !is_control(&facts.command));
-        let arguments = sql_prepare::arguments(text, self.text_rules().standard_strings);
-        let (Some(facts), Some(arguments)) = (facts, arguments) else {
-            return Err(Failure::unsupported(
-                "EXECUTE with computed arguments, of a statement on sharded tables, is not supported",
-                "Give the arguments as literals, or bind them by the extended protocol.",
-            ));
+        let facts = facts.ok_or_else(|| {
+            Failure::unsupported("EXECUTE of a command of this kind", "Send the command itself.")
+        })?;
+        let conforming = self.text_rules().standard_strings;
+        let arguments = match sql_prepare::arguments(text, conforming) {
+            Some(arguments) => arguments,
+            None => self.evaluate(sql_prepare::expressions(text, conforming)).await?,
         };
-        let bind = bind_of(&arguments);
+        Ok((statement, facts, bind_of(&arguments, portal)))
+    }
+
+    /// What computed arguments come to, on the home shard; what reads tables of several shards is refused.
+    async fn evaluate(&mut self, expressions: Option<Vec<String>>) -> Result<Vec<Option<String>>, Failure> {
+        let refused = || {
+            Failure::unsupported(
+                "EXECUTE with arguments that may read sharded tables is not supported",
+                "Give the arguments as literals, or bind them by the extended protocol.",
+            )
+        };
+        let expressions = expressions.filter(|list| !list.is_empty()).ok_or_else(refused)?;
+        let items: Vec<String> = expressions.iter().map(|item| format!("({item})::text")).collect();
+        let sql = format!("SELECT {}", items.join(", "));
+        let analysed = self.analyse_simple(sql.as_bytes());
+        let facts = analysed.statements().first().map(|statement| &statement.facts);
+        let harmless = |facts: &&Arc<Facts>| {
+            facts.access != Access::Write
+                && matches!(facts.scope, Scope::Nothing | Scope::Reference | Scope::Home)
+        };
+        facts.filter(harmless).ok_or_else(refused)?;
+        let rows = self.ask_apart(&sql, None).await?;
+        let row = rows.first().ok_or_else(refused)?;
+        Ok((0..expressions.len()).map(|n| row.optional(n)).collect())
+    }
+
+    /// What EXECUTE will return.
+    pub async fn describe_execute(
+        &mut self,
+        facts: &Facts,
+        text: &[u8],
+        portal: Option<&Bytes>,
+    ) -> Result<(), Failure> {
+        let Command::Execute(name) = &facts.command else { return Ok(()) };
+        let (statement, _, bind) = self.called(name, text, portal).await?;
+        let at = match self.held.iter().position(|held| held.enlisted) {
+            Some(at) => at,
+            None => self.acquire(ShardId(0), false).await?,
+        };
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        let conn = &mut *held.lease;
+        reply::parse(&mut conn.write, b"", &statement.shared.text, &statement.type_bytes());
+        conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
+        reply::bind(&mut conn.write, b"", b"", &bind);
+        conn.owe(Owed::Bind(Show::ERRORS));
+        reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, b"");
+        conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
+        queue_sync(conn);
+        self.run_to_end(at, false).await
+    }
+
+    async fn execute_in_sql(
+        &mut self,
+        name: &str,
+        text: &[u8],
+        portal: Option<&Bytes>,
+    ) -> Result<(), Failure> {
+        let (statement, facts, bind) = self.called(name, text, portal).await?;
         self.ask_types(&statement).await?;
         let plan = self.plan_bind(&statement, &bind, None)?;
         let plan = match plan.target {
@@ -114,27 +188,30 @@ impl Session {
             }
             _ => plan,
         };
-        let describe = facts.returns_rows;
+        let describe = facts.returns_rows && portal.is_none();
         let text = statement.shared.text.clone();
         let form = Form::Execute { statement, bind, describe, max_rows: 0 };
         Box::pin(self.spread(Ask { plan, facts, text, form })).await
     }
 }
 
-/// A Bind after its names: everything in text format.
-fn bind_of(arguments: &[Option<String>]) -> Bytes {
-    let mut bind = BytesMut::new();
-    bind.put_u16(0);
-    bind.put_u16(arguments.len() as u16);
+/// A Bind after its names: the arguments in text format, results as the portal of EXECUTE wants them.
+fn bind_of(arguments: &[Option<String>], portal: Option<&Bytes>) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u16(0);
+    out.put_u16(arguments.len() as u16);
     for argument in arguments {
         match argument {
-            None => bind.put_i32(-1),
+            None => out.put_i32(-1),
             Some(value) => {
-                bind.put_i32(value.len() as i32);
-                bind.put_slice(value.as_bytes());
+                out.put_i32(value.len() as i32);
+                out.put_slice(value.as_bytes());
             }
         }
     }
-    bind.put_u16(0);
-    bind.freeze()
+    match portal {
+        Some(portal) => out.put_slice(bind::result_formats_as_sent(portal)),
+        None => out.put_u16(0),
+    }
+    out.freeze()
 }

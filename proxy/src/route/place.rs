@@ -407,7 +407,9 @@ impl Case<'_> {
     fn spread(&self, sharded: &Sharded, shards: ShardSet) -> Result<Target, Refusal> {
         const NO_KEY: &str = "No single shard holds all of the rows that it may touch.";
         let what = match &self.facts.command {
-            Command::Query | Command::CopyOut(_) if !matches!(self.facts.access, Access::Write) => {
+            Command::Query | Command::CopyOut(_) | Command::Declare { .. }
+                if !matches!(self.facts.access, Access::Write) =>
+            {
                 return match (&sharded.no_concat, self.clock()) {
                     (Some(why), _) => Err(Refusal::needs_merge(why)),
                     (None, Some(what)) => Err(Refusal::unrepeatable(
@@ -432,7 +434,6 @@ impl Case<'_> {
             }
             Command::Modify(Modify::Other) => "a query that writes",
             Command::Prepare(_) => "PREPARE in SQL",
-            Command::Declare { .. } => "a cursor",
             Command::Call => "CALL",
             _ => "the statement",
         };
@@ -442,7 +443,9 @@ impl Case<'_> {
     /// All rows of the shards, or as many as LIMIT says.
     fn limited(&self, sharded: &Sharded, shards: ShardSet) -> Result<Target, Refusal> {
         let Some(limit) = &sharded.limit else { return Ok(Target::Concat(shards)) };
-        if !matches!(self.facts.access, Access::Read) || !matches!(self.facts.command, Command::Query) {
+        if !matches!(self.facts.access, Access::Read)
+            || !matches!(self.facts.command, Command::Query | Command::Declare { .. })
+        {
             return Err(Refusal::needs_merge("LIMIT or OFFSET"));
         }
         match key::key_of(limit, KeyType::Int8, self.values, Usage::Assign)? {

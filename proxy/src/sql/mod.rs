@@ -8,6 +8,7 @@ pub mod calls;
 mod command;
 pub mod extract;
 pub mod facts;
+pub mod fetch;
 pub mod lexer;
 pub mod normalise;
 mod parse;

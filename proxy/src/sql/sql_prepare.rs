@@ -43,6 +43,13 @@ pub fn arguments(text: &[u8], conforming: bool) -> Option<Vec<Option<String>>> {
     items(&t, 2, close).into_iter().map(|(first, last)| argument(&t, first, last, conforming)).collect()
 }
 
+/// The arguments of `EXECUTE name (arguments)` as they are written.
+pub fn expressions(text: &[u8], conforming: bool) -> Option<Vec<String>> {
+    let t = Tokens::new(text, conforming);
+    let close = t.closing(2).filter(|close| t.is_mark(2, "(") && close + 1 == t.len())?;
+    Some(items(&t, 2, close).into_iter().map(|(first, last)| t.source(first, last)).collect())
+}
+
 /// First and last token of each item between parentheses.
 pub(super) fn items(t: &Tokens<'_>, open: usize, close: usize) -> Vec<(usize, usize)> {
     let (mut items, mut first, mut depth) = (Vec::new(), open + 1, 0_usize);
@@ -113,5 +120,7 @@ mod tests {
         assert_eq!(read("EXECUTE q (1 + 1)"), None);
         assert_eq!(read("EXECUTE q ('a' 'b')"), None);
         assert_eq!(read("EXECUTE q (now())"), None);
+        let written = expressions(b"EXECUTE q (1 + f(2, 3), 'x')", true);
+        assert_eq!(written, Some(vec!["1 + f(2, 3)".to_owned(), "'x'".to_owned()]));
     }
 }

@@ -90,7 +90,10 @@ fn shard(section: &mut Section<'_, '_>, earlier: &[Shard]) -> Shard {
         replicas.push(replica);
     }
     let primary = primary.unwrap_or(NodeAddress { host: String::new(), port: 0 });
-    Shard { name, primary, replicas, weight: weight(section) }
+    // The ring would look for points of the second of two shards in vain, slot by slot.
+    let repeated = earlier.iter().any(|shard| shard.name == name);
+    let weight = weight(section);
+    Shard { name, primary, replicas, weight: if repeated { 0.0 } else { weight } }
 }
 
 /// A node belongs to one shard.

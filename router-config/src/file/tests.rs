@@ -301,6 +301,14 @@ fn wrong_shards() {
     );
 }
 
+/// Found by the fuzzer: the ring was searched in vain for each slot of a shard whose name it had already.
+#[test]
+fn many_shards_of_one_name_are_mistakes_soon() {
+    let text = "[[shards]]\nname = 'a'\nprimary = 'h:1'\n".repeat(200);
+    let repeated = load_text(&text).expect_err("mistakes").into_iter();
+    assert_eq!(repeated.filter(|m| m.to_string().contains("the name of an earlier shard")).count(), 199);
+}
+
 #[test]
 fn wrong_tables_and_functions() {
     check_with_least(

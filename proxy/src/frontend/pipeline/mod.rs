@@ -280,7 +280,8 @@ impl Session {
     fn answered_here(&self, facts: &Facts) -> bool {
         let here = is_control(&facts.command) || matches!(facts.command, Command::ExplainGavel(_));
         // What a failed transaction says to the others is PostgreSQL's.
-        here || (self.acts_on(&facts.command) && self.status() != Status::Failed)
+        let acts = self.acts_on(&facts.command) || self.prepares_here(facts);
+        here || (acts && self.status() != Status::Failed)
     }
 
     /// After a run on a conn: what was learned.

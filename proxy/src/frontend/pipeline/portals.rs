@@ -7,13 +7,15 @@ use router_config::topology::ShardId;
 
 use super::{unknown_portal, unknown_statement};
 use crate::backend::owed::{Owed, Show};
+use crate::exec::cursors::Walk;
 use crate::exec::spread::{Ask, Form};
 use crate::frontend::control::Via;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Place, Portal, Prepared};
 use crate::frontend::session::Session;
 use crate::frontend::watch::Why;
-use crate::route::plan::Target;
+use crate::route::clocks;
+use crate::route::plan::{Plan, Target};
 use crate::route::values::BindParams;
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag as backend_tag;
@@ -37,8 +39,8 @@ impl Session {
             return self.put_bind(at, name, &prepared, bind.rest);
         };
         if self.answered_here(&facts) {
-            let portal = Portal { statement: prepared, place: Place::Control, sets: None };
-            self.names.portals.insert(name, portal);
+            let place = Place::Control { bind: body.slice_ref(bind.rest) };
+            self.names.portals.insert(name, Portal { statement: prepared, place, sets: None });
             return self.local_bare(backend_tag::BIND_COMPLETE);
         }
         if let Some(shard) = self.failed_place(&facts)? {
@@ -116,7 +118,7 @@ impl Session {
             return self.raw(ShardId(0), tag::EXECUTE, body, Owed::Execute(Show::ALL)).await;
         };
         match portal.place {
-            Place::Control => self.execute_control(&facts, &portal.statement).await,
+            Place::Control { bind } => self.execute_control(&facts, &portal.statement, &bind).await,
             Place::Shard(shard) => {
                 let before = self.touched(shard);
                 let at = self.goto(shard, false).await?;
@@ -129,9 +131,24 @@ impl Session {
                 self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
                 self.set_elsewhere(&facts, portal.sets.as_ref(), text.trim(), shard).await
             }
+            Place::Walk { .. } => {
+                self.leave_all().await?;
+                let name = Bytes::copy_from_slice(execute.portal);
+                self.walk_portal(&name, (execute.max_rows, false)).await?;
+                self.pipeline.skipping |= self.events.error.is_some();
+                Ok(())
+            }
             Place::Spread { plan, bind } => {
                 let describe = self.pipeline.describe.take().is_some();
                 self.leave_all().await?;
+                if execute.max_rows > 0 && facts.returns_rows && self.walks(&facts, &plan, &portal.statement)
+                {
+                    let name = Bytes::copy_from_slice(execute.portal);
+                    self.begin_walk(&name, &plan, bind);
+                    self.walk_portal(&name, (execute.max_rows, describe)).await?;
+                    self.pipeline.skipping |= self.events.error.is_some();
+                    return Ok(());
+                }
                 let form = Form::Execute {
                     statement: Arc::clone(&portal.statement),
                     bind,
@@ -148,12 +165,41 @@ impl Session {
         }
     }
 
-    async fn execute_control(&mut self, facts: &Arc<Facts>, prepared: &Prepared) -> Result<(), Failure> {
-        if let Command::ExplainGavel(_) = &facts.command {
-            return Err(Failure::unsupported(
-                "EXPLAIN (GAVEL) in the extended protocol",
-                "Send it by the simple protocol, or ask `gavel route`.",
-            ));
+    /// Whether the rows of a portal over several shards can be read so many at a time.
+    fn walks(&self, facts: &Facts, plan: &Plan, statement: &Prepared) -> bool {
+        let conforming = self.text_rules().standard_strings;
+        let text = &statement.shared.text;
+        // The time would have to be the same in what is bound later.
+        let timeless = facts.unrepeatable.is_none() || !clocks::any(text, conforming);
+        matches!(facts.command, Command::Query) && timeless && Walk::of(plan).is_some()
+    }
+
+    fn begin_walk(&mut self, name: &Bytes, plan: &Plan, bind: Bytes) {
+        let Some(walk) = Walk::of(plan) else { return };
+        self.names.walks += 1;
+        let id = self.names.walks;
+        if let Some(portal) = self.names.portals.get_mut(name) {
+            portal.place = Place::Walk { walk, id, bind };
+        }
+    }
+
+    async fn execute_control(
+        &mut self,
+        facts: &Arc<Facts>,
+        prepared: &Prepared,
+        bind: &Bytes,
+    ) -> Result<(), Failure> {
+        if matches!(facts.command, Command::ExplainGavel(_)) {
+            let plan = self.plan_bind(prepared, bind, None);
+            let frame = self.explanation(&plan, false);
+            self.local(frame);
+            return Ok(());
+        }
+        if self.prepares_here(facts) {
+            self.leave_all().await?;
+            self.prepare_here(facts, &prepared.shared.text, Some(bind)).await?;
+            self.pipeline.skipping |= self.events.error.is_some();
+            return Ok(());
         }
         let text = String::from_utf8_lossy(&prepared.shared.text).into_owned();
         self.control(facts, text.trim(), Via::Extended).await
@@ -192,7 +238,9 @@ impl Session {
         }
         match self.names.portals.remove(named.name).map(|portal| portal.place) {
             Some(Place::Shard(shard)) => self.raw(shard, tag::CLOSE, body, Owed::Close(Show::ALL)).await,
-            Some(Place::Control | Place::Spread { .. }) => self.local_bare(backend_tag::CLOSE_COMPLETE),
+            Some(Place::Control { .. } | Place::Spread { .. } | Place::Walk { .. }) => {
+                self.local_bare(backend_tag::CLOSE_COMPLETE)
+            }
             None if self.held.iter().any(|held| held.enlisted) => {
                 self.raw_or(tag::CLOSE, body, Owed::Close(Show::ALL), || unknown_portal(named.name)).await
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use router_config::topology::ShardId;
 
 use super::{Op, unknown_portal, unknown_statement};
@@ -192,7 +192,11 @@ impl Session {
                 return self.raw_or(tag::DESCRIBE, body, owed, || unknown_portal(named.name)).await;
             };
             return match portal.place {
-                Place::Control => self.describe_control(&portal.statement, true),
+                Place::Control { bind } => self.describe_control(&portal.statement, Some(&bind)).await,
+                Place::Walk { walk, bind, .. } => {
+                    self.leave_all().await?;
+                    self.describe_walk(&portal.statement, &bind, &walk).await
+                }
                 Place::Shard(shard) => self.raw(shard, tag::DESCRIBE, body, Owed::Describe(Show::ALL)).await,
                 Place::Spread { .. } => {
                     self.pipeline.describe = Some(Bytes::copy_from_slice(named.name));
@@ -205,7 +209,7 @@ impl Session {
             return self.raw_or(tag::DESCRIBE, body, owed, || unknown_statement(named.name)).await;
         };
         if prepared.facts().is_some_and(|facts| self.answered_here(facts)) {
-            return self.describe_control(&prepared, false);
+            return self.describe_control(&prepared, None).await;
         }
         let shard = match self.failed_shard() {
             Some(shard) => shard,
@@ -220,12 +224,25 @@ impl Session {
         Ok(())
     }
 
-    fn describe_control(&mut self, prepared: &Prepared, portal: bool) -> Result<(), Failure> {
+    /// `portal`: the Bind of the portal that is described, if it is one.
+    async fn describe_control(&mut self, prepared: &Prepared, portal: Option<&Bytes>) -> Result<(), Failure> {
+        let facts = prepared.facts();
+        let explains = facts.is_some_and(|facts| matches!(facts.command, Command::ExplainGavel(_)));
         let mut frame = BytesMut::new();
-        if !portal {
-            reply::frame(&mut frame, backend_tag::PARAMETER_DESCRIPTION, |b| b.extend_from_slice(&[0, 0]));
+        if portal.is_none() {
+            let types = if explains { self.types_of_explained(prepared).await? } else { Vec::new() };
+            reply::frame(&mut frame, backend_tag::PARAMETER_DESCRIPTION, |b| {
+                b.put_u16(types.len() as u16);
+                types.iter().for_each(|oid| b.put_u32(*oid));
+            });
         }
-        if prepared.facts().is_some_and(|facts| matches!(facts.command, Command::ExplainGavel(_))) {
+        let executes = facts.filter(|facts| matches!(facts.command, Command::Execute(_)));
+        if let Some(facts) = executes.cloned().filter(|facts| self.prepares_here(facts)) {
+            self.local(frame);
+            self.leave_all().await?;
+            return self.describe_execute(&facts, &prepared.shared.text, portal).await;
+        }
+        if explains {
             reply::text_row_description(&mut frame, &["QUERY PLAN"]);
         } else {
             reply::bare(&mut frame, backend_tag::NO_DATA);

@@ -199,7 +199,7 @@ fn sessions_matter() {
     ];
     let lines = cases.map(|(name, facts, session)| format!("{name} → {}\n", show(&facts, &session)));
     expect![[r#"
-        reference table, two-phase off → refused [] -: the statement concerns every shard: it writes to several shards, which needs two-phase commit (routing.two_phase is off) 0A000
+        reference table, two-phase off → refused [] -: the statement writes to several shards, which needs two-phase commit (routing.two_phase is off) 0A000
         lock in a transaction → every shard, in one transaction [shard-1 shard-2 shard-3 shard-4] primary: no condition on the shard key
         vacuum in a transaction → refused [] -: this statement cannot run inside a transaction block 25001
     "#]].assert_eq(&lines.concat());

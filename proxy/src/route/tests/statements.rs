@@ -134,7 +134,7 @@ fn reads() {
             select 1
               → any shard [1 2 3 4] replica: no table
             select * from auctions where ends_at < now()
-              → 0A000 now() would be evaluated separately on each shard | Each shard that the query reads has a time of its own.
+              → several shards [1 2 3 4] replica: no condition on the shard key
             select * from auctions where auction_id = 1 and ends_at < now()
               → one shard [4] replica: one key, in slot 5958
             select * from bids where auction_id = 1 for update
@@ -310,7 +310,9 @@ fn inserts() {
             insert into auctions (auction_id, title) values ('x', 'x')
               → 22P02 invalid input syntax for type bigint: "x"
             insert into auctions (auction_id, ends_at) values (1, now()), (2, now())
-              → 0A000 now() would be evaluated separately on each shard | All rows of one INSERT have the same time; each shard has its own.
+              → split by row [2 4] primary: 2 rows of VALUES
+                shard-2, 1 rows: insert into auctions (auction_id, ends_at) values (2, now())
+                shard-4, 1 rows: insert into auctions (auction_id, ends_at) values (1, now())
             insert into auctions (auction_id, ends_at) values (1, now())
               → one shard [4] primary: one key, in slot 5958
             insert into bids (auction_id, amount) values (1, random()), (2, random())

@@ -4,9 +4,7 @@ use super::groups::{NodeId, Via};
 use super::reader::{Read, Reader};
 use super::scope::{Column, Level, Source, fold};
 use super::write::{Target, first, is_default};
-use crate::sql::facts::{
-    DefaultsShape, DrawShape, Edit, InsertRow, InsertShape, KeyTerm, Pin, SelectKey, SelectShape, ValueRef,
-};
+use crate::sql::facts::{DrawShape, InsertRow, InsertShape, KeyTerm, Pin, SelectKey, SelectShape, ValueRef};
 use crate::sql::lexer::Kind;
 use crate::sql::parse::ast::{
     Expr, Insert, OnConflictAction, OnInsert, Parens, Query, SelectItem, SetExpr, TableObject, Values,
@@ -367,127 +365,6 @@ impl<'q> Reader<'_, 'q> {
         }
         literals
     }
-
-    /// A reference table's defaults must not give different values on different shards. `given` tells for each listed
-    /// column whether every row has a value of its own for it; `values` are the rows of the statement's own VALUES.
-    fn omitted_defaults(
-        &mut self,
-        (columns, given): (&[String], &[bool]),
-        target: &Target,
-        values: Option<&Values>,
-    ) {
-        let Some(relation) = target.relation.clone().filter(|r| r.placement == Placement::Reference) else {
-            return;
-        };
-        let mut omitted = Vec::new();
-        for (index, column) in relation.columns.iter().enumerate() {
-            let position = match columns {
-                [] => Some(index),
-                listed => listed.iter().position(|c| *c == column.name),
-            };
-            let Some(default) = &column.default else { continue };
-            let has_value = position.and_then(|p| given.get(p)).copied().unwrap_or(false);
-            if !has_value && super::utility::unrepeatable_name(self.ctx, default.as_bytes()).is_some() {
-                omitted.push(Omitted { column: index, position: position.filter(|p| *p < given.len()) });
-            }
-        }
-        let Some(first) = omitted.first() else { return };
-        match values.and_then(|values| self.drawn_defaults(&relation, (columns, given), values, &omitted)) {
-            Some(shape) => self.seen.defaults = Some(Box::new(shape)),
-            None => {
-                let column = &relation.columns[first.column].name;
-                self.unrepeatable_because(format!("the default of {}.{column}", relation.full_name()));
-            }
-        }
-    }
-
-    /// How drawn values get into the rows, in place of the defaults of a reference table.
-    fn drawn_defaults(
-        &self,
-        relation: &Relation,
-        (columns, given): (&[String], &[bool]),
-        values: &Values,
-        omitted: &[Omitted],
-    ) -> Option<DefaultsShape> {
-        let overriding = self.quirks.overriding.is_some();
-        if self.quirks.overriding == Some(Overriding::User) || self.seen.writers != 1 {
-            return None;
-        }
-        let first_row = self.tokens.list.partition_point(|t| {
-            values
-                .rows
-                .first()
-                .and_then(|row| offset(row.opening_token.0.span))
-                .is_some_and(|start| t.start < start)
-        });
-        // Tokens before the rows: … [)] [OVERRIDING … VALUE] VALUES
-        let before = self.tokens.list.get(first_row.checked_sub(if overriding { 5 } else { 2 })?)?;
-        let mut edits = Vec::new();
-        let plain = |at: usize, text: String| Edit { at: at..at, text, value: None };
-        let new: Vec<&Omitted> = omitted.iter().filter(|omitted| omitted.position.is_none()).collect();
-        let names = new.iter().map(|omitted| quoted(&relation.columns[omitted.column].name));
-        if columns.is_empty() && !new.is_empty() {
-            let listed = relation.columns.iter().take(given.len()).map(|column| quoted(&column.name));
-            edits.push(plain(
-                before.end,
-                format!(" ({})", listed.chain(names).collect::<Vec<_>>().join(", ")),
-            ));
-        } else if !new.is_empty() {
-            edits.push(plain(before.start, format!(", {}", names.collect::<Vec<_>>().join(", "))));
-        }
-        let always = omitted.iter().any(|omitted| relation.columns[omitted.column].identity_always);
-        if always && !overriding {
-            edits.push(plain(before.end, " OVERRIDING SYSTEM VALUE ".to_owned()));
-        }
-        for (row, content) in values.rows.iter().enumerate() {
-            self.row_edits((row, content), omitted, &mut edits)?;
-        }
-        let column = |omitted: &Omitted| {
-            let column = &relation.columns[omitted.column];
-            Some((column.default.clone()?, column.type_name.clone()))
-        };
-        let columns = omitted.iter().map(column).collect::<Option<Vec<_>>>()?;
-        Some(DefaultsShape { columns, rows: values.rows.len(), edits })
-    }
-
-    /// DEFAULT gives way to a drawn value; columns that are not listed get theirs at the end of the row.
-    fn row_edits(
-        &self,
-        (row, content): (usize, &Parens<Vec<Expr>>),
-        omitted: &[Omitted],
-        edits: &mut Vec<Edit>,
-    ) -> Option<()> {
-        let mut inside: Vec<Edit> = Vec::new();
-        let end = end_offset(content.closing_token.0.span)? - 1;
-        let mut at_end = Vec::new();
-        for (column, omitted) in omitted.iter().enumerate() {
-            match omitted.position.and_then(|position| content.content.get(position)) {
-                Some(Expr::Identifier(word)) if is_default(&Expr::Identifier(word.clone())) => {
-                    let at = offset(word.span)?..end_offset(word.span)?;
-                    inside.push(Edit { at, text: String::new(), value: Some((row, column)) });
-                }
-                // A value of its own in this row.
-                Some(_) => {}
-                None if omitted.position.is_none() => {
-                    let text = ", ".to_owned();
-                    at_end.push(Edit { at: end..end, text, value: Some((row, column)) });
-                }
-                None => return None,
-            }
-        }
-        inside.sort_by_key(|edit| edit.at.start);
-        edits.append(&mut inside);
-        edits.append(&mut at_end);
-        Some(())
-    }
-}
-
-/// A column that some row leaves to its default.
-struct Omitted {
-    /// Index in the table.
-    column: usize,
-    /// Position in the rows, if it is listed.
-    position: Option<usize>,
 }
 
 /// For each column whether every row gives a value for it.
@@ -541,6 +418,6 @@ fn constant_item(query: &Query, position: usize) -> Option<&Expr> {
     }
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

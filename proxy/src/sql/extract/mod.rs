@@ -16,6 +16,7 @@ mod calls;
 mod clauses;
 mod condition;
 mod copy;
+mod defaults;
 mod expr;
 mod finish;
 mod from;
@@ -222,8 +223,12 @@ fn declared(
 ) -> Facts {
     let (name, hold) = cursor;
     let mut facts = analyse_tokens(&t.part(inner, t.len()), ctx, depth + 1).facts;
-    if let Scope::Sharded(sharded) = &mut facts.scope {
-        sharded.no_concat.get_or_insert("a cursor over several shards".to_string());
+    let scrolls = (0..t.len()).any(|at| t.is(at, "scroll") && at > 0 && !t.is(at - 1, "no") && at < inner);
+    if let Scope::Sharded(sharded) = &mut facts.scope
+        && (hold || scrolls)
+    {
+        let what = if hold { "a cursor WITH HOLD" } else { "a SCROLL cursor" };
+        sharded.no_concat.get_or_insert(what.to_string());
     }
     if !matches!(facts.command, Command::Unreadable { .. }) {
         facts.command = Command::Declare { name, hold };

@@ -233,11 +233,11 @@ fn scopes_and_functions() {
             INSERT INTO users (user_id, name, token) VALUES (1, 'a', NULL)
                 Insert ReferenceWrite Write
             INSERT INTO users (user_id, name) VALUES (1, 'a')
-                Insert ReferenceWrite Write unrepeatable:the default of public.users.token
+                Insert ReferenceWrite Write
             INSERT INTO users VALUES (1, 'a', NULL)
                 Insert ReferenceWrite Write
             INSERT INTO users VALUES (1, 'a', DEFAULT)
-                Insert ReferenceWrite Write unrepeatable:the default of public.users.token
+                Insert ReferenceWrite Write
             INSERT INTO users SELECT 1, 'a', NULL
                 Insert ReferenceWrite Write
             UPDATE bids SET auction_id = 5, amount = 2 WHERE auction_id = 5

@@ -1,0 +1,307 @@
+//! Rows of several shards, so many at a time: portals with a row limit, and cursors of DECLARE. One shard after the other is read,
+//! and no more of it than was asked for: nothing is held here.
+//!
+//! Invariant: a portal or cursor stands in one shard; those before it are exhausted, those after it untouched.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use router_config::topology::ShardId;
+
+use super::spread::{Ask, Form, Share};
+use crate::backend::owed::{Owed, Show};
+use crate::frontend::failure::Failure;
+use crate::frontend::names::{Place, Portal, Prepared};
+use crate::frontend::session::Session;
+use crate::frontend::transaction::quote;
+use crate::route::plan::{Plan, Target};
+use crate::sql::facts::{Command, Facts};
+use crate::sql::fetch::{self, Count};
+use crate::wire::backend::tag as backend_tag;
+use crate::wire::{frontend, reply};
+
+/// Where a portal or cursor over several shards stands.
+#[derive(Debug, Clone)]
+pub struct Walk {
+    shards: Vec<ShardId>,
+    /// The shard that is being read, an index into `shards`.
+    at: usize,
+    /// It has been bound there.
+    bound: bool,
+    /// Rows that LIMIT still allows.
+    left: Option<u64>,
+}
+
+impl Walk {
+    /// Over the shards of a plan; `None` when its rows are not one answer after the other.
+    pub fn of(plan: &Plan) -> Option<Self> {
+        let (shards, left) = match &plan.target {
+            Target::Concat(shards) => (shards, None),
+            Target::ConcatAny(shards, limit) => (shards, Some(u64::from(*limit))),
+            _ => return None,
+        };
+        let several = shards.len() > 1;
+        several.then(|| Self { shards: shards.to_vec(), at: 0, bound: false, left })
+    }
+
+    /// How many rows to ask of the shard it stands in; `None`: all. `wanted` as well.
+    fn ask(&self, wanted: Option<u64>) -> Option<u64> {
+        match (wanted, self.left) {
+            (Some(wanted), Some(left)) => Some(wanted.min(left)),
+            (wanted, left) => wanted.or(left),
+        }
+    }
+
+    /// So many rows were read.
+    fn took(&mut self, rows: u64) {
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(rows);
+        }
+    }
+
+    fn next_shard(&mut self) {
+        self.at += 1;
+        self.bound = false;
+    }
+
+    fn is_over(&self) -> bool {
+        self.at >= self.shards.len() || self.left == Some(0)
+    }
+}
+
+impl Session {
+    /// Executes the portal `name` over several shards, `max_rows` at most (0: the rest).
+    pub async fn walk_portal(
+        &mut self,
+        name: &Bytes,
+        (max_rows, describe): (i32, bool),
+    ) -> Result<(), Failure> {
+        let Some(portal) = self.names.portals.get(name).cloned() else { return Ok(()) };
+        let Place::Walk { mut walk, id, bind } = portal.place else { return Ok(()) };
+        let Some(facts) = portal.statement.facts().cloned() else { return Ok(()) };
+        // The portals of the shards live as long as a block.
+        self.open_implicit();
+        self.expect(&facts, &String::from_utf8_lossy(&portal.statement.shared.text), None);
+        let limit = u64::try_from(max_rows).ok().filter(|rows| *rows > 0);
+        let (mut total, mut describe) = (0, describe);
+        let suspended = loop {
+            if walk.is_over() {
+                break false;
+            }
+            let wanted = walk.ask(limit.map(|limit| limit - total));
+            let part = Part { statement: &portal.statement, bind: &bind, id, wanted };
+            let rows = self.walk_one(&walk, &part, std::mem::take(&mut describe)).await?;
+            let Some(rows) = rows else { return Ok(()) };
+            walk.bound = true;
+            let (rows, more) = match (rows, wanted) {
+                (Read::Suspended, Some(wanted)) => (wanted, true),
+                (Read::Suspended, None) => (0, false),
+                (Read::Exhausted(rows), _) => (rows, false),
+            };
+            total += rows;
+            walk.took(rows);
+            if !more {
+                walk.next_shard();
+            }
+            if limit.is_some_and(|limit| total >= limit) {
+                break true;
+            }
+        };
+        if describe {
+            self.describe_walk(&portal.statement, &bind, &walk).await?;
+        }
+        let place = Place::Walk { walk, id, bind };
+        self.names.portals.insert(name.clone(), Portal { place, ..portal });
+        if suspended {
+            reply::bare(&mut self.io.out, backend_tag::PORTAL_SUSPENDED);
+            self.events.completed += 1;
+        } else {
+            self.complete(&format!("SELECT {total}"));
+        }
+        Ok(())
+    }
+
+    /// Reads on in one shard; `None` after an error, which has been shown.
+    async fn walk_one(
+        &mut self,
+        walk: &Walk,
+        part: &Part<'_>,
+        describe: bool,
+    ) -> Result<Option<Read>, Failure> {
+        let at = self.acquire(walk.shards[walk.at], false).await?;
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        let conn = &mut *held.lease;
+        let name = format!("gavel_portal_{}", part.id);
+        if !walk.bound {
+            reply::parse(&mut conn.write, b"", &part.statement.shared.text, &part.statement.type_bytes());
+            conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
+            reply::bind(&mut conn.write, name.as_bytes(), b"", part.bind);
+            conn.owe(Owed::Bind(Show::ERRORS));
+        }
+        if describe {
+            reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, name.as_bytes());
+            conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
+        }
+        let wanted = part.wanted.and_then(|rows| i32::try_from(rows).ok()).unwrap_or(0);
+        reply::execute(&mut conn.write, name.as_bytes(), wanted);
+        conn.owe(Owed::Execute(Show::ERRORS.and(Show::ROWS)));
+        reply::bare(&mut conn.write, frontend::tag::SYNC);
+        conn.owe(Owed::Sync(Show::NOTHING));
+        self.events.last_tag = None;
+        self.run_to_end(at, false).await?;
+        if self.events.error.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(self.events.last_tag.take().map_or(Read::Suspended, |tag| Read::Exhausted(count_of(&tag)))))
+    }
+
+    /// A description that was asked for and that no shard has given, for no row was read.
+    pub async fn describe_walk(
+        &mut self,
+        statement: &Prepared,
+        bind: &Bytes,
+        walk: &Walk,
+    ) -> Result<(), Failure> {
+        let at = self.acquire(walk.shards[0], false).await?;
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        let conn = &mut *held.lease;
+        reply::parse(&mut conn.write, b"", &statement.shared.text, &statement.type_bytes());
+        conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
+        reply::bind(&mut conn.write, b"", b"", bind);
+        conn.owe(Owed::Bind(Show::ERRORS));
+        reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, b"");
+        conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
+        reply::bare(&mut conn.write, frontend::tag::SYNC);
+        conn.owe(Owed::Sync(Show::NOTHING));
+        self.run_to_end(at, false).await
+    }
+
+    /// DECLARE has run on several shards, or CLOSE.
+    pub(super) fn note_cursor(&mut self, ask: &Ask) {
+        if self.events.error.is_some() {
+            return;
+        }
+        match &ask.facts.command {
+            Command::Declare { name, .. } => {
+                if let Some(walk) = Walk::of(&ask.plan) {
+                    self.names.walked.insert(name.clone(), walk);
+                }
+            }
+            Command::CloseCursor(Some(name)) => drop(self.names.walked.remove(name)),
+            Command::CloseCursor(None) => self.names.walked.clear(),
+            _ => {}
+        }
+    }
+
+    /// The shards that a command about cursors concerns, if that is several.
+    pub fn cursor_plan(&self, facts: &Facts) -> Option<Target> {
+        let shards = |walk: &Walk| Target::Concat(walk.shards.iter().copied().collect());
+        match &facts.command {
+            Command::Fetch(name) | Command::CloseCursor(Some(name)) => {
+                self.names.walked.get(name).map(shards)
+            }
+            Command::CloseCursor(None) if !self.names.walked.is_empty() => {
+                let enlisted = self.held.iter().filter(|held| held.enlisted).map(|held| held.shard);
+                let mut all: Vec<ShardId> = enlisted.collect();
+                all.sort_unstable();
+                Some(Target::Concat(all.into_iter().collect()))
+            }
+            _ => None,
+        }
+    }
+
+    /// FETCH or MOVE.
+    pub(super) async fn fetch(&mut self, ask: Ask) -> Result<(), Failure> {
+        let Command::Fetch(name) = &ask.facts.command else { return Ok(()) };
+        let read = fetch::read(&ask.text, self.text_rules().standard_strings);
+        let (Some(read), Some(mut walk)) = (read, self.names.walked.get(name).cloned()) else {
+            return Err(Failure::unsupported(
+                "a cursor over several shards goes forward only",
+                "Use FETCH FORWARD, NEXT or ALL, or name the shard key in the query.",
+            ));
+        };
+        let limit = match read.count {
+            Count::All => None,
+            Count::Rows(rows) => Some(rows),
+        };
+        self.expect(&ask.facts, &String::from_utf8_lossy(&ask.text), None);
+        let (mut total, mut first) = (0, true);
+        // At the end a shard is asked all the same: for the description, and for a cursor that is gone.
+        while first || !(walk.is_over() || limit.is_some_and(|limit| total >= limit)) {
+            let over = walk.is_over();
+            let shard = walk.shards[walk.at.min(walk.shards.len() - 1)];
+            if over && walk.left == Some(0) {
+                let at = self.acquire(shard, false).await?;
+                self.ask(at, &format!("MOVE FORWARD ALL FROM {}", quote(name))).await?;
+            }
+            let wanted = if over { Some(1) } else { walk.ask(limit.map(|limit| limit - total)) };
+            let count = wanted.map_or_else(|| "ALL".to_owned(), |rows| rows.to_string());
+            let text = format!("{} FORWARD {count} FROM {}", read.verb(), quote(name));
+            let share = Share { shard, text: Bytes::from(text), params: None, rows: Vec::new() };
+            let Some(rows) = self.fetch_one(&share, &ask.form, first).await? else { return Ok(()) };
+            first = false;
+            if over {
+                break;
+            }
+            total += rows;
+            walk.took(rows);
+            if wanted.is_none_or(|wanted| rows < wanted) {
+                walk.next_shard();
+            }
+        }
+        self.names.walked.insert(name.clone(), walk);
+        self.complete(&format!("{} {total}", read.verb()));
+        Ok(())
+    }
+
+    async fn fetch_one(&mut self, share: &Share, form: &Form, first: bool) -> Result<Option<u64>, Failure> {
+        let at = self.acquire(share.shard, false).await?;
+        let show = Show::ROWS.and(Show::ERRORS);
+        let show = if first { show.and(Show::DESCRIPTION) } else { show };
+        let Form::Execute { statement, bind, describe, .. } = form else {
+            self.queue_share(at, share, &Form::Query, show)?;
+            return self.fetched(at).await;
+        };
+        // A portal's own limit does not count: the text says how many.
+        let form = Form::Execute {
+            statement: Arc::clone(statement),
+            bind: bind.clone(),
+            describe: *describe && first,
+            max_rows: 0,
+        };
+        self.queue_share(at, share, &form, show)?;
+        self.fetched(at).await
+    }
+
+    async fn fetched(&mut self, at: usize) -> Result<Option<u64>, Failure> {
+        self.events.last_tag = None;
+        self.run_to_end(at, false).await?;
+        if self.events.error.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(self.events.last_tag.take().map_or(0, |tag| count_of(&tag))))
+    }
+}
+
+/// What one Execute is about.
+struct Part<'a> {
+    statement: &'a Prepared,
+    bind: &'a [u8],
+    id: u64,
+    wanted: Option<u64>,
+}
+
+/// How an Execute ended.
+enum Read {
+    /// There may be more.
+    Suspended,
+    /// So many rows, and no more.
+    Exhausted(u64),
+}
+
+/// `SELECT 7`
+fn count_of(tag: &[u8]) -> u64 {
+    std::str::from_utf8(tag).ok().and_then(|tag| tag.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,137 @@
+//! Rows of several shards fetched so many at a time, and statements that name other statements.
+
+use tests::cluster::{Cluster, first_column};
+use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::error::SqlState;
+
+use crate::house::{add_auctions, build};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_portal_over_several_shards_is_read_in_pieces() {
+    let cluster = Cluster::builder().start().await;
+    let mut client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 50).await;
+    for (sql, all) in [
+        ("SELECT auction_id, title FROM auctions", 50),
+        ("SELECT auction_id, title FROM auctions LIMIT 33", 33),
+        ("SELECT auction_id, title FROM auctions LIMIT 0", 0),
+        ("SELECT auction_id, title FROM auctions WHERE title = 'no such'", 0),
+    ] {
+        for step in [1_i32, 7, 25, 49, 50, 51, 1000] {
+            let transaction = client.transaction().await.expect("begin");
+            let portal = transaction.bind(sql, &[]).await.expect("bind");
+            let mut ids: Vec<i64> = Vec::new();
+            let mut rounds = 0;
+            loop {
+                let rows = transaction.query_portal(&portal, step).await.expect("fetch");
+                assert!(rows.len() <= step as usize, "{sql}, {step}: {}", rows.len());
+                rounds += 1;
+                if rows.is_empty() {
+                    break;
+                }
+                ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+                // Other statements of the transaction do not disturb it.
+                let other = transaction.query("SELECT 1 FROM auctions WHERE auction_id = 7", &[]).await;
+                assert_eq!(other.expect("select").len(), 1);
+            }
+            let most = all / step as usize + 2;
+            assert!(rounds <= most, "{sql}, {step}: {rounds} rounds");
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), all, "{sql}, {step}");
+            drop(portal);
+            transaction.commit().await.expect("commit");
+        }
+    }
+    // Rows that are not fetched are not missed.
+    let transaction = client.transaction().await.expect("begin");
+    let portal = transaction.bind("SELECT auction_id FROM auctions", &[]).await.expect("bind");
+    assert_eq!(transaction.query_portal(&portal, 3).await.expect("fetch").len(), 3);
+    assert_eq!(transaction.query_portal(&portal, 0).await.expect("the rest").len(), 47);
+    transaction.rollback().await.expect("rollback");
+    assert_eq!(first_column(&client, "SELECT auction_id FROM auctions").await.len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cursors_go_forward_over_all_shards() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 40).await;
+    for (limit, all) in [("", 40), (" LIMIT 25", 25)] {
+        client.batch_execute("BEGIN").await.expect("begin");
+        let declare = format!(
+            "DECLARE \"the cursor\" NO SCROLL CURSOR FOR SELECT auction_id, title FROM auctions{limit}"
+        );
+        client.batch_execute(&declare).await.expect("declare");
+        let mut ids = Vec::new();
+        loop {
+            let rows = client.query("FETCH FORWARD 7 FROM \"the cursor\"", &[]).await.expect("fetch");
+            if rows.is_empty() {
+                break;
+            }
+            ids.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+            let more = first_column(&client, "FETCH \"the cursor\"").await;
+            ids.extend(more.iter().map(|id| id.parse::<i64>().expect("a number")));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "{limit}");
+        assert!(first_column(&client, "FETCH ALL FROM \"the cursor\"").await.is_empty());
+        client.batch_execute("CLOSE \"the cursor\"").await.expect("close");
+        client.batch_execute("SAVEPOINT s").await.expect("savepoint");
+        let error = client.batch_execute("FETCH \"the cursor\"").await.expect_err("closed");
+        assert_eq!(error.code(), Some(&SqlState::INVALID_CURSOR_NAME), "{error:?}");
+        client.batch_execute("ROLLBACK TO s").await.expect("rollback to");
+        client.batch_execute("COMMIT").await.expect("commit");
+    }
+    client
+        .batch_execute("BEGIN; DECLARE c CURSOR FOR SELECT auction_id FROM auctions")
+        .await
+        .expect("declare");
+    let tags = client.simple_query("MOVE FORWARD 30 IN c").await.expect("move");
+    assert!(matches!(tags.last(), Some(SimpleQueryMessage::CommandComplete(30))), "{tags:?}");
+    assert_eq!(first_column(&client, "FETCH ALL c").await.len(), 10);
+    let error = client.batch_execute("FETCH PRIOR FROM c").await.expect_err("backwards");
+    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
+    client.batch_execute("ROLLBACK").await.expect("rollback");
+    let error = client.batch_execute("DECLARE c CURSOR WITH HOLD FOR SELECT auction_id FROM auctions").await;
+    assert_eq!(error.err().and_then(|error| error.code().cloned()), Some(SqlState::FEATURE_NOT_SUPPORTED));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sql_prepare_works_in_both_protocols() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    client
+        .execute("PREPARE q (bigint) AS SELECT auction_id, title FROM auctions WHERE auction_id = $1", &[])
+        .await
+        .expect("prepare");
+    for key in 1..=20_i64 {
+        let rows = client.query(&format!("EXECUTE q ({key})"), &[]).await.expect("extended");
+        assert_eq!(rows.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), [key]);
+        let computed = format!("EXECUTE q (abs(-{key}) + 0)");
+        assert_eq!(first_column(&client, &computed).await, [key.to_string()]);
+        let rows = client.query(&computed, &[]).await.expect("extended");
+        assert_eq!(rows[0].get::<_, i64>(0), key);
+    }
+    client
+        .execute("PREPARE i AS INSERT INTO auctions (auction_id, title) VALUES ($1, $2)", &[])
+        .await
+        .expect("prepare");
+    assert_eq!(client.execute("EXECUTE i (100 + 1, upper('x'))", &[]).await.expect("execute"), 1);
+    assert_eq!(first_column(&client, "SELECT title FROM auctions WHERE auction_id = 101").await, ["X"]);
+    let error = client.query("EXECUTE nobody (1)", &[]).await.expect_err("unknown");
+    assert_eq!(error.code(), Some(&SqlState::INVALID_SQL_STATEMENT_NAME), "{error:?}");
+    client.execute("DEALLOCATE q", &[]).await.expect("deallocate");
+    // EXPLAIN (GAVEL) with parameters.
+    let explain = "EXPLAIN (GAVEL) SELECT * FROM auctions WHERE auction_id = $1";
+    let rows = client.query(explain, &[&7_i64]).await.expect("explain");
+    let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert!(lines.iter().any(|line| line.contains("one shard")), "{lines:?}");
+    let rows = client.query("EXPLAIN (GAVEL) SELECT * FROM auctions", &[]).await.expect("explain");
+    assert!(rows.iter().any(|row| row.get::<_, String>(0).contains("several shards")));
+}
