@@ -170,7 +170,7 @@ fn writes_and_commands() {
             unreadable → refused [] -: the statement cannot be placed on a shard 0A000
             two-phase → refused [] -: prepared transactions of the application's own are not supported on a cluster of several shards 0A000
             lock → one shard [shard-1] primary: no condition on the shard key
-            declare over all → refused [] -: a cursor over several shards is not supported 0A000
+            declare over all → refused [] -: the statement over several shards is not supported 0A000
         "#]],
     );
 }

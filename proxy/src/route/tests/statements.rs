@@ -250,7 +250,7 @@ fn writes() {
             execute p
               → one shard [1] primary: unsharded table, catalog or state of the home shard
             declare c cursor for select * from bids
-              → 0A000 a cursor over several shards is not supported | No single shard holds all of the rows that it may touch.
+              → several shards [1 2 3 4] replica: no condition on the shard key
             listen news
               → one shard [1] primary: unsharded table, catalog or state of the home shard
             set timezone to 'UTC'

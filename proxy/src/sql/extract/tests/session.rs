@@ -175,9 +175,9 @@ fn wrapped_statements() {
             PREPARE p AS SELECT * FROM bids WHERE auction_id = 1
                 Prepare("p") [#0] !PREPARE in SQL pins:SqlPrepare
             DECLARE c CURSOR FOR SELECT * FROM bids
-                Declare { name: "c", hold: false } [any] !a cursor over several shards
+                Declare { name: "c", hold: false } [any]
             DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT * FROM bids WHERE auction_id = 1
-                Declare { name: "c", hold: true } [#0] !a cursor over several shards pins:HoldCursor
+                Declare { name: "c", hold: true } [#0] !a cursor WITH HOLD pins:HoldCursor
         "#]],
     );
 }
