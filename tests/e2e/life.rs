@@ -94,8 +94,16 @@ async fn what_outlasts_a_drain_is_cancelled_and_told() {
         .await
         .expect("insert");
     let busy = cluster.connect().await;
-    let sleep = async { busy.batch_execute("SELECT pg_sleep(60)").await.expect_err("cancelled") };
-    let (_, slept) = tokio::join!(cluster.proxy.stop(), sleep);
+    let sleep =
+        tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(60)").await.expect_err("cancelled") });
+    eventually(Duration::from_secs(5), "the statement runs", || async {
+        let sleeping =
+            "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'";
+        !cluster.on_each_primary(sleeping).await.concat().is_empty()
+    })
+    .await;
+    cluster.proxy.stop().await;
+    let slept = sleep.await.expect("no panic");
     assert_eq!(slept.code().map(|code| code.code()), Some("57014"), "{slept:?}");
     let told = transaction.batch_execute("SELECT 1").await.expect_err("ended");
     assert!(told.code().is_none_or(|code| code.code() == "57P01"), "{told:?}");

@@ -142,7 +142,7 @@ async fn set_config_is_followed_as_set_is() {
         assert_eq!(house.on_both("current_setting('app.tenant')").await, both("mine"));
         house.run("COMMIT").await;
         assert_eq!(house.on_both("current_setting('app.tenant')").await, both(value));
-        house.run("SELECT set_config('app.' || 'tenant', 'computed', false)").await;
+        house.run("SELECT set_config('app.tenant', 'comp' || 'uted', false)").await;
         let [_, two] = house.ids;
         let elsewhere =
             format!("SELECT current_setting('app.tenant') FROM auctions WHERE auction_id = {two}");

@@ -3,6 +3,7 @@
 //! Invariant: they answer with what this session has drawn, or not at all. A conn knows for which session it has last run something that
 //! may have drawn from a sequence; the question goes to that conn and to no other.
 
+use router_config::settings::PoolMode;
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
@@ -151,7 +152,9 @@ impl Session {
 
     /// Whether the conn is the one that the session has drawn on, if the statement asks for that.
     pub(super) fn check_drawn(&self, at: usize, facts: &Facts) -> Result<(), Failure> {
-        if !facts.effects.currval || self.held[at].lease.drew_for == self.draws.id {
+        // In session pooling the connection is the session's own, and says itself what is not defined.
+        let own = self.who.mode == PoolMode::Session || self.held[at].lease.drew_for == self.draws.id;
+        if !facts.effects.currval || own {
             return Ok(());
         }
         Err(Refusal {

@@ -200,6 +200,15 @@ impl Session {
         if several && view.hint_shard.is_none() {
             self.check_problems(&statement.facts)?;
         }
+        let own = &request.text[request.analysed.range(request.index)];
+        if statement.facts.effects.pins == Some(PinCause::Config)
+            && self.followed(&statement.facts, own, request.params).is_some()
+        {
+            // As a SET: the planner reads the names that come after it by what it says.
+            let facts = Facts { barred: None, ..Facts::clone(&statement.facts) };
+            let plan = route::plan(&topology, &facts, &values, &view)?;
+            return Ok(Plan { target: Target::Any, ..plan });
+        }
         let plan = match drawn {
             None => route::plan(&topology, &statement.facts, &values, &view),
             Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
@@ -207,14 +216,8 @@ impl Session {
         if several {
             self.check_copy(&statement.facts, &plan)?;
         }
-        let own = &request.text[request.analysed.range(request.index)];
         if statement.facts.effects.listening_channels && self.listening.is_some() {
             return self.plan_channels(own, request.params.map_or(0, BindParams::len), plan);
-        }
-        if statement.facts.effects.pins == Some(PinCause::Config)
-            && self.followed(&statement.facts, own, request.params).is_some()
-        {
-            return Ok(Plan { target: Target::Any, ..plan });
         }
         self.check_config(&plan)?;
         if let Command::Fetch(name) | Command::CloseCursor(Some(name)) = &statement.facts.command

@@ -29,7 +29,7 @@ pub fn with_call(text: &[u8], conforming: bool, function: &str, value: &str) -> 
     }
     let next = last + 1;
     let bare = next == t.len() || t.is_mark(next, ",") || t.is_mark(next, ")") || t.is_any(next, &ENDS);
-    if !bare && t.name(next).is_none() {
+    if !(bare || t.is(next, "as") || t.name(next).is_some()) {
         // An operator or a cast: the name of the column would be lost.
         return None;
     }

@@ -145,8 +145,7 @@ const EXECUTE: [&str; 16] = [
 ];
 
 /// Why a search_path that no SET tells of is refused.
-const SETS_PATH: &str =
-    "set_config() of search_path is not followed, so that names would mean other tables: use SET search_path";
+const SETS_PATH: &str = "this set_config() may change search_path and cannot be followed: call it alone with plain values, or use SET";
 
 /// Clocks that one shard reads for all.
 const REPLACED: [&str; 8] = [
