@@ -125,7 +125,9 @@ impl Session {
         for (turn, share) in shares.iter().enumerate() {
             let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
             self.note_shard(Why::of(&ask.plan), at);
-            if writes {
+            // The value that lastval or currval stands for is in the text by now: nothing is drawn.
+            let draws = ask.facts.effects.sequence || !ask.facts.effects.currval;
+            if writes && draws {
                 self.writes(at)?;
             }
             let last = turn + 1 == shares.len();
