@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use tests::cluster::{Cluster, eventually, first_column};
+use tests::wire::Wire;
+use tests::wire_message as message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::house::{add_auctions, build};
@@ -111,6 +113,27 @@ async fn what_outlasts_a_drain_is_cancelled_and_told() {
         cluster.on_each_primary("SELECT 1 FROM auctions").await.concat().is_empty(),
         "nothing was committed"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hangs_up_during_a_statement_over_several_shards_leaves_nothing_running() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    let running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(5%' AND pid <> pg_backend_pid()
+        AND state = 'active'";
+    let mut wire = Wire::login(&cluster.login()).expect("login through the proxy");
+    wire.send(&message::query("SELECT title FROM auctions WHERE pg_sleep(50) IS NOT NULL")).expect("sent");
+    eventually(Duration::from_secs(10), "it runs on both shards", || async {
+        cluster.on_each_primary(running).await.concat().len() == 2
+    })
+    .await;
+    drop(wire);
+    eventually(Duration::from_secs(10), "it is cancelled on both", || async {
+        cluster.on_each_primary(running).await.concat().is_empty()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use tests::cluster::{Cluster, eventually, first_column};
+use tests::wire::Wire;
+use tests::wire_message as message;
 use tokio_postgres::Client;
 
 use crate::house::{add_auctions, build, holders};
@@ -29,6 +31,34 @@ async fn reads_go_to_replicas_and_see_the_sessions_own_writes() {
         client.batch_execute(&update).await.expect("update");
         let seen = first_column(&client, "SELECT price FROM auctions WHERE auction_id = 1").await;
         assert_eq!(seen, [price.to_string()]);
+    }
+}
+
+/// One pipeline, one Sync: the read may be answered by a replica, the write behind it may not go there too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_does_not_follow_a_read_to_a_replica() {
+    let cluster = Cluster::builder().shards(1).replicas(1).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 2).await;
+    eventually(NOTICE, "a read on a replica", || on_replica(&client)).await;
+    let mut wire = Wire::login(&cluster.login()).expect("login through the proxy");
+    let step = |sql: &str| {
+        [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)].concat()
+    };
+    for price in 1..=30 {
+        let pipeline = [
+            step("SELECT title FROM auctions WHERE auction_id = 1"),
+            step(&format!("UPDATE auctions SET price = {price} WHERE auction_id = 2")),
+            step("SELECT price FROM auctions WHERE auction_id = 2"),
+            message::sync(),
+        ];
+        wire.send(&pipeline.concat()).expect("sent");
+        let frames = wire.read_until_ready(1).expect("an answer");
+        let tags: String = frames.iter().map(|frame| char::from(frame.tag)).collect();
+        assert_eq!(tags, "12DC12C12DCZ", "{frames:?}");
+        let read = frames.iter().filter(|frame| frame.tag == b'D').last().expect("a row");
+        assert!(read.body.ends_with(price.to_string().as_bytes()), "its own write is seen: {read:?}");
     }
 }
 

@@ -383,7 +383,10 @@ async fn run_all(
                     Poll::Pending => {}
                 }
             }
-            if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
+            if progress {
+                return Poll::Ready(Ok(()));
+            }
+            io.poll_hangup(cx).map_err(|error| (turn, error))
         })
         .await?;
         if io.out.len() >= OUT_HIGH_BYTES {

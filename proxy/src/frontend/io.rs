@@ -136,7 +136,7 @@ impl ClientIo {
     }
 
     /// Reads ahead while a shard works; ready only when the application is gone.
-    fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StepError>> {
+    pub fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StepError>> {
         while !self.eof && self.read.len() < READ_AHEAD_BYTES {
             if let Stream::Plain(socket) = &self.stream
                 && socket.poll_read_ready(cx).is_pending()

@@ -7,7 +7,7 @@ use router_config::topology::ShardId;
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::control::queue_sync;
 use crate::frontend::failure::Failure;
-use crate::frontend::session::Session;
+use crate::frontend::session::{Held, Session};
 use crate::frontend::transaction::Block;
 use crate::wire::reply;
 
@@ -57,6 +57,15 @@ impl Session {
             self.leave(at).await?;
         }
         self.acquire(shard, replica).await
+    }
+
+    /// As `goto`, for a statement with its values: one that has to be on the primary does not follow a read to a replica.
+    pub(super) async fn goto_to_run(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
+        let read_there = |held: &Held| held.shard == shard && held.replica && held.unsynced && !held.enlisted;
+        if !replica && let Some(at) = self.held.iter().position(read_there) {
+            self.leave(at).await?;
+        }
+        self.goto(shard, replica).await
     }
 
     /// As `goto`, for a question about a statement: the transaction has not been on the shard for that.

@@ -75,7 +75,7 @@ impl Session {
             }
         };
         let before = self.touched(shard);
-        let at = self.goto(shard, plan.replica).await?;
+        let at = self.goto_to_run(shard, plan.replica).await?;
         self.check_drawn(at, &facts)?;
         self.runs(at, before, &facts);
         self.note_shard(why, at);
