@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::metrics::Metrics;
 
@@ -20,9 +20,22 @@ struct Shared {
     ready: Ready,
 }
 
-/// Binds `address`, for `serve`.
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 128;
+
+/// Binds `address`, for `serve`. As on the port of the applications, the process that takes over may already listen.
 pub async fn bind(address: &str) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
+    let mut failure = std::io::Error::new(std::io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// Serves until the runtime ends.

@@ -57,7 +57,7 @@ async fn a_write_does_not_follow_a_read_to_a_replica() {
         let frames = wire.read_until_ready(1).expect("an answer");
         let tags: String = frames.iter().map(|frame| char::from(frame.tag)).collect();
         assert_eq!(tags, "12DC12C12DCZ", "{frames:?}");
-        let read = frames.iter().filter(|frame| frame.tag == b'D').last().expect("a row");
+        let read = frames.iter().rfind(|frame| frame.tag == b'D').expect("a row");
         assert!(read.body.ends_with(price.to_string().as_bytes()), "its own write is seen: {read:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Buffers that are lent while bytes are in flight.
 //!
 //! Each thread keeps a few spare ones. Invariant: an idle session or conn owns no buffer, and what a thread keeps is bounded by
-//! [`SPARE_MAX`] times [`SPARE_BYTES_MAX`].
+//! `SPARE_MAX` times `SPARE_BYTES_MAX`.
 
 use std::cell::RefCell;
 
