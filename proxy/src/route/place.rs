@@ -15,6 +15,7 @@ use super::locate::{self, Located};
 use super::plan::{Plan, Reason, SessionView, ShardSet, Target};
 use super::refusal::Refusal;
 use super::values::Values;
+use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Access, Command, DdlKind, Facts, Modify, Scope, Sharded};
 use crate::sql::normalise::identifiers;
 
@@ -228,7 +229,7 @@ impl Case<'_> {
         hint: Option<Hint>,
         drawn: Option<&[String]>,
     ) -> Result<(Target, Reason), Refusal> {
-        let same = |what: &&String| clocks::is_clock(what) && self.clock().is_none();
+        let same = |what: &&String| is_clock(what) && self.clock().is_none();
         if let Some(what) = self.facts.unrepeatable.as_ref().filter(|what| !same(what)) {
             return Err(Refusal::unrepeatable(what, "A reference table has the same rows on every shard."));
         }

@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod calls;
+pub mod clocks;
 mod command;
 pub mod extract;
 pub mod facts;

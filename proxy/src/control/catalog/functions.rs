@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use router_config::topology::FunctionRule;
 
 use super::scan::{Token, tokens};
+use crate::sql::clocks::CLOCKS;
 use crate::sql::schema::{Function, Reach, Touches};
 
 /// Built-in functions that run SQL handed to them or read any table by name.
@@ -132,16 +133,6 @@ pub(crate) fn functions(
 
 /// Built-in functions whose result differs from run to run.
 fn varying(built_in: &HashMap<String, Function>) -> HashSet<String> {
-    const CLOCKS: [&str; 8] = [
-        "now",
-        "current_timestamp",
-        "current_date",
-        "current_time",
-        "localtimestamp",
-        "localtime",
-        "transaction_timestamp",
-        "statement_timestamp",
-    ];
     let volatile = built_in.iter().filter(|(_, known)| known.volatile && !known.aggregate);
     volatile.map(|(name, _)| name.clone()).chain(CLOCKS.map(str::to_owned)).collect()
 }

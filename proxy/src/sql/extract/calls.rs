@@ -7,6 +7,7 @@ use super::expr::argument_value;
 use super::groups::{NodeId, Via};
 use super::reader::{Read, Reader};
 use super::scope::{Meaning, fold};
+use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Pin, PinCause};
 use crate::sql::parse::ast::{FunctionArg, ObjectName};
 use crate::sql::schema::{Function, Touches};
@@ -49,20 +50,12 @@ const GRAMMAR: [&str; 33] = [
     "xmlagg",
 ];
 
-/// Differ from statement to statement without being volatile.
-const CLOCKS: [&str; 11] = [
-    "now",
-    "current_timestamp",
-    "current_date",
-    "current_time",
-    "localtime",
-    "localtimestamp",
-    "transaction_timestamp",
-    "statement_timestamp",
-    "clock_timestamp",
-    "timeofday",
-    "age",
-];
+/// Differ from statement to statement as clocks do, but cannot be replaced by a time that was read once.
+const RUNNING: [&str; 3] = ["clock_timestamp", "timeofday", "age"];
+
+fn tells_time(name: &str) -> bool {
+    is_clock(name) || RUNNING.contains(&name)
+}
 
 /// Volatile by name, but a replica may run them and each row may have its own value.
 const HARMLESS: [&str; 14] = [
@@ -147,18 +140,6 @@ const EXECUTE: [&str; 16] = [
 /// Why a search_path that no SET tells of is refused.
 const SETS_PATH: &str = "this set_config() may change search_path and cannot be followed: call it alone with plain values, or use SET";
 
-/// Clocks that one shard reads for all.
-const REPLACED: [&str; 8] = [
-    "now",
-    "transaction_timestamp",
-    "statement_timestamp",
-    "current_timestamp",
-    "localtimestamp",
-    "current_date",
-    "current_time",
-    "localtime",
-];
-
 impl<'q> Reader<'_, 'q> {
     /// Name of the function if it is an aggregate (or a window function, which cannot stand without OVER).
     pub(super) fn aggregate_name(&self, name: &ObjectName) -> Option<String> {
@@ -193,7 +174,7 @@ impl<'q> Reader<'_, 'q> {
     /// Notes what a call does. Its arguments have been read already.
     pub(super) fn call(&mut self, name: &ObjectName, args: &'q [FunctionArg]) -> Read<Option<NodeId>> {
         let name = last(name).ok_or("a function of an unknown form")?;
-        if CLOCKS.contains(&name.as_str()) && (name != "age" || args.len() == 1) {
+        if tells_time(&name) && (name != "age" || args.len() == 1) {
             self.unrepeatable(&name);
         }
         if NODE.contains(&name.as_str()) {
@@ -205,8 +186,7 @@ impl<'q> Reader<'_, 'q> {
             self.unknown(format!("{name}() runs a query that is handed to it as a value"));
         }
         let Some(function) = self.ctx.schema.function(&name).copied() else {
-            let clock = CLOCKS.contains(&name.as_str());
-            if !clock && !GRAMMAR.contains(&name.as_str()) {
+            if !tells_time(&name) && !GRAMMAR.contains(&name.as_str()) {
                 self.unknown(unknown_function(&name));
             }
             return Ok(None);
@@ -251,9 +231,8 @@ impl<'q> Reader<'_, 'q> {
 
     pub(super) fn unrepeatable_because(&mut self, what: String) {
         // The time can be put in place of a clock: anything else is the greater hindrance.
-        let replaced = |what: &str| REPLACED.contains(&what.trim_end_matches("()"));
         let found = &mut self.seen.unrepeatable;
-        if found.as_deref().is_none_or(|known| replaced(known) && !replaced(&what)) {
+        if found.as_deref().is_none_or(|known| is_clock(known) && !is_clock(&what)) {
             *found = Some(what);
         }
     }

@@ -1,6 +1,7 @@
 //! Facts of commands that the parser never sees: session commands, DDL, LOCK, DO, CALL.
 
 use super::{Context, base, scan};
+use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Access, Command, DdlKind, Effects, Facts, PinCause, Scope};
 use crate::sql::lexer::Lexer;
 use crate::sql::normalise::{identifier, identifiers};
@@ -102,18 +103,10 @@ pub(super) fn anonymous_block(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
 
 /// The first function of a text that must not run separately on several shards.
 pub(super) fn unrepeatable_name(ctx: &Context<'_>, text: &[u8]) -> Option<String> {
-    const CLOCKS: [&str; 6] = [
-        "now",
-        "current_timestamp",
-        "current_date",
-        "localtimestamp",
-        "transaction_timestamp",
-        "statement_timestamp",
-    ];
     Lexer::new(text, true).find_map(|token| {
         let name = identifier(token.kind, &text[token.start..token.end]);
         let volatile = ctx.schema.function(&name).is_some_and(|f| f.volatile && !f.aggregate);
-        (volatile || CLOCKS.contains(&&*name)).then(|| name.into_owned())
+        (volatile || is_clock(&name)).then(|| name.into_owned())
     })
 }
 
@@ -140,8 +133,7 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         facts.effects.pins = Some(PinCause::Temporary);
         facts.effects.changes_catalog = false;
         shadowing(t, ctx, &mut facts);
-        temporary_view(t, ctx, &tables, &mut facts);
-        over_sharded(t, &tables, &mut facts);
+        over_sharded(t, ctx, &tables, &mut facts);
     }
     if tables.iter().any(|r| r.placement == Placement::Reference) && rewrites(t) {
         facts.unrepeatable = unrepeatable_name(ctx, t.text).map(|name| format!("{name}()"));
@@ -198,21 +190,6 @@ fn shadowing(t: &Tokens<'_>, ctx: &Context<'_>, facts: &mut Facts) {
     }
 }
 
-/// A temporary view is known to one conn alone, which has the rows of one shard.
-fn temporary_view(t: &Tokens<'_>, ctx: &Context<'_>, tables: &[Arc<Relation>], facts: &mut Facts) {
-    if !(t.is(0, "create") && (1..7).any(|i| t.is(i, "view"))) {
-        return;
-    }
-    if let Some(sharded) = tables.iter().find(|r| r.key_type().is_some()) {
-        let why =
-            format!("a temporary view of the sharded table {}: make it a permanent one", sharded.full_name());
-        facts.scope = Scope::Unknown { why };
-    } else if let Some(name) = unknown_call(t, ctx, 1) {
-        facts.scope =
-            Scope::Unknown { why: format!("a temporary view calls {name}, which may reach sharded tables") };
-    }
-}
-
 /// The first call of a function that may reach sharded tables.
 fn unknown_call(t: &Tokens<'_>, ctx: &Context<'_>, from: usize) -> Option<String> {
     (from..t.len()).find_map(|i| {
@@ -222,17 +199,27 @@ fn unknown_call(t: &Tokens<'_>, ctx: &Context<'_>, from: usize) -> Option<String
     })
 }
 
-/// A temporary view or child of a sharded table would show the rows of one shard as if they were all. `LIKE` only copies the
-/// columns.
-fn over_sharded(t: &Tokens<'_>, tables: &[Arc<Relation>], facts: &mut Facts) {
+/// A temporary view or child of a sharded table is known to one conn alone, and would show the rows of one shard as if they were
+/// all. `LIKE` only copies the columns.
+fn over_sharded(t: &Tokens<'_>, ctx: &Context<'_>, tables: &[Arc<Relation>], facts: &mut Facts) {
+    if !t.is(0, "create") || matches!(facts.scope, Scope::Unknown { .. }) {
+        return;
+    }
     let copied = |name: &str| {
         (1..t.len()).any(|i| t.is(i - 1, "like") && t.qualified(i).is_some_and(|(_, liked, _)| liked == name))
     };
-    let sharded = tables.iter().find(|r| r.key_type().is_some() && !copied(&r.name));
-    if let (Some(sharded), true, false) =
-        (sharded, t.is(0, "create"), matches!(facts.scope, Scope::Unknown { .. }))
-    {
-        let why = format!("a temporary object over the sharded table {}", sharded.full_name());
+    let view = (1..7).any(|i| t.is(i, "view"));
+    let kind = if view { "view" } else { "object" };
+    let why = match tables.iter().find(|r| r.key_type().is_some() && !copied(&r.name)) {
+        Some(sharded) => Some(format!(
+            "a temporary {kind} over the sharded table {}: make it a permanent one",
+            sharded.full_name()
+        )),
+        None if view => unknown_call(t, ctx, 1)
+            .map(|name| format!("a temporary view calls {name}, which may reach sharded tables")),
+        None => None,
+    };
+    if let Some(why) = why {
         facts.scope = Scope::Unknown { why };
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::plpgsql::{self, Row};
+use crate::sql::clocks::is_clock;
 use crate::sql::extract::{Context, analyse};
 use crate::sql::facts::{Access, Command, Facts, KeyTerm, Modify, Pin, Scope, Sharded, ValueRef};
 use crate::sql::normalise::identifiers;
@@ -309,21 +310,13 @@ impl Judge<'_> {
 
     /// The first function of a body that gives each shard another value.
     fn unrepeatable(&self, body: &str) -> Option<String> {
-        const CLOCKS: [&str; 9] = [
-            "now",
-            "current_timestamp",
-            "current_date",
-            "current_time",
-            "localtime",
-            "localtimestamp",
-            "transaction_timestamp",
-            "statement_timestamp",
-            "pg_backend_pid",
-        ];
         let mut found = None;
         identifiers(body.as_bytes(), true, true, &mut |name| {
             let volatile = self.schema.function(name).is_some_and(|known| known.volatile && !known.aggregate);
-            if found.is_none() && (volatile || CLOCKS.contains(&name)) && name != "pg_notify" {
+            if found.is_none()
+                && (volatile || is_clock(name) || name == "pg_backend_pid")
+                && name != "pg_notify"
+            {
                 found = Some(format!("{name}()"));
             }
         });

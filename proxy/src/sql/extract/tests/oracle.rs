@@ -1,6 +1,6 @@
 //! What a comparison with PostgreSQL's own parser found (`make oracle`), and its siblings.
 
-use super::support::{facts, facts_with};
+use super::support::{context, facts, facts_with};
 use crate::sql::facts::{Access, Scope};
 
 fn unknown(sql: &str) -> bool {
@@ -72,14 +72,7 @@ fn long_names_are_cut_as_postgresql_cuts_them() {
         schema.relations.insert(("public".into(), name.clone()), relation.into());
     }
     let path = ["public".to_string()];
-    let ctx = crate::sql::Context {
-        schema: &schema,
-        search_path: &path,
-        temp_tables: false,
-        standard_conforming_strings: true,
-        statement_parse_bytes: 1 << 20,
-        id: 0,
-    };
+    let ctx = context(&schema, &path);
     // The second é does not fit whole: it is left out whole.
     let longer = [format!("{ascii}xyz"), format!("{}BBB", "B".repeat(63)), format!("{accented}\u{e9}tc")];
     for name in longer {
@@ -116,14 +109,7 @@ fn functions_with_a_form_of_their_own_are_functions() {
         schema.functions.insert(name.into(), users);
     }
     let path = ["public".to_string()];
-    let ctx = crate::sql::Context {
-        schema: &schema,
-        search_path: &path,
-        temp_tables: false,
-        standard_conforming_strings: true,
-        statement_parse_bytes: 1 << 20,
-        id: 0,
-    };
+    let ctx = context(&schema, &path);
     for sql in [
         "SELECT substring('a', 1)",
         "SELECT substring('a' FROM 1 FOR 2)",
@@ -137,4 +123,16 @@ fn functions_with_a_form_of_their_own_are_functions() {
         assert_eq!(facts.access, Access::Write, "{sql}");
     }
     assert!(matches!(facts_with("SELECT substring('a', 1)", false).scope, Scope::Nothing));
+}
+
+#[test]
+fn every_clock_in_a_default_is_one() {
+    let schema = super::support::schema();
+    let path = ["public".to_string()];
+    let ctx = context(&schema, &path);
+    for clock in crate::sql::clocks::CLOCKS {
+        let default = format!("({clock} + 1)").to_uppercase();
+        let found = super::super::utility::unrepeatable_name(&ctx, default.as_bytes());
+        assert_eq!(found.as_deref(), Some(clock));
+    }
 }

@@ -170,6 +170,18 @@ pub(super) fn schema() -> Schema {
     schema
 }
 
+/// A session without temporary tables.
+pub(super) fn context<'a>(schema: &'a Schema, search_path: &'a [String]) -> Context<'a> {
+    Context {
+        schema,
+        search_path,
+        temp_tables: false,
+        standard_conforming_strings: true,
+        statement_parse_bytes: 1 << 20,
+        id: 0,
+    }
+}
+
 /// Facts in that catalog.
 pub(super) fn facts(sql: &str) -> Facts {
     facts_with(sql, false)
@@ -182,14 +194,7 @@ pub(super) fn facts_with(sql: &str, temp_tables: bool) -> Facts {
         relation(&mut schema, ("public", "docs"), sharded(0, KeyType::Text), docs);
     }
     let search_path = vec!["public".to_string()];
-    let ctx = Context {
-        schema: &schema,
-        search_path: &search_path,
-        temp_tables,
-        standard_conforming_strings: true,
-        statement_parse_bytes: 1 << 20,
-        id: 0,
-    };
+    let ctx = Context { temp_tables, ..context(&schema, &search_path) };
     analyse(sql, &ctx)
 }
 
