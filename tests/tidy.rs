@@ -31,12 +31,6 @@ const LADDER_EXCEPTIONS: &[(&str, &str, &str)] = &[
 /// Lines that a file may have.
 const FILE_LINES: usize = 500;
 
-/// Files that may be longer, with the reason.
-const LONG_FILES: &[(&str, &str)] = &[
-    ("proxy/src/frontend/control.rs", "one match over the statements that the session answers; to be split"),
-    ("proxy/src/sql/extract/query.rs", "one walk over a query's tree; to be split by clause"),
-];
-
 /// Modules without I/O, clock, randomness or async.
 const PURE: &[&str] = &["proxy/src/sql/", "proxy/src/route/", "proxy/src/gather/"];
 
@@ -212,7 +206,7 @@ fn files_stay_short() {
     let mut breaches = Vec::new();
     for source in rust_sources().iter().filter(|source| !is_test(&source.path)) {
         let lines = source.text.lines().count();
-        if lines > FILE_LINES && !LONG_FILES.iter().any(|(path, _)| *path == source.path) {
+        if lines > FILE_LINES {
             breaches.push(format!("{}: {lines} lines, {FILE_LINES} are allowed", source.path));
         }
     }

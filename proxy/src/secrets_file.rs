@@ -75,12 +75,12 @@ mod tests {
 
     #[test]
     fn quotes_comments_and_mistakes() {
-        let read = parse_secrets("; comment\n\n\"a\" \"x\"\"y\"\n # no\n\"b\"\t\"\"\n").unwrap();
+        let read = parse_secrets("; comment\n\n\"a\" \"x\"\"y\"\n # no\n\"b\"\t\"\"\n").expect("good lines");
         assert_eq!((&*read["a"], &*read["b"]), ("x\"y", ""));
         for (text, line) in
             [("\"a\"", 1), ("\n\"a\" \"b", 2), ("a b", 1), ("\"a\" \"b\" c", 1), ("\"\" \"x\"", 1)]
         {
-            assert_eq!(parse_secrets(text).unwrap_err(), line, "{text}");
+            assert_eq!(parse_secrets(text).expect_err("a wrong line"), line, "{text}");
         }
     }
 }

@@ -97,8 +97,7 @@ impl Session {
             return;
         }
         let schema = self.schema();
-        let table = facts.tables.first();
-        let relation = schema.relations.values().find(|relation| Some(&relation.full_name()) == table);
+        let relation = facts.tables.first().and_then(|table| schema.by_full_name(table));
         let drawing = relation.map_or(2, |relation| {
             let draws = |default: &String| default.contains("nextval(");
             relation.columns.iter().filter(|column| column.default.as_ref().is_some_and(draws)).count()

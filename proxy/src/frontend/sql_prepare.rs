@@ -48,12 +48,7 @@ impl Session {
             let message = format!("prepared statement \"{name}\" already exists");
             return Err(Failure::error(sqlstate::DUPLICATE_STATEMENT, message));
         }
-        let limit = self.worker.shared.settings.load().limits.session_statements;
-        if self.names.statements.len() >= limit {
-            let message =
-                format!("more than {limit} prepared statements in one session (limits.session_statements)");
-            return Err(Failure::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, message));
-        }
+        self.check_statement_limit()?;
         let parts = sql_prepare::prepare(text, self.text_rules().standard_strings)
             .ok_or_else(|| Failure::error("42601", "a PREPARE of an unknown form"))?;
         let types = self.type_oids(&parts.types).await?;
@@ -83,17 +78,34 @@ impl Session {
         Ok(oids.iter().map(|oid| oid.parse().unwrap_or(0)).collect())
     }
 
-    /// What PostgreSQL has to say against the statement.
-    async fn try_parse(&mut self, body: &[u8], types: &[u8]) -> Result<(), Failure> {
+    /// No session keeps more statements than it may.
+    pub(super) fn check_statement_limit(&self) -> Result<(), Failure> {
+        let limit = self.worker.shared.settings.load().limits.session_statements;
+        if self.names.statements.len() < limit {
+            return Ok(());
+        }
+        let message =
+            format!("more than {limit} prepared statements in one session (limits.session_statements)");
+        Err(Failure::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, message))
+    }
+
+    /// Queues a Parse of an unnamed statement where the transaction is, else on the home shard; the index of the conn.
+    async fn ask_to_parse(&mut self, text: &[u8], types: &[u8]) -> Result<usize, Failure> {
         let at = match self.held.iter().position(|held| held.enlisted) {
             Some(at) => at,
             None => self.acquire(ShardId(0), false).await?,
         };
         let held = &mut self.held[at];
         held.unnamed = None;
-        let conn = &mut *held.lease;
-        reply::parse(&mut conn.write, b"", body, types);
-        conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
+        reply::parse(&mut held.lease.write, b"", text, types);
+        held.lease.owe(Owed::Parse { show: Show::ERRORS, statement: None });
+        Ok(at)
+    }
+
+    /// What PostgreSQL has to say against the statement.
+    async fn try_parse(&mut self, body: &[u8], types: &[u8]) -> Result<(), Failure> {
+        let at = self.ask_to_parse(body, types).await?;
+        let conn = &mut *self.held[at].lease;
         queue_sync(conn);
         self.run_to_end(at, false).await
     }
@@ -154,15 +166,8 @@ impl Session {
     ) -> Result<(), Failure> {
         let Command::Execute(name) = &facts.command else { return Ok(()) };
         let (statement, _, bind) = self.called(name, text, portal).await?;
-        let at = match self.held.iter().position(|held| held.enlisted) {
-            Some(at) => at,
-            None => self.acquire(ShardId(0), false).await?,
-        };
-        let held = &mut self.held[at];
-        held.unnamed = None;
-        let conn = &mut *held.lease;
-        reply::parse(&mut conn.write, b"", &statement.shared.text, &statement.type_bytes());
-        conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
+        let at = self.ask_to_parse(&statement.shared.text, &statement.type_bytes()).await?;
+        let conn = &mut *self.held[at].lease;
         reply::bind(&mut conn.write, b"", b"", &bind);
         conn.owe(Owed::Bind(Show::ERRORS));
         reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, b"");

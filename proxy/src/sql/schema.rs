@@ -188,6 +188,14 @@ impl Hazards {
 }
 
 impl Schema {
+    /// The relation that [`Relation::full_name`] names.
+    pub fn by_full_name(&self, full_name: &str) -> Option<&Arc<Relation>> {
+        // A dot may be part of either name.
+        full_name.match_indices('.').find_map(|(dot, _)| {
+            self.relations.get(&(full_name[..dot].to_owned(), full_name[dot + 1..].to_owned()))
+        })
+    }
+
     /// Why this cannot be done to the relation, if so.
     pub fn hazard(&self, relation: &Relation, deed: Deed) -> Option<&str> {
         self.hazards.get(&relation.oid)?.of(deed)

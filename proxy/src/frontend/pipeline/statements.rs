@@ -36,12 +36,7 @@ impl Session {
             let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name));
             return Err(Failure::error(sqlstate::DUPLICATE_STATEMENT, message));
         }
-        let limit = self.worker.shared.settings.load().limits.session_statements;
-        if self.names.statements.len() >= limit {
-            let message =
-                format!("more than {limit} prepared statements in one session (limits.session_statements)");
-            return Err(Failure::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, message));
-        }
+        self.check_statement_limit()?;
         self.see_catalog().await?;
         let analysed = self.analyse_extended(parse.text);
         let reading = self.reading();
