@@ -8,6 +8,7 @@ mod drift;
 mod house;
 mod inserts;
 mod key_types;
+mod leavings;
 mod life;
 mod listen;
 mod lost;

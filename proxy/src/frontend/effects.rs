@@ -143,6 +143,8 @@ impl Session {
         let outside = self.block.is_none();
         for expected in std::mem::take(&mut self.pending) {
             if expected.ordinal >= completed {
+                // A lock outlives the transaction that failed.
+                self.spoil(&expected);
                 continue;
             }
             match &expected.facts.command {
@@ -212,6 +214,9 @@ impl Session {
     fn apply(&mut self, expected: &Expected) {
         let Expected { facts, text, conn, sets, .. } = expected;
         self.note_listen(&facts.command);
+        if sets.is_none() && !self.acts_on(&facts.command) {
+            self.spoil(expected);
+        }
         if let Some(sets) = sets {
             for set in sets.iter() {
                 self.note_local(&set_sql(&set.name, set.value.as_deref(), set.local));
@@ -275,15 +280,20 @@ impl Session {
         }
     }
 
+    /// What a statement may have left on conns does not reach another session.
+    fn spoil(&mut self, expected: &Expected) {
+        if pin_of(&expected.facts).is_some() || expected.facts.effects.spoils {
+            let ran = |held: &&mut Held| expected.conn.is_none_or(|(shard, _)| held.shard == shard);
+            self.held.iter_mut().filter(ran).for_each(|held| held.lease.spoiled = true);
+        }
+    }
+
     fn pin(&mut self, cause: PinCause, shard: Option<ShardId>) {
         let shard = shard.or(self.held.first().map(|held| held.shard)).unwrap_or(ShardId(0));
         self.pinned = Some((cause, shard));
         if cause == PinCause::Temporary {
             self.temp_tables = true;
             self.context = None;
-        }
-        for held in self.held.iter_mut().filter(|held| held.shard == shard) {
-            held.lease.spoiled = true;
         }
     }
 
@@ -397,6 +407,7 @@ fn sets_sql(sets: &[Setting]) -> String {
 
 fn leaves_trace(facts: &Facts) -> bool {
     pin_of(facts).is_some()
+        || facts.effects.spoils
         || facts.effects.changes_catalog
         || matches!(
             facts.command,

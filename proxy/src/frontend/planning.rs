@@ -233,7 +233,7 @@ impl Session {
 
     /// Settings that one conn alone has: no other shard may answer.
     fn check_config(&self, plan: &Plan) -> Result<(), Refusal> {
-        let Some((PinCause::Config, pinned)) = self.pinned else { return Ok(()) };
+        let Some((PinCause::Config | PinCause::Settings, pinned)) = self.pinned else { return Ok(()) };
         match &plan.target {
             Target::Any => Ok(()),
             Target::One(shard) | Target::Nowhere(shard) if *shard == pinned => Ok(()),

@@ -238,6 +238,8 @@ pub struct Effects {
     /// State that cannot be replayed elsewhere (temporary table, session advisory lock, WITH HOLD cursor,
     /// LISTEN, SQL PREPARE, set_config with computed arguments): the session is pinned from here on.
     pub pins: Option<PinCause>,
+    /// Functions that leave something may run: no other session may have the connection.
+    pub spoils: bool,
     /// Takes an advisory lock, session or transaction: always on the home shard.
     pub advisory_lock: bool,
     /// Calls currval/lastval: must run on the connection that drew the value.

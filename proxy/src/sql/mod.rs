@@ -10,6 +10,7 @@ mod command;
 pub mod extract;
 pub mod facts;
 pub mod fetch;
+pub(crate) mod leavings;
 pub mod lexer;
 pub mod normalise;
 mod parse;
@@ -17,6 +18,7 @@ mod prepass;
 pub mod schema;
 pub mod set_config;
 pub mod sql_prepare;
+pub(crate) mod stored;
 pub(crate) mod tokens;
 
 pub use extract::{Context, analyse};

@@ -3,7 +3,7 @@
 //! Read from the home shard by `control::catalog`, immutable once built, replaced as a whole (a new
 //! [`Schema::generation`]) when DDL passes through, on RELOAD and when a shard reports a changed result type.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use router_config::key::KeyType;
@@ -21,6 +21,10 @@ pub struct Schema {
     pub types: HashMap<String, u32>,
     /// By OID: what using a relation sets off that cannot be trusted.
     pub hazards: HashMap<u32, Hazards>,
+    /// What is done to which relation (by OID) runs a function that may leave something on its conn.
+    pub leavings: HashSet<(u32, Deed)>,
+    /// An operator, a cast, a type or an aggregate runs such a function: any statement may.
+    pub leaves_unseen: bool,
     /// By OID: why a relation that a rule calls sharded cannot be.
     pub refused: HashMap<u32, String>,
     /// `search_path` that a session without a setting of its own has; `$user` stands for the session's role.
@@ -136,6 +140,8 @@ pub struct Reach {
     pub home: bool,
     /// It reads the clock, draws from a sequence or the like: its result is another one on each run.
     pub varies: bool,
+    /// It may leave something on the conn that outlives the transaction: a setting, a temporary table, a lock.
+    pub leaves: bool,
 }
 
 /// Whether a function reaches sharded tables.
@@ -148,7 +154,7 @@ pub enum Touches {
 }
 
 /// What is done to a relation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Deed {
     /// Rows are read.
     Read,
@@ -194,6 +200,16 @@ impl Schema {
         full_name.match_indices('.').find_map(|(dot, _)| {
             self.relations.get(&(full_name[..dot].to_owned(), full_name[dot + 1..].to_owned()))
         })
+    }
+
+    /// Whether a function of this name may leave something on the conn.
+    pub fn function_leaves(&self, name: &str) -> bool {
+        self.functions.get(name).is_some_and(|function| function.reach.leaves)
+    }
+
+    /// Whether this may leave something on the conn.
+    pub fn leaves(&self, relation: &Relation, deed: Deed) -> bool {
+        self.leaves_unseen || self.leavings.contains(&(relation.oid, deed))
     }
 
     /// Why this cannot be done to the relation, if so.

@@ -8,9 +8,10 @@ use std::collections::{HashMap, HashSet};
 
 use router_config::topology::FunctionRule;
 
-use super::scan::{Token, tokens};
 use crate::sql::clocks::CLOCKS;
+use crate::sql::leavings;
 use crate::sql::schema::{Function, Reach, Touches};
+use crate::sql::stored::{Token, tokens};
 
 /// Built-in functions that run SQL handed to them or read any table by name.
 const BUILT_IN_THAT_REACH: [&str; 19] = [
@@ -70,6 +71,13 @@ pub(crate) struct Overload {
     pub(crate) extension: Option<String>,
 }
 
+impl Overload {
+    /// Its body is text that can be read here.
+    fn is_scanned(&self) -> bool {
+        matches!(self.language.as_str(), "sql" | "plpgsql")
+    }
+}
+
 /// Names that bodies are scanned for.
 #[derive(Debug, Default)]
 pub(crate) struct Relations {
@@ -122,8 +130,11 @@ pub(crate) fn functions(
     for rule in rules {
         if let Some(function) = all.get_mut(&rule.name) {
             function.key_argument = rule.key_argument;
-            function.reach =
-                Reach { home: function.reach.home, varies: function.reach.varies, ..Reach::default() };
+            let Reach { home, varies, .. } = function.reach;
+            // What a body says of itself is not for the configuration to deny.
+            let readable = |overload: &Overload| overload.name == rule.name && overload.is_scanned();
+            let leaves = function.reach.leaves && overloads.iter().any(readable);
+            function.reach = Reach { home, varies, leaves, ..Reach::default() };
             function.touches_sharded =
                 if rule.key_argument.is_some() { Touches::Unknown } else { Touches::No };
         }
@@ -149,7 +160,7 @@ fn reaching<'a>(
         let mut words = HashSet::new();
         let computed = collect(&overload.body, 0, &mut words);
         let runs_sql = words.iter().any(|word| BUILT_IN_THAT_REACH.contains(&word.as_str()));
-        let scanned = matches!(overload.language.as_str(), "sql" | "plpgsql");
+        let scanned = overload.is_scanned();
         let opaque = match overload.language.as_str() {
             "sql" => runs_sql,
             "plpgsql" => computed || runs_sql,
@@ -168,6 +179,7 @@ fn reaching<'a>(
             reference: overload.volatile && names(&relations.reference),
             home: names(&relations.home),
             varies: names(varying),
+            leaves: if scanned { leavings::leaves(&overload.body) } else { opaque },
         };
         let entry = reaching.entry(&overload.name).or_default();
         *entry = both(*entry, own);
@@ -205,6 +217,7 @@ fn both(a: Reach, b: Reach) -> Reach {
         reference: a.reference || b.reference,
         home: a.home || b.home,
         varies: a.varies || b.varies,
+        leaves: a.leaves || b.leaves,
     }
 }
 
@@ -270,6 +283,8 @@ mod tests {
             overload("python", "plpython3u", "return 1"),
             overload("writes_users", "sql", "update users set name = ''"),
             overload("configured", "plpgsql", "begin return (select value from settings); end"),
+            overload("tenant", "plpgsql", "begin perform set_config('a.b', $1, false); end"),
+            overload("through_tenant", "sql", "select tenant('x')"),
             overload("stamped", "plpgsql", "begin new.at := now(); return new; end"),
             stable,
         ];
@@ -285,5 +300,6 @@ mod tests {
         assert_eq!(with(|reach| reach.reference), ["writes_users"]);
         assert_eq!(with(|reach| reach.home), ["configured"]);
         assert_eq!(with(|reach| reach.varies), ["stamped"]);
+        assert_eq!(with(|reach| reach.leaves), ["python", "tenant", "through_tenant"]);
     }
 }

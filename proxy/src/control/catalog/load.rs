@@ -16,6 +16,7 @@ use super::functions::{Overload, Relations, functions};
 use super::place::{Draft, Forbids, KeyFacts, Problem, REFUSED, place_tables, place_views};
 use super::rows::{TextRow, ask};
 use super::set_off;
+use super::triggers::{Judgement, judge};
 use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
@@ -229,7 +230,8 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
     }));
     let mut schema =
         Schema { generation, relations, functions, types, refused, default_search_path, ..Schema::default() };
-    schema.hazards = super::triggers::hazards(&schema, &set_off);
+    let Judgement { hazards, leavings, leaves_unseen } = judge(&schema, &set_off);
+    (schema.hazards, schema.leavings, schema.leaves_unseen) = (hazards, leavings, leaves_unseen);
     Loaded { schema, problems, unreadable_name }
 }
 

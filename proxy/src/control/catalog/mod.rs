@@ -9,7 +9,6 @@ mod own;
 mod place;
 mod plpgsql;
 mod rows;
-mod scan;
 mod set_off;
 mod shard;
 mod triggers;

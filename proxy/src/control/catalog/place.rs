@@ -320,11 +320,14 @@ fn view(
         named.push(Base { schema: &base.schema, name: &base.name, key });
     }
     // A function of the user's in the definition may reach any table.
-    let reaches = super::scan::tokens(definition).iter().filter_map(super::scan::Token::name).any(|name| {
-        functions.get(name).is_some_and(|known| {
-            !known.built_in && known.touches_sharded == crate::sql::schema::Touches::Unknown
-        })
-    });
+    let reaches = crate::sql::stored::tokens(definition)
+        .iter()
+        .filter_map(crate::sql::stored::Token::name)
+        .any(|name| {
+            functions.get(name).is_some_and(|known| {
+                !known.built_in && known.touches_sharded == crate::sql::schema::Touches::Unknown
+            })
+        });
     if opaque || reaches {
         return REFUSED;
     }

@@ -9,7 +9,7 @@ use tokio_postgres::Transaction;
 use super::load::split_search_path;
 use super::place::Draft;
 use super::rows::{TextRow, ask};
-use super::triggers::{Expression, ForeignKey, Rule, SetOff, Trigger};
+use super::triggers::{Expression, ForeignKey, Rule, Run, SetOff, Trigger};
 use crate::sql::schema::{Deed, Function, Placement, Touches};
 
 const TRIGGERS: &str = "SELECT t.tgrelid, t.tgname::text, p.proname::text, t.tgtype::int4, l.lanname::text, p.prosrc, \
@@ -36,8 +36,33 @@ const EXPRESSIONS: &str = "SELECT p.polrelid, 'the policy ' || p.polname, e.text
      UNION ALL SELECT conrelid, 'the check ' || conname, pg_catalog.pg_get_expr(conbin, conrelid), 'c' \
      FROM pg_catalog.pg_constraint WHERE contype = 'c' AND conrelid >= 16384";
 
+/// Functions of the user's that run when a relation is used (0: when something of another kind is), and whether they run when
+/// it is read.
+const RUNS: &str = "SELECT x.relation, x.reads, f.proname::text FROM ( \
+       SELECT r.ev_class AS relation, true AS reads, d.refobjid AS function FROM pg_catalog.pg_depend d \
+         JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid \
+         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
+       UNION SELECT p.polrelid, true, d.refobjid FROM pg_catalog.pg_depend d \
+         JOIN pg_catalog.pg_policy p ON d.classid = 'pg_catalog.pg_policy'::regclass AND p.oid = d.objid \
+         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
+       UNION SELECT a.adrelid, false, d.refobjid FROM pg_catalog.pg_depend d \
+         JOIN pg_catalog.pg_attrdef a ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND a.oid = d.objid \
+         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
+       UNION SELECT c.conrelid, c.conrelid = 0, d.refobjid FROM pg_catalog.pg_depend d \
+         JOIN pg_catalog.pg_constraint c ON d.classid = 'pg_catalog.pg_constraint'::regclass AND c.oid = d.objid \
+         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
+       UNION SELECT t.tgrelid, false, t.tgfoid FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal \
+       UNION SELECT i.indrelid, false, d.refobjid FROM pg_catalog.pg_depend d \
+         JOIN pg_catalog.pg_index i ON d.classid = 'pg_catalog.pg_class'::regclass AND i.indexrelid = d.objid \
+         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
+       UNION SELECT 0, true, d.refobjid FROM pg_catalog.pg_depend d WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
+         AND d.classid IN ('pg_catalog.pg_operator'::regclass, 'pg_catalog.pg_cast'::regclass, \
+           'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_amproc'::regclass, \
+           'pg_catalog.pg_opclass'::regclass)) x \
+     JOIN pg_catalog.pg_proc f ON f.oid = x.function AND f.oid >= 16384";
+
 /// What is asked, in the order of the answers.
-pub(crate) const QUESTIONS: [&str; 4] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS];
+pub(crate) const QUESTIONS: [&str; 5] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS];
 
 /// What the server answers to [`QUESTIONS`].
 #[derive(Debug, Default)]
@@ -58,13 +83,14 @@ impl Answers {
         functions: &HashMap<String, Function>,
         topology: &Topology,
     ) -> SetOff {
-        let [triggers, rules, keys, expressions] = &self.0;
+        let [triggers, rules, keys, expressions, runs] = &self.0;
         let mut set_off = SetOff {
             triggers: triggers.iter().map(trigger).collect(),
             rules: rules.iter().map(rule).collect(),
             foreign_keys: keys.iter().map(foreign_key).collect(),
             expressions: expressions.iter().map(expression).collect(),
             parts: Vec::new(),
+            runs: runs.iter().map(run).collect(),
             trusted: topology.functions.iter().map(|rule| rule.name.clone()).collect::<HashSet<_>>(),
         };
         for draft in drafts.iter().filter(|draft| !draft.system) {
@@ -85,11 +111,14 @@ fn defaults(draft: &Draft, functions: &HashMap<String, Function>) -> Vec<Express
     let columns = draft.relation.columns.iter().enumerate().filter(|(at, _)| *at != key_column);
     let of_column = |(_, column): (usize, &crate::sql::schema::Column)| {
         let text = column.default.clone()?;
-        let reaches = super::scan::tokens(&text).iter().filter_map(super::scan::Token::name).any(|name| {
-            functions
-                .get(name)
-                .is_some_and(|known| !known.built_in && known.touches_sharded == Touches::Unknown)
-        });
+        let reaches = crate::sql::stored::tokens(&text)
+            .iter()
+            .filter_map(crate::sql::stored::Token::name)
+            .any(|name| {
+                functions
+                    .get(name)
+                    .is_some_and(|known| !known.built_in && known.touches_sharded == Touches::Unknown)
+            });
         let what = format!("the default of the column {}", column.name);
         let deeds = vec![Deed::Insert, Deed::Update];
         reaches.then_some(Expression { relation: draft.relation.oid, what, text, deeds })
@@ -122,6 +151,10 @@ fn foreign_key(row: &TextRow) -> ForeignKey {
         actions: [row.owned(3), row.owned(4)],
         columns: serde_json::from_str(row.text(5)).unwrap_or_default(),
     }
+}
+
+fn run(row: &TextRow) -> Run {
+    Run { relation: row.number(0), reads: row.flag(1), function: row.owned(2) }
 }
 
 fn expression(row: &TextRow) -> Expression {

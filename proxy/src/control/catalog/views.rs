@@ -5,7 +5,7 @@
 //! LIMIT, window or set operation, over sharded tables joined on the key and reference tables on the inner side.
 //! Whatever is not understood is `None`.
 
-use super::scan::{Token, tokens};
+use crate::sql::stored::{Token, tokens};
 
 /// A relation that the view reads.
 #[derive(Debug, Clone, Copy)]

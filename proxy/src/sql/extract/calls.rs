@@ -211,6 +211,9 @@ impl<'q> Reader<'_, 'q> {
         if !function.built_in && function.volatile {
             self.seen.user_function.get_or_insert_with(|| name.to_string());
         }
+        if function.reach.leaves {
+            self.leaves(|| format!("function {name}"));
+        }
         self.volatility(name, function);
     }
 

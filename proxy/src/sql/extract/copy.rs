@@ -1,7 +1,7 @@
 //! COPY: options in both syntaxes, the place of the key among the columns, COPY of queries.
 
 use super::{Analysis, Context, analyse_tokens, base};
-use crate::sql::facts::{Access, Command, CopyFormat, CopyShape, Facts, Pin, Scope, Sharded};
+use crate::sql::facts::{Access, Command, CopyFormat, CopyShape, Facts, Pin, PinCause, Scope, Sharded};
 use crate::sql::lexer::Kind;
 use crate::sql::normalise::Literal;
 use crate::sql::schema::{Deed, Placement, Relation};
@@ -97,6 +97,7 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
         let why = ctx.schema.refused.get(&relation.oid).map(String::as_str);
         let why = why.or(ctx.schema.hazard(relation, deed));
         facts.barred = why.map(|why| super::barred(relation, ctx.schema, why));
+        facts.effects.pins = ctx.schema.leaves(relation, deed).then_some(PinCause::Settings);
     }
     if !streams {
         return Ok(server_side(facts));

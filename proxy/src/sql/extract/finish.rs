@@ -7,7 +7,10 @@ use router_config::key::KeyType;
 
 impl Reader<'_, '_> {
     /// Settles everything.
-    pub(super) fn finish(self) -> Analysis {
+    pub(super) fn finish(mut self) -> Analysis {
+        if self.ctx.schema.leaves_unseen {
+            self.leaves(|| "an operator or a type with a function that leaves something".to_string());
+        }
         let access = access(&self.seen, self.quirks.locks);
         let types: Vec<KeyType> = self.groups.nodes.iter().map(|n| n.key_type).collect();
         let temp_tables = self.ctx.temp_tables;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::Context;
 use super::groups::{Groups, NodeId, Obstacle};
 use super::scope::{Level, Meaning, Named, resolve};
-use crate::sql::facts::{Effects, InsertShape, KeyTerm, Modify, ValueRef};
+use crate::sql::facts::{Effects, InsertShape, KeyTerm, Modify, PinCause, ValueRef};
 use crate::sql::normalise::Literal;
 use crate::sql::parse::ast::{CastKind, Expr, UnaryOperator, Value, ValueWithSpan};
 use crate::sql::parse::offset;
@@ -134,6 +134,15 @@ impl<'c, 'q> Reader<'c, 'q> {
         if let Some(why) = why.filter(|_| self.seen.barred.is_none()) {
             self.seen.barred = Some(super::barred(relation, schema, why));
         }
+        if schema.leaves(relation, deed) {
+            self.leaves(|| format!("a function that {} runs", relation.full_name()));
+        }
+    }
+
+    /// Something may stay behind on the conn: the session keeps it, and only the primary will do.
+    pub(super) fn leaves(&mut self, what: impl FnOnce() -> String) {
+        self.seen.effects.pins.get_or_insert(PinCause::Settings);
+        self.seen.primary.get_or_insert_with(what);
     }
 
     pub(super) fn unknown(&mut self, why: impl Into<String>) {

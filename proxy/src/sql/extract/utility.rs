@@ -3,6 +3,7 @@
 use super::{Context, base, scan};
 use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Access, Command, DdlKind, Effects, Facts, PinCause, Scope};
+use crate::sql::leavings::block_leaves;
 use crate::sql::lexer::Lexer;
 use crate::sql::normalise::{identifier, identifiers};
 use crate::sql::schema::{Deed, Placement, Relation, Touches};
@@ -82,7 +83,8 @@ pub(super) fn anonymous_block(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     });
     let mut facts = base(Command::Call, Scope::Nothing);
     facts.access = Access::Write;
-    facts.effects.pins = Some(PinCause::Settings);
+    let text = String::from_utf8_lossy(t.text);
+    facts.effects.pins = block_leaves(&text, ctx.schema).then_some(PinCause::Settings);
     match (&scope, computes) {
         (Scope::Home, Some(why)) => scope = Scope::Unknown { why },
         (Scope::Home, None) if defines && tables.is_empty() => {
@@ -122,6 +124,8 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     facts.access = Access::Write;
     facts.returns_rows = false;
     facts.tables = tables.iter().take(16).map(|r| r.full_name()).collect();
+    // Defaults, expressions of indexes and queries are evaluated by some commands.
+    facts.effects.spoils = ctx.schema.functions.values().any(|function| function.reach.leaves);
     // RESTART IDENTITY: sequences are aligned as after DDL.
     let restarts = t.is(0, "truncate") && (1..t.len()).any(|i| t.is(i, "restart"));
     facts.effects.changes_catalog = restarts

@@ -61,6 +61,16 @@ pub(crate) struct Expression {
     pub(crate) deeds: Vec<Deed>,
 }
 
+/// A function that runs when a relation is used.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    /// 0: it belongs to an operator, a type or the like, and may run in any statement.
+    pub(crate) relation: u32,
+    /// Also when it is read.
+    pub(crate) reads: bool,
+    pub(crate) function: String,
+}
+
 /// All that may be set off in a database.
 #[derive(Debug, Default)]
 pub(crate) struct SetOff {
@@ -70,6 +80,7 @@ pub(crate) struct SetOff {
     pub(crate) expressions: Vec<Expression>,
     /// Relations whose rows are also those of another one: partition and parent, table and view.
     pub(crate) parts: Vec<(u32, u32)>,
+    pub(crate) runs: Vec<Run>,
     /// Functions that the configuration vouches for.
     pub(crate) trusted: HashSet<String>,
 }
@@ -94,11 +105,23 @@ struct Chain {
     to: (u32, Deed),
 }
 
-/// The hazards of all relations.
-pub(crate) fn hazards(schema: &Schema, set_off: &SetOff) -> HashMap<u32, Hazards> {
+/// What is found out of all relations.
+#[derive(Debug, Default)]
+pub(crate) struct Judgement {
+    /// [`Schema::hazards`]
+    pub(crate) hazards: HashMap<u32, Hazards>,
+    /// [`Schema::leavings`]
+    pub(crate) leavings: HashSet<(u32, Deed)>,
+    /// [`Schema::leaves_unseen`]
+    pub(crate) leaves_unseen: bool,
+}
+
+/// Judges what the use of each relation sets off.
+pub(crate) fn judge(schema: &Schema, set_off: &SetOff) -> Judgement {
     let by_oid: HashMap<u32, &Relation> = schema.relations.values().map(|r| (r.oid, r.as_ref())).collect();
     let mut judge =
-        Judge { schema, trusted: &set_off.trusted, by_oid, found: HashMap::new(), chains: Vec::new() };
+        Judge { schema, trusted: &set_off.trusted, by_oid, found: Judgement::default(), chains: Vec::new() };
+    set_off.runs.iter().for_each(|run| judge.run(run));
     set_off.triggers.iter().for_each(|trigger| judge.trigger(trigger));
     set_off.rules.iter().for_each(|rule| judge.rule(rule));
     set_off.foreign_keys.iter().for_each(|key| judge.foreign_key(key));
@@ -114,13 +137,23 @@ struct Judge<'a> {
     schema: &'a Schema,
     trusted: &'a HashSet<String>,
     by_oid: HashMap<u32, &'a Relation>,
-    found: HashMap<u32, Hazards>,
+    found: Judgement,
     chains: Vec<Chain>,
 }
 
 impl Judge<'_> {
     fn add(&mut self, relation: u32, deed: Deed, why: &str) -> bool {
-        self.found.entry(relation).or_default().add(deed, why)
+        self.found.hazards.entry(relation).or_default().add(deed, why)
+    }
+
+    fn run(&mut self, run: &Run) {
+        let known = self.schema.functions.get(&run.function);
+        if !known.is_some_and(|function| function.reach.leaves) {
+            return;
+        }
+        self.found.leaves_unseen |= run.relation == 0;
+        let deeds = Deed::ALL.into_iter().filter(|deed| run.reads || *deed != Deed::Read);
+        self.found.leavings.extend(deeds.map(|deed| (run.relation, deed)));
     }
 
     /// What is set off sets off more.
@@ -129,7 +162,9 @@ impl Judge<'_> {
             let mut changed = false;
             for at in 0..self.chains.len() {
                 let Chain { from, to } = self.chains[at];
-                let why = self.found.get(&to.0).and_then(|hazards| hazards.of(to.1)).map(str::to_owned);
+                changed |= self.found.leavings.contains(&to) && self.found.leavings.insert(from);
+                let why =
+                    self.found.hazards.get(&to.0).and_then(|hazards| hazards.of(to.1)).map(str::to_owned);
                 if let Some(why) = why {
                     changed |= self.add(from.0, from.1, &why);
                 }

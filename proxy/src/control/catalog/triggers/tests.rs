@@ -89,7 +89,7 @@ fn trigger(relation: u32, bits: i32, body: &str) -> Trigger {
 }
 
 fn found(set_off: &SetOff, relation: u32, deed: Deed) -> Option<String> {
-    hazards(&schema(), set_off).get(&relation).and_then(|hazards| hazards.of(deed)).map(str::to_owned)
+    judge(&schema(), set_off).hazards.get(&relation).and_then(|hazards| hazards.of(deed)).map(str::to_owned)
 }
 
 /// What is wrong with a trigger of this body.

@@ -100,11 +100,11 @@ fn fallback() {
         ],
         &expect![[r#"
             DO $$ BEGIN UPDATE stats SET n = 1; END $$
-                Call Home Write pins:Settings
+                Call Home Write
             DO $$ BEGIN UPDATE bids SET amount = 1; END $$
-                Call Unknown { why: "the body of a DO block; it names public.bids" } Write pins:Settings
+                Call Unknown { why: "the body of a DO block; it names public.bids" } Write
             DO 'BEGIN PERFORM close_all(); END'
-                Call Unknown { why: "the body of a DO block; it names the function close_all" } Write pins:Settings
+                Call Unknown { why: "the body of a DO block; it names the function close_all" } Write
             SELECT a FROM stats WHERE 'x' 'y'
                 Unreadable { complaint: "a literal continued on the next line" } Home Write
             SELECT 'a'
