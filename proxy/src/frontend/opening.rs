@@ -99,13 +99,15 @@ fn as_fatal(frame: &[u8]) -> BytesMut {
 
 impl Session {
     fn new(io: ClientIo, worker: Arc<Worker>, who: Who, gucs: Arc<Gucs>) -> Self {
+        let visible = Arc::new(Visible::default());
+        let events = Events { verdict: Some(Arc::clone(&visible.verdict)), ..Events::default() };
         Self {
             io,
             pools: Vec::new(),
             pools_generation: 0,
             worker,
             who: Arc::new(who),
-            visible: Arc::new(Visible::default()),
+            visible,
             startup_gucs: Arc::clone(&gucs),
             read_only: false,
             gucs,
@@ -116,14 +118,13 @@ impl Session {
             draws: super::draws::Draws::default(),
             listening: None,
             temp_tables: false,
-            hint_key: None,
-            hint_shard: None,
+            hints: super::hints::Hints::default(),
             context: None,
             changes: super::own_catalog::CatalogChanges::default(),
             pending: Vec::new(),
             sent: 0,
             spread: rand::random(),
-            events: Events::default(),
+            events,
             reported: Arc::default(),
             tag_at: None,
             catalog: None,

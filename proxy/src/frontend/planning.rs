@@ -66,14 +66,17 @@ impl Session {
         let role = named("role").filter(|role| role != "none");
         let user = role.or_else(|| named("session_authorization"));
         let user = user.as_deref().unwrap_or(&self.who.user);
-        let search_path = match gucs.get("search_path") {
+        // As at the login: a SET ROLE changes nothing about it.
+        let of_role = |name: &str| schema.role_setting(&self.who.user, name);
+        let search_path = match gucs.get("search_path").or_else(|| of_role("search_path")) {
             None => {
                 let named = |entry: &String| if entry == "$user" { user.to_owned() } else { entry.clone() };
                 schema.default_search_path.iter().map(named).collect()
             }
             Some(value) => split_path(value, user),
         };
-        let conforming = gucs.get("standard_conforming_strings").is_none_or(|value| {
+        let conforming = gucs.get("standard_conforming_strings");
+        let conforming = conforming.or_else(|| of_role("standard_conforming_strings")).is_none_or(|value| {
             !matches!(value.trim_matches('\'').to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0")
         });
         let id = self.worker.shared.facts.context_id(
@@ -178,8 +181,8 @@ impl Session {
             range.as_ref().and_then(|range| std::str::from_utf8(request.text.get(range.clone())?).ok())
         };
         let view = SessionView {
-            hint_key: text_of(&hints.key).or(self.hint_key.as_deref()),
-            hint_shard: text_of(&hints.shard).or(self.hint_shard.as_deref()),
+            hint_key: text_of(&hints.key).or(self.hints.key.as_deref()),
+            hint_shard: text_of(&hints.shard).or(self.hints.shard.as_deref()),
             in_transaction: self.block.is_some(),
             read_only: self.block.as_ref().map_or(self.read_only, |block| block.read_only),
             enlisted: self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard),
@@ -273,9 +276,15 @@ impl Session {
         }
     }
 
+    /// A setting of the session's: what it has set, else what ALTER ROLE … SET gives its role.
+    pub(super) fn setting(&self, name: &str) -> Option<String> {
+        let set = self.gucs_in_force().get(name).map(str::to_owned);
+        set.or_else(|| self.schema().role_setting(&self.who.user, name).map(str::to_owned))
+    }
+
     pub(crate) fn text_rules(&self) -> TextRules {
         let conforming = self.context.as_ref().is_none_or(|context| context.conforming);
-        match self.gucs_in_force().get("client_encoding") {
+        match self.setting("client_encoding").as_deref() {
             None => TextRules { standard_strings: conforming, ..TextRules::default() },
             Some(name) => TextRules::new(name.trim().trim_matches('\''), conforming),
         }

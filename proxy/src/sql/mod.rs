@@ -17,6 +17,7 @@ mod prepass;
 pub mod schema;
 pub mod set_config;
 pub mod sql_prepare;
+pub mod times;
 pub(crate) mod tokens;
 
 pub use extract::{Context, analyse};
