@@ -242,6 +242,10 @@ async fn settings_of_a_role_made_on_the_nodes_are_known() {
     run("CREATE SCHEMA s4").await;
     run("CREATE TABLE public.w (auction_id bigint, k bigint)").await;
     run("CREATE TABLE s4.w (k bigint, auction_id bigint)").await;
+    // As of the login, like in PostgreSQL.
+    let client = cluster.connect().await;
+    let run =
+        async |sql: &str| client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     for n in 1..=8 {
         run(&format!("INSERT INTO w VALUES ({n}, {})", n + 100)).await;
     }
@@ -251,6 +255,7 @@ async fn settings_of_a_role_made_on_the_nodes_are_known() {
     }
     on_nodes("ALTER ROLE postgres SET default_transaction_isolation = 'serializable'").await;
     run("CREATE TABLE public.later (id int)").await;
+    let client = cluster.connect().await;
     for n in 1..=8 {
         // A replica would refuse: no replica has serializable transactions.
         let found = first_column(&client, &format!("SELECT k FROM w WHERE auction_id = {}", n + 100)).await;

@@ -133,6 +133,24 @@ impl Session {
         }
     }
 
+    /// What ALTER ROLE … SET and ALTER DATABASE … SET say that the planner reads, as settings of the session's own: conns that were
+    /// opened before do not have it.
+    fn take_role_settings(&mut self) {
+        const READ: [&str; 4] = [
+            "search_path",
+            "standard_conforming_strings",
+            "client_encoding",
+            "default_transaction_isolation",
+        ];
+        let schema = self.schema();
+        for name in READ {
+            if let (None, Some(value)) = (self.gucs.get(name), schema.role_setting(&self.who.user, name)) {
+                self.gucs = self.gucs.with(name, Some(&value_sql(name, value)));
+            }
+        }
+        self.startup_gucs = Arc::clone(&self.gucs);
+    }
+
     /// What the application is told at login: the settings as its own would be reported by a server.
     async fn welcome(&mut self) -> Result<(), Failure> {
         if matches!(self.who.kind, DatabaseKind::Sharded) {
@@ -143,6 +161,7 @@ impl Session {
                     format!("the catalog could not be read: {error}"),
                 )
             })?);
+            self.take_role_settings();
         }
         let key = (self.who.user.clone(), self.who.database.clone(), self.gucs.fingerprint());
         let welcome = match self.worker.shared.welcome(&key) {

@@ -66,17 +66,14 @@ impl Session {
         let role = named("role").filter(|role| role != "none");
         let user = role.or_else(|| named("session_authorization"));
         let user = user.as_deref().unwrap_or(&self.who.user);
-        // As at the login: a SET ROLE changes nothing about it.
-        let of_role = |name: &str| schema.role_setting(&self.who.user, name);
-        let search_path = match gucs.get("search_path").or_else(|| of_role("search_path")) {
+        let search_path = match gucs.get("search_path") {
             None => {
                 let named = |entry: &String| if entry == "$user" { user.to_owned() } else { entry.clone() };
                 schema.default_search_path.iter().map(named).collect()
             }
             Some(value) => split_path(value, user),
         };
-        let conforming = gucs.get("standard_conforming_strings");
-        let conforming = conforming.or_else(|| of_role("standard_conforming_strings")).is_none_or(|value| {
+        let conforming = gucs.get("standard_conforming_strings").is_none_or(|value| {
             !matches!(value.trim_matches('\'').to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0")
         });
         let id = self.worker.shared.facts.context_id(
@@ -276,15 +273,9 @@ impl Session {
         }
     }
 
-    /// A setting of the session's: what it has set, else what ALTER ROLE … SET gives its role.
-    pub(super) fn setting(&self, name: &str) -> Option<String> {
-        let set = self.gucs_in_force().get(name).map(str::to_owned);
-        set.or_else(|| self.schema().role_setting(&self.who.user, name).map(str::to_owned))
-    }
-
     pub(crate) fn text_rules(&self) -> TextRules {
         let conforming = self.context.as_ref().is_none_or(|context| context.conforming);
-        match self.setting("client_encoding").as_deref() {
+        match self.gucs_in_force().get("client_encoding") {
             None => TextRules { standard_strings: conforming, ..TextRules::default() },
             Some(name) => TextRules::new(name.trim().trim_matches('\''), conforming),
         }

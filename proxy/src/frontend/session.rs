@@ -220,8 +220,8 @@ impl Session {
     /// The isolation level of the open block, if it is one with a snapshot for the whole transaction.
     pub fn snapshot_level(&self) -> Option<&'static str> {
         let block = self.block.as_ref()?;
-        let default = self.setting("default_transaction_isolation");
-        let default = default.map(|v| v.trim_matches('\'').to_lowercase());
+        let default =
+            self.gucs.get("default_transaction_isolation").map(|v| v.trim_matches('\'').to_lowercase());
         match (block.isolation, default.as_deref()) {
             (Some(Isolation::Serializable), _) | (None, Some("serializable")) => Some("SERIALIZABLE"),
             (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => Some("REPEATABLE READ"),
@@ -231,7 +231,7 @@ impl Session {
 
     /// Whether the open block, or else the next statement's own transaction, is SERIALIZABLE.
     pub fn is_serializable(&self) -> bool {
-        let default = self.setting("default_transaction_isolation");
+        let default = self.gucs.get("default_transaction_isolation");
         match self.block.as_ref().and_then(|block| block.isolation) {
             Some(level) => level == Isolation::Serializable,
             None => default.is_some_and(|v| v.trim().trim_matches('\'').eq_ignore_ascii_case("serializable")),

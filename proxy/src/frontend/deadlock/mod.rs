@@ -39,7 +39,7 @@ pub async fn watch(shared: Arc<Shared>) {
         if !limit.is_zero()
             && let Some(scene) = Scene::now(&shared, limit)
         {
-            look(&shared, &scene, limit).await;
+            look(&shared, &scene).await;
         }
     }
 }
@@ -47,11 +47,9 @@ pub async fn watch(shared: Arc<Shared>) {
 impl Scene {
     /// `None` when no session has waited for so long on several nodes.
     fn now(shared: &Shared, limit: Duration) -> Option<Self> {
-        let all: Vec<(i32, Arc<Visible>)> =
-            shared.sessions().iter().map(|(id, entry)| (*id, Arc::clone(&entry.visible))).collect();
         let now = (Instant::now() - shared.since).as_millis() as u64;
         let mut nodes: Vec<NodeAddress> = Vec::new();
-        for (_, visible) in &all {
+        for (_, visible) in all(shared) {
             let age = Duration::from_millis(now.saturating_sub(visible.began_ms.load(Ordering::Relaxed)));
             if visible.state.load(Ordering::Relaxed) == 1 && age >= limit {
                 let running = visible.running();
@@ -65,18 +63,20 @@ impl Scene {
                 }
             }
         }
-        if nodes.is_empty() {
-            return None;
-        }
+        (!nodes.is_empty()).then(|| Self::over(shared, nodes))
+    }
+
+    /// Whose backends these nodes have now.
+    fn over(shared: &Shared, nodes: Vec<NodeAddress>) -> Self {
         let mut sessions = HashMap::new();
-        for (id, visible) in &all {
+        for (id, visible) in all(shared) {
             for (pool, pid, _) in &visible.running().conns {
                 if let Some(node) = nodes.iter().position(|node| *node == pool.node) {
-                    sessions.insert((node, *pid), *id);
+                    sessions.insert((node, *pid), id);
                 }
             }
         }
-        Some(Self { nodes, sessions })
+        Self { nodes, sessions }
     }
 
     async fn edges(&self, shared: &Shared) -> Vec<Edge> {
@@ -84,7 +84,12 @@ impl Scene {
     }
 }
 
-async fn look(shared: &Arc<Shared>, scene: &Scene, limit: Duration) {
+/// The sessions of the process.
+fn all(shared: &Shared) -> Vec<(i32, Arc<Visible>)> {
+    shared.sessions().iter().map(|(id, entry)| (*id, Arc::clone(&entry.visible))).collect()
+}
+
+async fn look(shared: &Arc<Shared>, scene: &Scene) {
     let patience = shared.settings.load().limits.lock_wait_over_shards;
     let Some(cycle) = graph::cycle(&scene.edges(shared).await) else { return };
     let Some(victim) = graph::victim(&cycle, patience) else { return };
@@ -92,7 +97,7 @@ async fn look(shared: &Arc<Shared>, scene: &Scene, limit: Duration) {
     let Some(visible) = visible else { return };
     let request = visible.verdict.requests.load(Ordering::Relaxed);
     // The nodes were not asked at the same moment: what has held all the while, held at one.
-    let Some(again) = Scene::now(shared, limit).filter(|again| again.nodes == scene.nodes) else { return };
+    let again = Scene::over(shared, scene.nodes.clone());
     if !graph::still(&again.edges(shared).await, &cycle) {
         return;
     }
