@@ -1,7 +1,7 @@
 //! Routing hints that a session sets. Like any setting, those made LOCAL end with the transaction, and those of a transaction that is
 //! rolled back were never made.
 
-use super::control::{Via, warning};
+use super::control::{Via, aborted, warning};
 use super::failure::Failure;
 use super::session::Session;
 use crate::wire::sqlstate;
@@ -38,6 +38,9 @@ impl Session {
         self.finish_pipelines().await?;
         if self.block.is_some() {
             self.apply_completed();
+        }
+        if self.failed_shard().is_some() {
+            return Err(aborted());
         }
         match &mut self.block {
             Some(block) => {
