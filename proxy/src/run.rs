@@ -21,7 +21,7 @@ use crate::control::{Control, ControlRuntime, Links};
 use crate::frontend::auth::Authenticator;
 use crate::frontend::handshake::{self, Arrival, HandshakeContext};
 use crate::frontend::secrets::{HomePrimary, SecretSource};
-use crate::frontend::{cancel, serve};
+use crate::frontend::{cancel, deadlock, serve};
 use crate::http::Ready;
 use crate::listener;
 use crate::metrics::Metrics;
@@ -128,6 +128,7 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
         phase,
     });
     tokio::spawn(cancel::hear_siblings(Arc::clone(&shared), siblings));
+    tokio::spawn(deadlock::watch(Arc::clone(&shared)));
     Ok(shared)
 }
 

@@ -287,6 +287,10 @@ pub struct Limits {
     pub session_statements: usize,
     /// `drain`: how long SIGTERM waits for running transactions. Default: 30 s.
     pub drain: Duration,
+    /// `deadlock`: a wait over several shards after which deadlocks are looked for (`40P01`); 0: never. Default: 1 s.
+    pub deadlock: Duration,
+    /// `lock_wait_over_shards`: a wait in what seems to be a deadlock through another proxy (`40P01`); 0: for ever. Default: 10 s.
+    pub lock_wait_over_shards: Duration,
     /// `copy_buffer_bytes` per shard of a split COPY before the client is made to wait. Default: 1 MiB.
     pub copy_buffer_bytes: usize,
 }
@@ -302,6 +306,8 @@ impl Default for Limits {
             facts: 10_000,
             session_statements: 10_000,
             drain: Duration::from_secs(30),
+            deadlock: Duration::from_secs(1),
+            lock_wait_over_shards: Duration::from_secs(10),
             copy_buffer_bytes: 1 << 20,
         }
     }

@@ -2,7 +2,7 @@
 
 use tests::cluster::{Cluster, first_column};
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::house::{build, holders};
@@ -220,4 +220,23 @@ async fn triggers_and_functions_stay_where_their_tables_are() {
         other.copy_in::<_, std::io::Cursor<Vec<u8>>>("COPY bids (auction_id, amount) FROM STDIN").await;
     assert_eq!(copy.err().and_then(|error| error.code().cloned()), Some(SqlState::FEATURE_NOT_SUPPORTED));
     assert_eq!(holders(&cluster, "notes", "true").await, Vec::<usize>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_parts_do_not_point_into_other_rows() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let rows: Vec<String> =
+        (1..=8).map(|id| format!("({id}, 'lot', {})", if id == 7 { "'x'" } else { "1" })).collect();
+    let sql = format!("INSERT INTO auctions (auction_id, title, price) VALUES {}", rows.join(", "));
+    let error = client.batch_execute(&sql).await.expect_err("no number");
+    let error = error.as_db_error().expect("of the server");
+    assert_eq!(error.code(), &SqlState::INVALID_TEXT_REPRESENTATION);
+    let wrong = sql.find("'x'").map(|at| at as u32 + 1);
+    match error.position() {
+        None => {}
+        Some(ErrorPosition::Original(at)) => assert_eq!(Some(*at), wrong),
+        Some(other) => panic!("{other:?}"),
+    }
 }

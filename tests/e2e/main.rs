@@ -3,6 +3,7 @@
 mod cancel;
 mod console;
 mod cursors;
+mod deadlocks;
 mod demo;
 mod drift;
 mod house;

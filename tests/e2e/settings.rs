@@ -221,3 +221,68 @@ async fn defaults_are_those_of_the_login() {
     wire.query("COMMIT").expect("commit");
     assert_eq!(show(&mut wire, "SHOW timezone"), "UTC");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_a_role_made_on_the_nodes_are_known() {
+    let cluster = Cluster::builder().replicas(1).start().await;
+    let on_nodes = async |sql: &str| {
+        for number in 0..2 {
+            cluster
+                .shard(number)
+                .primary
+                .execute("auction", sql)
+                .await
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+    };
+    on_nodes("ALTER ROLE postgres IN DATABASE auction SET search_path = s4").await;
+    let client = cluster.connect().await;
+    let run =
+        async |sql: &str| client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    run("CREATE SCHEMA s4").await;
+    run("CREATE TABLE public.w (auction_id bigint, k bigint)").await;
+    run("CREATE TABLE s4.w (k bigint, auction_id bigint)").await;
+    // As of the login, like in PostgreSQL.
+    let client = cluster.connect().await;
+    let run =
+        async |sql: &str| client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    for n in 1..=8 {
+        run(&format!("INSERT INTO w VALUES ({n}, {})", n + 100)).await;
+    }
+    for n in 1..=8 {
+        let found = first_column(&client, &format!("SELECT k FROM w WHERE auction_id = {}", n + 100)).await;
+        assert_eq!(found, [n.to_string()], "the table of the role's schema, by its own key");
+    }
+    on_nodes("ALTER ROLE postgres SET default_transaction_isolation = 'serializable'").await;
+    run("CREATE TABLE public.later (id int)").await;
+    let client = cluster.connect().await;
+    for n in 1..=8 {
+        // A replica would refuse: no replica has serializable transactions.
+        let found = first_column(&client, &format!("SELECT k FROM w WHERE auction_id = {}", n + 100)).await;
+        assert_eq!(found.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_end_with_their_transaction() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let all = async || {
+        let plan = first_column(&client, "EXPLAIN (GAVEL) SELECT * FROM auctions").await.concat();
+        plan.contains("shard-1") && plan.contains("shard-2")
+    };
+    assert!(all().await);
+    for (end, kept) in [("COMMIT", true), ("ROLLBACK", false)] {
+        client.batch_execute("BEGIN").await.expect("begin");
+        client.batch_execute("SET LOCAL gavel.shard = 'shard-2'").await.expect("set local");
+        assert!(!all().await, "in force");
+        client.batch_execute(end).await.expect("the end");
+        assert!(all().await, "SET LOCAL, {end}");
+        client.batch_execute("BEGIN").await.expect("begin");
+        client.batch_execute("SET gavel.shard = 'shard-2'").await.expect("set");
+        client.batch_execute(end).await.expect("the end");
+        assert_eq!(all().await, !kept, "SET, {end}");
+        client.batch_execute("RESET gavel.shard").await.expect("reset");
+    }
+}

@@ -118,6 +118,8 @@ fn of_limits(limits: &Limits) -> Vec<Shown> {
         facts,
         session_statements,
         drain,
+        deadlock,
+        lock_wait_over_shards,
         copy_buffer_bytes,
     } = limits;
     vec![
@@ -129,6 +131,8 @@ fn of_limits(limits: &Limits) -> Vec<Shown> {
         ("limits.facts", facts.to_string()),
         ("limits.session_statements", session_statements.to_string()),
         ("limits.drain", time(*drain)),
+        ("limits.deadlock", time(*deadlock)),
+        ("limits.lock_wait_over_shards", time(*lock_wait_over_shards)),
         ("limits.copy_buffer_bytes", copy_buffer_bytes.to_string()),
     ]
 }

@@ -161,7 +161,7 @@ impl Console {
         match tag {
             tag::QUERY => {
                 let text = frontend::query(&body)?;
-                self.visible.requests.fetch_add(1, Ordering::Relaxed);
+                self.visible.verdict.requests.fetch_add(1, Ordering::Relaxed);
                 if let Err(refused) = self.query(text).await {
                     self.tell(&refused);
                 }
@@ -258,7 +258,7 @@ impl Console {
         let done = match portal.rows {
             Some(rows) => Done::Rows(rows),
             None => {
-                self.visible.requests.fetch_add(1, Ordering::Relaxed);
+                self.visible.verdict.requests.fetch_add(1, Ordering::Relaxed);
                 self.run(&portal.command).await?
             }
         };

@@ -88,7 +88,7 @@ fn clients(shared: &Shared) -> Vec<Row> {
                 entry.who.database.clone(),
                 entry.peer.clone(),
                 state.to_owned(),
-                entry.visible.requests.load(Ordering::Relaxed).to_string(),
+                entry.visible.verdict.requests.load(Ordering::Relaxed).to_string(),
                 entry.since.elapsed().as_secs().to_string(),
                 backends.join(", "),
             ]);

@@ -1,9 +1,12 @@
 //! What happened on a conn that its user wants to know.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::owed::Show;
+use super::verdict::Verdict;
 use crate::wire::backend::{self, tag};
 use crate::wire::frame::HEADER;
 
@@ -28,9 +31,16 @@ pub struct Events {
     pub rows: Vec<Bytes>,
     /// RowDescription and the like of captured replies, as whole frames.
     pub descriptions: Vec<Bytes>,
+    /// Of the session that it happens to.
+    pub verdict: Option<Arc<Verdict>>,
 }
 
 impl Events {
+    /// For another conn of the same session.
+    pub fn beside(&self) -> Self {
+        Self { verdict: self.verdict.clone(), ..Self::default() }
+    }
+
     /// As new, in the same memory. What the application has not been told yet of its settings is kept.
     pub fn clear(&mut self) {
         let Self {
@@ -43,6 +53,7 @@ impl Events {
             parameters: _,
             rows,
             descriptions,
+            verdict: _,
         } = self;
         (*parsed, *completed, *last_tag, *error, *copy_in) = (0, 0, None, None, false);
         rolled_back.clear();
@@ -53,6 +64,11 @@ impl Events {
     /// SQLSTATE of the error.
     pub fn sqlstate(&self) -> Option<&[u8]> {
         self.error.as_ref().and_then(|frame| backend::error_field(&frame[HEADER..], b'C'))
+    }
+
+    /// What the application is told in place of an error that a node has reported.
+    pub(super) fn edited(&self, frame: &[u8]) -> Option<Bytes> {
+        self.verdict.as_ref()?.instead_of(frame)
     }
 
     /// A reply of the proxy's own, as one of the server's.

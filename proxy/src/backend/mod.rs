@@ -13,3 +13,4 @@ pub mod owed;
 pub mod pool;
 pub mod prepared;
 pub mod traffic;
+pub mod verdict;

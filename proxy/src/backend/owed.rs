@@ -14,7 +14,7 @@ impl Show {
     /// Nothing: the proxy asked for itself. Errors are kept for the caller.
     pub const NOTHING: Self = Self(0);
     /// Everything.
-    pub const ALL: Self = Self(0b11_1111);
+    pub const ALL: Self = Self(0b111_1111);
     /// RowDescription, ParameterDescription, NoData.
     pub const DESCRIPTION: Self = Self(0b00001);
     /// DataRow and COPY data.
@@ -25,8 +25,10 @@ impl Show {
     pub const READY: Self = Self(0b01000);
     /// CopyDone.
     pub const COPY_DONE: Self = Self(0b10_0000);
-    /// ErrorResponse, and what is not asked for: notices and notifications.
-    pub const ERRORS: Self = Self(0b10000);
+    /// Notices.
+    pub const NOTICES: Self = Self(0b100_0000);
+    /// ErrorResponse, and notices.
+    pub const ERRORS: Self = Self(0b101_0000);
 
     /// Whether all of `part` is shown.
     pub fn has(self, part: Self) -> bool {

@@ -57,6 +57,8 @@ impl Session {
         };
         let why = Why::of(&ask.plan);
         self.open_implicit();
+        // Each row is somebody's own, or all shards say the same.
+        let others = if matches!(way, Way::Split(_)) { Show::NOTICES } else { Show::NOTHING };
         let mut order = Vec::new();
         for shard in 0..topology.shards.len() as u16 {
             let at = self.acquire(ShardId(shard), false).await?;
@@ -65,7 +67,7 @@ impl Session {
             let held = &mut self.held[at];
             held.unnamed = None;
             // Errors are told when it is known which line comes first.
-            let show = if shard == 0 { Show::DESCRIPTION } else { Show::NOTHING };
+            let show = if shard == 0 { Show::DESCRIPTION.and(Show::NOTICES) } else { others };
             reply::query(&mut held.lease.write, &ask.text);
             held.lease.owe(Owed::Query(show));
             order.push(at);
@@ -110,7 +112,7 @@ impl Session {
             }
         }
         let mut events = Vec::new();
-        events.resize_with(order.len(), Events::default);
+        events.resize_with(order.len(), || self.events.beside());
         let high = self.worker.shared.settings.load().limits.copy_buffer_bytes;
         let mut copy = Copy { conns: conns.into_iter().flatten().collect(), events, io: &mut self.io, high };
         match copy.run(way).await {
@@ -253,7 +255,8 @@ impl Copy<'_> {
                     return Poll::Ready(Ok(()));
                 }
                 if !progress {
-                    return Poll::Pending;
+                    let gone = self.io.poll_hangup(cx);
+                    return gone.map_err(|error| Broken::Shard(0, error));
                 }
             }
         })

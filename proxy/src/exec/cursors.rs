@@ -202,10 +202,12 @@ impl Session {
             Command::Fetch(name) | Command::CloseCursor(Some(name)) => {
                 self.names.walked.get(name).map(shards)
             }
-            Command::CloseCursor(None) if !self.names.walked.is_empty() => {
+            Command::CloseCursor(None) if !self.names.walked.is_empty() || self.names.cursors.len() > 1 => {
                 let enlisted = self.held.iter().filter(|held| held.enlisted).map(|held| held.shard);
                 let mut all: Vec<ShardId> = enlisted.collect();
+                all.extend(self.names.cursors.values().map(|(shard, _)| *shard));
                 all.sort_unstable();
+                all.dedup();
                 Some(Target::Concat(all.into_iter().collect()))
             }
             _ => None,

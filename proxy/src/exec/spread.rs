@@ -58,6 +58,21 @@ pub enum Form {
     },
 }
 
+impl Form {
+    /// The same, described only where it is said so too.
+    fn described_if(&self, wanted: bool) -> Self {
+        match self {
+            Self::Query => Self::Query,
+            Self::Execute { statement, bind, describe, max_rows } => Self::Execute {
+                statement: Arc::clone(statement),
+                bind: bind.clone(),
+                describe: *describe && wanted,
+                max_rows: *max_rows,
+            },
+        }
+    }
+}
+
 /// What one shard is sent.
 pub(super) struct Share {
     pub(super) shard: ShardId,
@@ -138,16 +153,28 @@ impl Session {
                 Command::CopyOut(shape) => CopyTrim::of(shape, turn == 0, last),
                 _ => None,
             };
-            let show = merge.show(turn == 0);
-            let show = if last { show.and(Show::COPY_DONE) } else { show };
-            self.queue_share(at, share, &ask.form, show)?;
             order.push(at);
         }
         if writes && order.len() > 1 {
             self.draws_on_several();
         }
         self.expect(&ask.facts, &ask.text, None);
-        let outcome = self.drive(&order).await?;
+        // What is written everywhere takes its locks on the home shard first, alone: two such statements meet there.
+        let first = if writes && merge == Merge::First { 1 } else { shares.len() };
+        let mut outcome = Vec::new();
+        for turns in [0..first, first..shares.len()] {
+            if turns.is_empty() || outcome.iter().any(|events: &Events| events.error.is_some()) {
+                break;
+            }
+            for turn in turns.clone() {
+                let show = merge.show(turn == 0);
+                let last = turn + 1 == shares.len();
+                let show = if last { show.and(Show::COPY_DONE) } else { show };
+                self.queue_share(order[turn], &shares[turn], &ask.form, show)?;
+                self.held[order[turn]].lease.rewritten = shares[turn].text != ask.text;
+            }
+            outcome.append(&mut self.drive(&order[turns]).await?);
+        }
         self.conclude(outcome, &shares, merge)?;
         self.note_cursor(&ask);
         Ok(())
@@ -256,12 +283,13 @@ impl Session {
         }
         let mut conns: Vec<&mut Conn> = conns.into_iter().flatten().collect();
         let mut events: Vec<Events> = Vec::new();
-        events.resize_with(conns.len(), Events::default);
+        events.resize_with(conns.len(), || self.events.beside());
         match run_all(&mut self.io, &mut conns, &mut events).await {
             Ok(()) => {
                 for (turn, at) in order.iter().enumerate() {
                     let held = &mut self.held[*at];
                     held.lease.capture = false;
+                    held.lease.rewritten = false;
                     held.lease.copy_trim = None;
                     if let Some(ticket) = held.asks_lsn.take() {
                         // Its answer came in front of the share's own rows.
@@ -342,7 +370,7 @@ impl Session {
                 Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
             // The home shard's answer is kept back until all have succeeded.
             self.writes(at)?;
-            self.queue_share(at, &share, &ask.form, Merge::First.show(true))?;
+            self.queue_share(at, &share, &ask.form.described_if(turn == 0), Merge::First.show(true))?;
             let outcome = self.drive(&[at]).await?;
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;

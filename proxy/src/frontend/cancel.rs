@@ -103,7 +103,8 @@ pub async fn cancel_all(shared: &Arc<Shared>) {
     join_all(all.iter().map(|visible| cancel_running(shared, visible))).await;
 }
 
-async fn cancel_running(shared: &Shared, visible: &Visible) {
+/// Cancels what a session runs.
+pub(super) async fn cancel_running(shared: &Shared, visible: &Visible) {
     let targets = {
         let mut running = visible.running();
         if running.conns.is_empty() {

@@ -8,11 +8,13 @@ use bytes::{Bytes, BytesMut};
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
+use super::hints::Hints;
 use super::session::Session;
 use super::transaction::Block;
 use crate::backend::gucs::{Gucs, set_sql};
 use crate::backend::owed::{Owed, Show};
 use crate::sql::facts::{Command, Facts};
+use crate::wire::backend::Status;
 use crate::wire::error::Report;
 use crate::wire::{frontend, reply, sqlstate};
 
@@ -50,21 +52,16 @@ pub fn moves_transaction(command: &Command) -> bool {
 impl Session {
     /// Executes a control statement; its CommandComplete is appended or passed on, in order.
     pub async fn control(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        if !moves_transaction(&facts.command) {
+            self.check_doomed()?;
+        }
         match &facts.command {
             Command::Begin { .. } => self.begin(facts, text, via).await,
             Command::Commit { .. } | Command::Rollback { .. } => self.end(facts, text, via).await,
             Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
                 self.savepoint(facts, text, via).await
             }
-            Command::SetHint { name, value, .. } => {
-                let value = value.clone();
-                match name.as_str() {
-                    "key" => self.hint_key = value,
-                    _ => self.hint_shard = value,
-                }
-                self.answer("SET");
-                Ok(())
-            }
+            Command::SetHint { name, value, local } => self.set_hint(name, value.clone(), *local, via).await,
             Command::Deallocate(name) => self.deallocate(facts, name.as_deref(), text, via).await,
             Command::Reset(name) => self.reset_to_login(facts, name.as_deref(), text, via).await,
             Command::Discard(what) => self.discard(facts, what, text, via).await,
@@ -103,7 +100,14 @@ impl Session {
         let unsynced = self.held.iter().any(|held| held.unsynced);
         if self.block.is_some() || unsynced {
             // PostgreSQL warns, or turns the pipeline's implicit transaction into a block.
-            return self.pass_on_home(facts, text, via).await;
+            self.pass_on_home(facts, text, via).await?;
+            let first = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
+            return match (super::transaction::modes_sql(text), first) {
+                (Some(modes), Some(shard)) if self.events.error.is_none() => {
+                    self.tell_others(&modes, shard).await
+                }
+                _ => Ok(()),
+            };
         }
         let Command::Begin { read_only, isolation } = facts.command else { return Ok(()) };
         let mut block = Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs));
@@ -193,6 +197,10 @@ impl Session {
                 "ROLLBACK TO SAVEPOINT after a statement that the proxy refused is not supported",
                 "Send ROLLBACK and start again.",
             ));
+        }
+        let failed = self.held.iter().position(|held| held.lease.status == Status::Failed);
+        if let Some(at) = failed.filter(|_| !matches!(facts.command, Command::RollbackTo(_))) {
+            return self.pass_on(at, facts, text, via).await;
         }
         match enlisted.len() {
             0 => self.savepoint_alone(facts, text, via).await,
@@ -356,8 +364,7 @@ impl Session {
         self.return_to(Arc::clone(&self.startup_gucs));
         self.pinned = None;
         self.temp_tables = false;
-        self.hint_key = None;
-        self.hint_shard = None;
+        self.hints = Hints::default();
         self.unlisten_all();
         self.draws = super::draws::Draws::default();
         self.answer("DISCARD ALL");
@@ -367,8 +374,10 @@ impl Session {
 
     /// Passes a statement on to the shard where the transaction is, else to the pinned one, else to the home shard.
     pub async fn pass_on_home(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
-        let enlisted = self.held.iter().position(|held| held.enlisted || held.unsynced);
-        let at = match enlisted {
+        // A failed transaction is refused by the shard that it has failed on.
+        let failed = self.held.iter().position(|held| held.lease.status == Status::Failed);
+        let at = failed.or_else(|| self.held.iter().position(|held| held.enlisted || held.unsynced));
+        let at = match at {
             Some(at) => at,
             None => {
                 let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
@@ -437,7 +446,7 @@ impl Session {
 
     /// Counts a request for the console.
     pub fn count_request(&self) {
-        self.visible.requests.fetch_add(1, Ordering::Relaxed);
+        self.visible.verdict.requests.fetch_add(1, Ordering::Relaxed);
     }
 }
 

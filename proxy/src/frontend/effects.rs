@@ -9,7 +9,7 @@ use router_config::topology::ShardId;
 
 use super::failure::Failure;
 use super::session::{Held, Session};
-use super::transaction::Block;
+use super::transaction::{Block, modes_sql, names_read_write};
 use crate::backend::conn::set_parameter;
 use crate::backend::gucs::{Gucs, literal, set_sql, value_sql};
 use crate::route::values::{BindParams, ParamValue};
@@ -115,19 +115,27 @@ impl Session {
         text: &str,
         shard: ShardId,
     ) -> Result<(), Failure> {
-        let others = |held: &&Held| held.enlisted && held.shard != shard;
-        let others: Vec<ShardId> = self.held.iter().filter(others).map(|held| held.shard).collect();
-        if others.is_empty() || !(sets.is_some() || sets_something(&facts.command)) {
+        if !(sets.is_some() || sets_something(&facts.command)) {
             return Ok(());
         }
         let sql = sets.map_or_else(|| text.to_owned(), |sets| sets_sql(sets));
+        self.tell_others(&sql, shard).await
+    }
+
+    /// The shards of the transaction other than this one run it too, hidden.
+    pub(super) async fn tell_others(&mut self, sql: &str, shard: ShardId) -> Result<(), Failure> {
+        let others = |held: &&Held| held.enlisted && held.shard != shard;
+        let others: Vec<ShardId> = self.held.iter().filter(others).map(|held| held.shard).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
         self.leave_all().await?;
         if self.events.error.is_some() {
             return Ok(());
         }
         for shard in others {
             if let Some(at) = self.held.iter().position(|held| held.enlisted && held.shard == shard) {
-                self.ask(at, &sql).await?;
+                self.ask(at, sql).await?;
             }
         }
         Ok(())
@@ -179,7 +187,14 @@ impl Session {
     /// BEGIN within a text or pipeline that was passed on: what came before it is part of the transaction.
     fn begun(&mut self, facts: &Facts, text: &str, begun: &Arc<Gucs>) {
         let Command::Begin { read_only, isolation } = facts.command else { return };
-        if self.block.is_none() {
+        if let Some(block) = &mut self.block {
+            // A warning, but its modes count.
+            if let Some(modes) = modes_sql(text) {
+                block.note_local(&modes);
+                block.read_only = read_only || (block.read_only && !names_read_write(&modes));
+                block.isolation = isolation.or(block.isolation);
+            }
+        } else {
             let mut block = Block::new(text.trim_end_matches(';'), read_only, Arc::clone(begun));
             block.isolation = isolation;
             self.block = Some(Box::new(block));
@@ -208,6 +223,7 @@ impl Session {
         } else {
             block.committed(Arc::clone(&self.gucs));
         }
+        self.return_to_hints(rolled_back);
         self.end_listens(!rolled_back);
     }
 
@@ -262,6 +278,7 @@ impl Session {
                 }
             }
             Command::CloseCursor(Some(name)) => drop(self.names.cursors.remove(name)),
+            Command::CloseCursor(None) => self.names.cursors.clear(),
             Command::Deallocate(None) => {
                 self.names.statements.clear();
                 for held in &mut self.held {

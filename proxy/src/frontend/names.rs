@@ -7,6 +7,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use router_config::topology::ShardId;
 
+use crate::backend::gucs::Gucs;
 use crate::backend::prepared::SharedStatement;
 use crate::exec::cursors::Walk;
 use crate::route::plan::Plan;
@@ -21,6 +22,8 @@ pub struct Prepared {
     pub analysed: Analysed,
     /// What its text was read against.
     pub reading: u32,
+    /// Settings at Parse: literals keep the meaning that they had then.
+    pub gucs: Arc<Gucs>,
     /// Parameter type OIDs of Parse.
     pub types: Box<[u32]>,
     /// The application gave it a name: it must outlive this request on whatever conn is used next.

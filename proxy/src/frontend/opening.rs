@@ -99,13 +99,15 @@ fn as_fatal(frame: &[u8]) -> BytesMut {
 
 impl Session {
     fn new(io: ClientIo, worker: Arc<Worker>, who: Who, gucs: Arc<Gucs>) -> Self {
+        let visible = Arc::new(Visible::default());
+        let events = Events { verdict: Some(Arc::clone(&visible.verdict)), ..Events::default() };
         Self {
             io,
             pools: Vec::new(),
             pools_generation: 0,
             worker,
             who: Arc::new(who),
-            visible: Arc::new(Visible::default()),
+            visible,
             startup_gucs: Arc::clone(&gucs),
             read_only: false,
             gucs,
@@ -116,20 +118,37 @@ impl Session {
             draws: super::draws::Draws::default(),
             listening: None,
             temp_tables: false,
-            hint_key: None,
-            hint_shard: None,
+            hints: super::hints::Hints::default(),
             context: None,
             changes: super::own_catalog::CatalogChanges::default(),
             pending: Vec::new(),
             sent: 0,
             spread: rand::random(),
-            events: Events::default(),
+            events,
             reported: Arc::default(),
             tag_at: None,
             catalog: None,
             pipeline: super::pipeline::PipelineState::default(),
             watch: super::watch::Watch::default(),
         }
+    }
+
+    /// What ALTER ROLE … SET and ALTER DATABASE … SET say that the planner reads, as settings of the session's own: conns that were
+    /// opened before do not have it.
+    fn take_role_settings(&mut self) {
+        const READ: [&str; 4] = [
+            "search_path",
+            "standard_conforming_strings",
+            "client_encoding",
+            "default_transaction_isolation",
+        ];
+        let schema = self.schema();
+        for name in READ {
+            if let (None, Some(value)) = (self.gucs.get(name), schema.role_setting(&self.who.user, name)) {
+                self.gucs = self.gucs.with(name, Some(&value_sql(name, value)));
+            }
+        }
+        self.startup_gucs = Arc::clone(&self.gucs);
     }
 
     /// What the application is told at login: the settings as its own would be reported by a server.
@@ -142,6 +161,7 @@ impl Session {
                     format!("the catalog could not be read: {error}"),
                 )
             })?);
+            self.take_role_settings();
         }
         let key = (self.who.user.clone(), self.who.database.clone(), self.gucs.fingerprint());
         let welcome = match self.worker.shared.welcome(&key) {

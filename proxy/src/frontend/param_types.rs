@@ -3,6 +3,8 @@
 //!
 //! Invariant: a key is never read as a value of another type than the one that PostgreSQL gives the parameter.
 
+use std::sync::Arc;
+
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
@@ -13,6 +15,7 @@ use crate::backend::owed::{Owed, Show};
 use crate::exec::single;
 use crate::sql::facts::{Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
 use crate::sql::lexer::{Kind, Lexer};
+use crate::sql::times::may_have_times;
 use crate::wire::backend::tag;
 use crate::wire::frame::HEADER;
 use crate::wire::{frontend, reply};
@@ -42,6 +45,23 @@ impl Session {
             Box::pin(self.ask_server(statement)).await?;
         }
         Ok(statement.types().to_vec())
+    }
+
+    /// PostgreSQL reads a literal when it parses; a conn that parses the statement later would read it by other settings.
+    pub(super) fn check_literals(&self, statement: &Prepared) -> Result<(), Failure> {
+        const READ_BY: [&str; 3] = ["timezone", "datestyle", "intervalstyle"];
+        let now = self.gucs_in_force();
+        let changed = !Arc::ptr_eq(now, &statement.gucs)
+            && self.is_placed()
+            && READ_BY.iter().any(|name| now.get(name) != statement.gucs.get(name));
+        if !changed || !may_have_times(&statement.shared.text, self.text_rules().standard_strings) {
+            return Ok(());
+        }
+        Err(Failure::unsupported(
+            "this statement has a literal that may be a date or time, and TimeZone, DateStyle or IntervalStyle have changed since it \
+             was prepared",
+            "Prepare it again, or give the literal as a parameter.",
+        ))
     }
 
     async fn ask_server(&mut self, statement: &Prepared) -> Result<(), Failure> {

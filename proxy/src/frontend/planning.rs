@@ -178,8 +178,8 @@ impl Session {
             range.as_ref().and_then(|range| std::str::from_utf8(request.text.get(range.clone())?).ok())
         };
         let view = SessionView {
-            hint_key: text_of(&hints.key).or(self.hint_key.as_deref()),
-            hint_shard: text_of(&hints.shard).or(self.hint_shard.as_deref()),
+            hint_key: text_of(&hints.key).or(self.hints.key.as_deref()),
+            hint_shard: text_of(&hints.shard).or(self.hints.shard.as_deref()),
             in_transaction: self.block.is_some(),
             read_only: self.block.as_ref().map_or(self.read_only, |block| block.read_only),
             enlisted: self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard),

@@ -111,8 +111,9 @@ impl Session {
                 None => return Ok(()),
             };
             self.pass_pause().await;
+            let began = self.watch.begin() - self.worker.shared.since;
+            self.visible.began_ms.store(began.as_millis() as u64, Ordering::Relaxed);
             self.visible.state.store(1, Ordering::Relaxed);
-            self.watch.begin();
             match request {
                 Request::Query(frame) => Box::pin(self.simple_query(frame)).await?,
                 Request::Batch(batch) => Box::pin(self.extended(batch)).await?,
@@ -282,6 +283,8 @@ impl Session {
             return Ok(None);
         }
         complete |= self.io.read.get(at..).is_some_and(|rest| !rest.is_empty());
+        // PostgreSQL says at once that it is ready for the data of a COPY: it waits for no Sync.
+        complete = complete || self.io.read.get(..at).is_some_and(|batch| self.may_copy(batch));
         Ok(complete.then(|| Request::Batch(self.io.read.split_to(at).freeze())))
     }
 

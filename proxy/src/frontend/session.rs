@@ -11,6 +11,7 @@ use router_config::settings::{DatabaseKind, PoolMode, Reads, Settings};
 use router_config::topology::{ShardId, Topology};
 
 use super::floor::Ticket;
+use super::hints::Hints;
 use super::io::ClientIo;
 use super::names::Names;
 use super::transaction::Block;
@@ -18,6 +19,7 @@ use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::Gucs;
 use crate::backend::pool::{Lease, PoolKey};
+use crate::backend::verdict::Verdict;
 use crate::control::{InFlight, NodeId};
 use crate::sql::facts::{Access, Command, Facts, Isolation, PinCause, Scope};
 use crate::wire::backend::Status;
@@ -47,8 +49,10 @@ pub struct Visible {
     pub waker: AtomicWaker,
     /// Set by a cancel request that came too early or too late to find a conn.
     pub cancelled: AtomicBool,
-    /// Requests worked off.
-    pub requests: AtomicU64,
+    /// Requests worked off, and what became of the one under way.
+    pub verdict: Arc<Verdict>,
+    /// When the request under way, or the last one, was begun: milliseconds of the process's life.
+    pub began_ms: AtomicU64,
     /// The conns that are working for it: node, process, secret.
     pub running: std::sync::Mutex<Running>,
     /// 0 idle, 1 active, 2 idle in transaction.
@@ -141,10 +145,8 @@ pub struct Session {
     pub listening: Option<Box<super::listening::Listening>>,
     /// It has made temporary tables.
     pub temp_tables: bool,
-    /// `SET gavel.key`.
-    pub hint_key: Option<String>,
-    /// `SET gavel.shard`.
-    pub hint_shard: Option<String>,
+    /// `SET gavel.key` and `SET gavel.shard`.
+    pub hints: Hints,
     /// `default_transaction_read_only` is on.
     pub read_only: bool,
     /// Number of the facts' context, with the generation and settings that it was made for.

@@ -72,6 +72,7 @@ impl Session {
 
     /// The transaction is over, on all conns: settings as they were if it was rolled back.
     pub fn end_block(&mut self, rolled_back: bool) {
+        self.return_to_hints(rolled_back);
         if let Some(block) = self.block.take()
             && rolled_back
         {

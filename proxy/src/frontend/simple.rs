@@ -197,7 +197,8 @@ impl Session {
         index: usize,
     ) -> Result<(), Failure> {
         let facts = &analysed.statements()[index].facts;
-        if !self.acts_on(&facts.command) && self.block.is_none() {
+        let local_hint = matches!(facts.command, Command::SetHint { local: true, .. });
+        if (local_hint || !self.acts_on(&facts.command)) && self.block.is_none() {
             let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
             block.implicit = true;
             self.block = Some(Box::new(block));

@@ -60,7 +60,8 @@ impl Session {
         let shared = self.worker.shared.registry.intern(self.parse_context(), body, &raw);
         self.try_parse(body, &raw).await?;
         if self.events.error.is_none() {
-            let prepared = Prepared { shared, analysed, reading, types: types.into(), named: true };
+            let (types, gucs) = (types.into(), Arc::clone(self.gucs_in_force()));
+            let prepared = Prepared { shared, analysed, reading, gucs, types, named: true };
             self.names.statements.insert(Bytes::copy_from_slice(name.as_bytes()), Arc::new(prepared));
             self.answer("PREPARE");
         }
@@ -122,6 +123,7 @@ impl Session {
             Failure::error(sqlstate::INVALID_STATEMENT_NAME, message)
         })?;
         let statement = self.reread(name.as_bytes(), statement);
+        self.check_literals(&statement)?;
         let facts = statement.facts().cloned().filter(|facts| !is_control(&facts.command));
         let facts = facts.ok_or_else(|| {
             Failure::unsupported("EXECUTE of a command of this kind", "Send the command itself.")

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::hints::Hints;
 use crate::backend::gucs::Gucs;
 use crate::sql::facts::Isolation;
 
@@ -24,6 +25,8 @@ pub struct Block {
     pub implicit: bool,
     /// READ ONLY was asked for.
     pub read_only: bool,
+    /// Hints to return to, where it has set some: when it is rolled back, and when it is committed.
+    pub hints: Option<Box<[Hints; 2]>>,
     /// The level named in BEGIN or SET TRANSACTION.
     pub isolation: Option<Isolation>,
     /// Statements were run that the proxy has not looked into (a text of several statements with transaction control): no
@@ -54,6 +57,7 @@ impl Block {
             local: None,
             implicit: false,
             read_only,
+            hints: None,
             isolation: None,
             opaque: false,
             doomed: false,
@@ -138,6 +142,25 @@ impl Block {
     }
 }
 
+/// The modes of a BEGIN or START TRANSACTION as SET TRANSACTION; `None` without modes.
+pub fn modes_sql(begin: &str) -> Option<String> {
+    let word = |text: &str, word: &str| {
+        let (head, rest) = text.split_at_checked(word.len())?;
+        let ends = rest.chars().next().is_none_or(|c| c.is_ascii_whitespace());
+        (ends && head.eq_ignore_ascii_case(word)).then(|| rest.trim_start().to_owned())
+    };
+    let text = begin.trim().trim_end_matches(';').trim_end();
+    let rest = word(text, "begin").or_else(|| word(text, "start"))?;
+    let rest = word(&rest, "transaction").or_else(|| word(&rest, "work")).unwrap_or(rest);
+    (!rest.is_empty()).then(|| format!("SET TRANSACTION {rest}"))
+}
+
+/// Whether READ WRITE is among the modes.
+pub fn names_read_write(modes: &str) -> bool {
+    let words: Vec<String> = modes.to_ascii_lowercase().split_whitespace().map(str::to_owned).collect();
+    words.windows(2).any(|pair| pair[0] == "read" && pair[1].trim_end_matches(',') == "write")
+}
+
 /// An identifier as SQL.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -163,6 +186,17 @@ mod tests {
         assert!(block.rollback_to("a").is_some());
         assert_eq!(block.join_sql(), "BEGIN;SAVEPOINT \"a\"");
         assert!(block.rollback_to("b").is_none());
+    }
+
+    #[test]
+    fn modes_of_a_second_begin_are_those_of_set_transaction() {
+        let read_only = Some("SET TRANSACTION READ ONLY".to_owned());
+        assert_eq!(modes_sql("BEGIN READ ONLY;"), read_only);
+        assert_eq!(modes_sql("start Transaction READ ONLY"), read_only);
+        assert_eq!(modes_sql("begin work"), None);
+        assert_eq!(modes_sql("BEGIN"), None);
+        assert!(names_read_write("SET TRANSACTION isolation level serializable, Read  Write, deferrable"));
+        assert!(!names_read_write("SET TRANSACTION READ ONLY"));
     }
 
     #[test]

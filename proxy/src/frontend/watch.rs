@@ -73,11 +73,13 @@ pub struct Watch {
 
 impl Watch {
     /// A request has been read.
-    pub fn begin(&mut self) {
-        self.began = Some(Instant::now());
+    pub fn begin(&mut self) -> Instant {
+        let now = Instant::now();
+        self.began = Some(now);
         self.statements = 0;
         self.notes.clear();
         self.first = None;
+        now
     }
 }
 

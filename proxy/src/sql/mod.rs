@@ -19,6 +19,7 @@ pub mod schema;
 pub mod set_config;
 pub mod sql_prepare;
 pub(crate) mod stored;
+pub mod times;
 pub(crate) mod tokens;
 
 pub use extract::{Context, analyse};

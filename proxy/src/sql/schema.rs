@@ -29,6 +29,19 @@ pub struct Schema {
     pub refused: HashMap<u32, String>,
     /// `search_path` that a session without a setting of its own has; `$user` stands for the session's role.
     pub default_search_path: Vec<String>,
+    /// ALTER ROLE … SET, with or without IN DATABASE: role (empty: all of them) and setting to the value as stored.
+    pub role_settings: HashMap<(String, String), String>,
+}
+
+impl Schema {
+    /// What ALTER ROLE … SET gives a session of this role.
+    pub fn role_setting(&self, role: &str, name: &str) -> Option<&str> {
+        if self.role_settings.is_empty() {
+            return None;
+        }
+        let of = |role: &str| self.role_settings.get(&(role.to_owned(), name.to_owned()));
+        of(role).or_else(|| of("")).map(String::as_str)
+    }
 }
 
 /// A table, view, sequence or the like.

@@ -129,6 +129,21 @@ fn put_field(out: &mut BytesMut, tag: u8, text: &str) {
     out.put_u8(0);
 }
 
+/// An ErrorResponse without its position (field `P`).
+pub fn without_position(frame: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(frame.len());
+    let body = frame.get(super::frame::HEADER..).unwrap_or_default();
+    super::reply::frame(&mut out, b'E', |out| {
+        for (field, text) in fields(body).filter(|(field, _)| *field != b'P') {
+            out.put_u8(field);
+            out.put_slice(text);
+            out.put_u8(0);
+        }
+        out.put_u8(0);
+    });
+    out.freeze()
+}
+
 /// An ErrorResponse or NoticeResponse with another context (field `W`), where `rewrite` gives one.
 pub fn with_context(frame: &[u8], rewrite: impl Fn(&str) -> Option<String>) -> Bytes {
     let mut out = BytesMut::with_capacity(frame.len() + 16);

@@ -159,6 +159,8 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
     section.count("facts", &mut limits.facts, 16..=MAX_COUNT);
     section.count("session_statements", &mut limits.session_statements, 1..=MAX_COUNT);
     section.duration("drain", &mut limits.drain);
+    section.duration("deadlock", &mut limits.deadlock);
+    section.duration("lock_wait_over_shards", &mut limits.lock_wait_over_shards);
     section.bytes("copy_buffer_bytes", &mut limits.copy_buffer_bytes, 8_192..=MAX_MESSAGE);
     if limits.login.is_zero() {
         section.mistake("login", "may not be zero", "write a duration like \"15s\"");

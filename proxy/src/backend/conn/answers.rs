@@ -8,6 +8,7 @@ use super::{Conn, ConnError, Events, set_parameter, unexpected};
 use crate::backend::oids::OidError;
 use crate::backend::owed::{Owed, Show};
 use crate::wire::backend::{self, Status, tag};
+use crate::wire::error;
 use crate::wire::frame::HEADER;
 use crate::wire::reply;
 
@@ -64,8 +65,8 @@ impl Conn {
         events: &mut Events,
     ) -> Result<bool, ConnError> {
         // Notifications are the application's whatever the proxy is doing on the conn.
-        let shown =
-            tag == tag::NOTIFICATION || self.owed.front().is_none_or(|owed| owed.show().has(Show::ERRORS));
+        let part = if tag == tag::NOTICE { Show::NOTICES } else { Show::ERRORS };
+        let shown = tag == tag::NOTIFICATION || self.owed.front().is_none_or(|owed| owed.show().has(part));
         let body = &self.read[at.start + HEADER..at.end];
         match tag {
             tag::PARAMETER_STATUS => {
@@ -84,8 +85,14 @@ impl Conn {
                     return Err(ConnError::Fatal(frame));
                 }
                 self.skip_to_ready();
+                let unplaced = || self.rewritten.then(|| error::without_position(&frame));
+                let edited = events.edited(&frame).or_else(unplaced);
                 if events.error.is_none() {
-                    events.error = Some(frame);
+                    events.error = Some(edited.clone().unwrap_or(frame));
+                }
+                if let Some(edited) = edited.filter(|_| shown) {
+                    self.owed.push_front(Owed::Local(edited));
+                    return Ok(false);
                 }
             }
             _ => {}

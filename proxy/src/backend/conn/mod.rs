@@ -100,6 +100,8 @@ pub struct Conn {
     pub moved: Moved,
     /// Rows are captured into [`Events::rows`] instead of being dropped when they are not shown.
     pub capture: bool,
+    /// It runs a text of the proxy's own: positions in errors lead nowhere.
+    pub rewritten: bool,
     /// What is taken out of COPY data on its way to the application.
     pub copy_trim: Option<CopyTrim>,
     /// Translates OIDs of its shard; `None` on the home shard and where nothing is routed.
@@ -130,6 +132,7 @@ impl Conn {
             opened_in: None,
             moved: Moved::default(),
             capture: false,
+            rewritten: false,
             copy_trim: None,
             oids: None,
         }

@@ -38,6 +38,15 @@ const SETTINGS_PLAIN: &str = "SELECT pg_catalog.getdatabaseencoding()::text, coa
       (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())), \
      '\"$user\", public')";
 
+/// Settings of roles, those for this database last: they come before the others. What is set for all roles of the database alone
+/// is in [`SETTINGS`].
+const ROLE_SETTINGS: &str = "SELECT coalesce(r.rolname::text, ''), pg_catalog.lower(pg_catalog.split_part(c, '=', 1)), \
+     pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1) \
+     FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole, \
+     pg_catalog.unnest(s.setconfig) c WHERE (s.setrole = 0) = (r.oid IS NULL) AND s.setdatabase IN \
+     (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) \
+     ORDER BY s.setdatabase";
+
 const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
      ARRAY(SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), \
      CASE WHEN c.relkind IN ('v', 'm') AND c.oid >= 16384 THEN pg_catalog.pg_get_viewdef(c.oid, true) END, \
@@ -103,6 +112,7 @@ pub(crate) struct Loaded {
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     settings: Vec<TextRow>,
+    role_settings: Vec<TextRow>,
     relations: Vec<TextRow>,
     columns: Vec<TextRow>,
     built_in: Vec<TextRow>,
@@ -132,6 +142,7 @@ pub(crate) async fn load(
     );
     let may_see_files = may_see_files.await?.first().is_some_and(|row| row.flag(0));
     let settings = ask(tx, if may_see_files { SETTINGS } else { SETTINGS_PLAIN }).await?;
+    let role_settings = ask(tx, ROLE_SETTINGS).await?;
     tx.batch_execute(START).await?;
     let (relations, columns) = (of_oids(RELATIONS, 0), of_oids(COLUMNS, 0));
     let relations_and_columns = try_join(ask(tx, &relations), ask(tx, &columns));
@@ -140,7 +151,8 @@ pub(crate) async fn load(
     let (((relations, columns), (built_in, functions)), (types, domains)) =
         try_join(try_join(relations_and_columns, all_functions), all_types).await?;
     let set_off = set_off::Answers::ask(tx).await?;
-    let answers = Answers { settings, relations, columns, built_in, functions, types, domains, set_off };
+    let answers =
+        Answers { settings, role_settings, relations, columns, built_in, functions, types, domains, set_off };
     Ok(assemble(&answers, topology, generation, Beside { committed: None, drift }))
 }
 
@@ -161,7 +173,9 @@ pub(crate) fn of_transaction(
     let answers: [Vec<TextRow>; QUESTIONS] = answers.try_into().ok()?;
     let [settings, relations, columns, built_in, functions, types, domains, set_off @ ..] = answers;
     let set_off = set_off::Answers(set_off);
-    let answers = Answers { settings, relations, columns, built_in, functions, types, domains, set_off };
+    let role_settings = Vec::new();
+    let answers =
+        Answers { settings, role_settings, relations, columns, built_in, functions, types, domains, set_off };
     Some(assemble(&answers, topology, generation, Beside { committed: Some(committed), drift: None }))
 }
 
@@ -205,6 +219,12 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
         Some(committed) => committed.default_search_path.clone(),
         None => split_search_path(settings.map_or("", |row| row.text(1))),
     };
+    let role_settings = match committed {
+        Some(committed) => committed.role_settings.clone(),
+        None => {
+            answers.role_settings.iter().map(|row| ((row.owned(0), row.owned(1)), row.owned(2))).collect()
+        }
+    };
     let types = type_names(&answers.types, &default_search_path);
     let set_off = answers.set_off.read(&drafts, &functions, topology);
     let unreadable = |draft: &&Draft| {
@@ -228,8 +248,16 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
     relations.extend(drafts.into_iter().map(|Draft { relation, .. }| {
         ((relation.schema.clone(), relation.name.clone()), Arc::new(relation))
     }));
-    let mut schema =
-        Schema { generation, relations, functions, types, refused, default_search_path, ..Schema::default() };
+    let mut schema = Schema {
+        generation,
+        relations,
+        functions,
+        types,
+        refused,
+        default_search_path,
+        role_settings,
+        ..Schema::default()
+    };
     let Judgement { hazards, leavings, leaves_unseen } = judge(&schema, &set_off);
     (schema.hazards, schema.leavings, schema.leaves_unseen) = (hazards, leavings, leaves_unseen);
     Loaded { schema, problems, unreadable_name }

@@ -39,6 +39,11 @@ CREATE FUNCTION place_bid(bigint, numeric) RETURNS void LANGUAGE plpgsql AS
 CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER t BEFORE UPDATE ON bids FOR EACH ROW EXECUTE FUNCTION touch();
 ALTER DATABASE postgres SET search_path = "$user", "Odd Schema", public;
+CREATE ROLE tenant;
+ALTER ROLE tenant SET search_path = other;
+ALTER ROLE tenant IN DATABASE postgres SET search_path = "Odd Schema", x;
+ALTER ROLE tenant IN DATABASE template1 SET search_path = y;
+ALTER ROLE ALL SET DateStyle = 'ISO, DMY';
 "#;
 
 fn find<'a>(schema: &'a Schema, namespace: &str, name: &str) -> &'a Relation {
@@ -90,6 +95,9 @@ async fn a_catalog_is_read_as_it_is() {
     columns_and_functions(schema);
     let expected = ["$user", "Odd Schema", "public"];
     assert_eq!(schema.default_search_path, expected);
+    assert_eq!(schema.role_setting("tenant", "search_path"), Some("\"Odd Schema\", x"));
+    assert_eq!(schema.role_setting("tenant", "datestyle"), Some("ISO, DMY"));
+    assert_eq!(schema.role_setting("postgres", "role"), None);
     assert!(loaded.oids.is_uniform());
     assert_eq!(schema.types.get("mood"), schema.types.get("public.mood"));
     assert!(schema.types.contains_key("_mood") && schema.types.contains_key("lot_id"));

@@ -17,13 +17,14 @@ use smallvec::SmallVec;
 use super::control::{aborted, is_control, queue_sync};
 use super::failure::Failure;
 use super::io::ClientError;
+use super::names::Prepared;
 use super::session::Session;
 use crate::backend::owed::{Owed, Show};
 use crate::route::plan::Plan;
 use crate::sql::facts::{Command, Facts};
 use crate::wire::backend::Status;
 use crate::wire::frame::{self, HEADER};
-use crate::wire::frontend::{bare, tag};
+use crate::wire::frontend::{Bind, Execute, Parse, bare, tag};
 use crate::wire::{reply, sqlstate};
 
 /// Frames of one session that are worked off before the others of the thread have a turn.
@@ -93,13 +94,40 @@ impl Session {
         }
         let next = self.io.read.first();
         let copy = matches!(next, Some(&(tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL)));
+        let executes = ops.last().is_some_and(|op| op.tag == tag::EXECUTE);
+        let copy = copy || (executes && next.is_none() && self.may_copy(&batch));
         if copy && !self.pipeline.skipping {
-            // The data of a COPY, sent ahead of its CopyInResponse.
+            // The data of a COPY, sent ahead of its CopyInResponse or to be sent when it has come.
             if let Err(failure) = self.flush_pipelines().await {
                 self.refuse(failure).await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the frames end with an Execute that may be one of COPY FROM STDIN. To work them off early costs little.
+    pub(in crate::frontend) fn may_copy(&self, frames: &[u8]) -> bool {
+        let ops = ops(frames);
+        if ops.last().is_none_or(|op| op.tag != tag::EXECUTE) {
+            return false;
+        }
+        let copies = |statement: &Prepared| {
+            statement.facts().is_none_or(|facts| matches!(facts.command, Command::CopyIn(_)))
+        };
+        ops.iter().any(|op| {
+            let body = &frames[op.body.clone()];
+            match op.tag {
+                tag::PARSE => Parse::read(body)
+                    .is_ok_and(|parse| parse.text.windows(4).any(|word| word.eq_ignore_ascii_case(b"copy"))),
+                tag::BIND => Bind::read(body).is_ok_and(|bind| {
+                    self.names.statements.get(bind.statement).is_some_and(|known| copies(known))
+                }),
+                tag::EXECUTE => Execute::read(body).is_ok_and(|run| {
+                    self.names.portals.get(run.portal).is_some_and(|known| copies(&known.statement))
+                }),
+                _ => false,
+            }
+        })
     }
 
     /// In front of Query and FunctionCall: whether the pipeline that no Sync has ended is without error. Otherwise everything up

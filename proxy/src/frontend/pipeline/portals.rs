@@ -33,6 +33,7 @@ impl Session {
         };
         self.see_catalog().await?;
         let prepared = self.reread(bind.statement, prepared);
+        self.check_literals(&prepared)?;
         self.ask_types(&prepared).await?;
         let Some(facts) = prepared.facts().cloned() else {
             let at = self.goto(ShardId(0), false).await?;

@@ -43,7 +43,9 @@ impl Session {
         let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
         let types =
             parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let prepared = Arc::new(Prepared { shared, analysed, reading, types, named: !name.is_empty() });
+        let gucs = Arc::clone(self.gucs_in_force());
+        let named = !name.is_empty();
+        let prepared = Arc::new(Prepared { shared, analysed, reading, gucs, types, named });
         self.names.statements.insert(name.clone(), Arc::clone(&prepared));
         self.pipeline.parsed.push(name.clone());
         let Some(facts) = prepared.facts() else {

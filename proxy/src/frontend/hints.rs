@@ -1,0 +1,73 @@
+//! Routing hints that a session sets. Like any setting, those made LOCAL end with the transaction, and those of a transaction that is
+//! rolled back were never made.
+
+use super::control::{Via, aborted, warning};
+use super::failure::Failure;
+use super::session::Session;
+use crate::wire::sqlstate;
+
+/// `gavel.key` and `gavel.shard` of a session.
+#[derive(Debug, Clone, Default)]
+pub struct Hints {
+    /// `SET gavel.key`.
+    pub key: Option<String>,
+    /// `SET gavel.shard`.
+    pub shard: Option<String>,
+}
+
+impl Hints {
+    /// Sets the one of this name.
+    pub fn set(&mut self, name: &str, value: Option<String>) {
+        match name {
+            "key" => self.key = value,
+            _ => self.shard = value,
+        }
+    }
+}
+
+impl Session {
+    /// `SET gavel.key` and the like: LOCAL, or of a transaction that is rolled back, not beyond its end.
+    pub(super) async fn set_hint(
+        &mut self,
+        name: &str,
+        value: Option<String>,
+        local: bool,
+        via: Via,
+    ) -> Result<(), Failure> {
+        // In a pipeline the block may be about to end.
+        self.finish_pipelines().await?;
+        if self.block.is_some() {
+            self.apply_completed();
+        }
+        if self.failed_shard().is_some() {
+            return Err(aborted());
+        }
+        match &mut self.block {
+            Some(block) => {
+                let hints =
+                    block.hints.get_or_insert_with(|| Box::new([self.hints.clone(), self.hints.clone()]));
+                if !local {
+                    hints[1].set(name, value.clone());
+                }
+                self.hints.set(name, value);
+            }
+            None if local && via == Via::Simple => warning(
+                &mut self.io.out,
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "SET LOCAL can only be used in transaction blocks",
+            ),
+            None if local => {}
+            None => self.hints.set(name, value),
+        }
+        self.answer("SET");
+        Ok(())
+    }
+
+    /// The transaction is over: hints as they were before it, or as it has left them.
+    pub(super) fn return_to_hints(&mut self, rolled_back: bool) {
+        if let Some(hints) = self.block.as_mut().and_then(|block| block.hints.take()) {
+            let [before, kept] = *hints;
+            self.hints = if rolled_back { before } else { kept };
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Sessions that wait for each other's locks on several shards: no PostgreSQL sees the cycle, the proxy does.
+
+use std::time::Duration;
+
+use shard_admin::local_cluster::ReservedPort;
+use shard_admin::local_proxy::{LocalProxy, ProxyOptions};
+use tests::cluster::{Cluster, eventually, first_column};
+use tests::wire::Wire;
+use tests::wire_message as message;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error, NoTls};
+
+use crate::house::{add_auctions, build, one_of_each};
+
+/// Far above what is needed: a deadlock that nobody ends lasts for ever.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs both to their end.
+async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
+    timeout(LIMIT, async { tokio::join!(one, other) }).await.expect("nobody waits for ever")
+}
+
+async fn repeat(client: &Client, sql: &str, times: usize) {
+    for _ in 0..times {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_everywhere_is_locked_in_one_order() {
+    // Nothing is detected: nothing has to be.
+    let cluster = Cluster::builder().config_extra("[limits]\ndeadlock = 0\n").start().await;
+    let (one, other) = (cluster.connect().await, cluster.connect().await);
+    build(&one).await;
+    one.batch_execute("INSERT INTO categories VALUES (1, '')").await.expect("insert");
+    let update = "UPDATE categories SET name = name || 'x'";
+    both(repeat(&one, update, 30), repeat(&other, update, 30)).await;
+    let lengths = cluster.on_each_primary("SELECT length(name) FROM categories").await.concat();
+    assert_eq!(lengths, ["60", "60"]);
+    let alter = "ALTER TABLE auctions ALTER title SET DEFAULT ''";
+    both(repeat(&one, alter, 10), repeat(&other, "TRUNCATE categories", 10)).await;
+    both(repeat(&one, alter, 10), repeat(&other, alter, 10)).await;
+}
+
+/// The two sessions lock a row each and then the other's; what became of the second statements.
+async fn cross(one: &Client, other: &Client, keys: (i64, i64)) -> [Result<u64, Error>; 2] {
+    let update = |id: i64| format!("UPDATE auctions SET price = price + 1 WHERE auction_id = {id}");
+    for (client, key) in [(one, keys.0), (other, keys.1)] {
+        client.batch_execute("BEGIN").await.expect("begin");
+        client.batch_execute(&update(key)).await.expect("the first row");
+    }
+    let sql = "UPDATE auctions SET price = price + 1 WHERE auction_id = $1";
+    let second = async |client: &Client, key: i64| {
+        let done = client.execute(sql, &[&key]).await;
+        client.batch_execute(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await.expect("the end");
+        done
+    };
+    let (first, second) = both(second(one, keys.1), second(other, keys.0)).await;
+    [first, second]
+}
+
+/// One of the two was told of the deadlock, the other got its way.
+fn one_gave_way(results: &[Result<u64, Error>; 2]) {
+    let errors: Vec<&Error> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert!(errors.len() == 1, "{results:?}");
+    let error = errors[0].as_db_error().expect("of the server");
+    assert_eq!(error.code(), &SqlState::T_R_DEADLOCK_DETECTED, "{error:?}");
+    assert_eq!(error.message(), "deadlock detected");
+    let detail = error.detail().expect("a detail");
+    assert!(detail.contains("waits for ShareLock on transaction"), "{detail}");
+    assert!(detail.contains("on shard \"shard-1\"") && detail.contains("on shard \"shard-2\""), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cycle_over_two_shards_costs_one_of_its_transactions() {
+    let cluster = Cluster::builder().start().await;
+    let (one, other) = (cluster.connect().await, cluster.connect().await);
+    build(&one).await;
+    add_auctions(&one, 20).await;
+    let keys = one_of_each(&cluster).await;
+    for _ in 0..2 {
+        one_gave_way(&cross(&one, &other, keys).await);
+    }
+    let sql = format!("SELECT sum(price) FROM auctions WHERE auction_id IN ({}, {})", keys.0, keys.1);
+    let sums = cluster.on_each_primary(&sql).await.concat();
+    assert_eq!(sums, ["2", "2"], "each survivor has written both rows");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_upserts_may_be_locked_crosswise() {
+    let cluster = Cluster::builder().config_extra("[limits]\ndeadlock = \"100ms\"\n").start().await;
+    let (one, other) = (cluster.connect().await, cluster.connect().await);
+    build(&one).await;
+    add_auctions(&one, 20).await;
+    let upserts = async |client: &Client| {
+        let rows: Vec<String> = (1..=12).map(|id| format!("({id}, 'lot')")).collect();
+        let sql = format!(
+            "INSERT INTO auctions (auction_id, title) VALUES {} \
+             ON CONFLICT (auction_id) DO UPDATE SET price = auctions.price + 1",
+            rows.join(", ")
+        );
+        let mut done = 0;
+        while done < 40 {
+            match client.batch_execute(&sql).await {
+                Ok(()) => done += 1,
+                Err(error) => assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{error:?}"),
+            }
+        }
+    };
+    both(upserts(&one), upserts(&other)).await;
+    let sql = "SELECT DISTINCT price FROM auctions WHERE auction_id <= 12";
+    assert_eq!(cluster.on_each_primary(sql).await.concat(), ["80", "80"], "whole statements only");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cycle_through_another_proxy_ends_too() {
+    let limits = "[limits]\ndeadlock = \"200ms\"\nlock_wait_over_shards = \"1s\"\n";
+    let cluster = Cluster::builder().config_extra(limits).start().await;
+    let ports = [(); 2].map(|()| ReservedPort::any().expect("a port"));
+    let options = ProxyOptions {
+        port: ports[0].number(),
+        metrics_port: ports[1].number(),
+        pool_mode: "transaction".to_owned(),
+        extra: Some(limits.to_owned()),
+    };
+    let proxy = LocalProxy::start_for(&cluster.nodes, "other", &options).await.expect("a second proxy");
+    let one = cluster.connect().await;
+    let (other, connection) = proxy.config("auction").connect(NoTls).await.expect("login");
+    tokio::spawn(connection);
+    build(&one).await;
+    add_auctions(&one, 20).await;
+    eventually(LIMIT, "the other proxy knows the table", || async {
+        other
+            .simple_query("SELECT price FROM auctions WHERE auction_id = 1")
+            .await
+            .is_ok_and(|rows| rows.len() > 1)
+    })
+    .await;
+    one_gave_way_by_proxy(&cross(&one, &other, one_of_each(&cluster).await).await);
+}
+
+/// As [`one_gave_way`]; the other process's session is not known by name.
+fn one_gave_way_by_proxy(results: &[Result<u64, Error>; 2]) {
+    let errors: Vec<&Error> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert!(errors.len() == 1, "{results:?}");
+    let error = errors[0].as_db_error().expect("of the server");
+    assert_eq!(error.code(), &SqlState::T_R_DEADLOCK_DETECTED, "{error:?}");
+    assert!(error.detail().is_some_and(|detail| detail.contains("of another proxy")), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_hangs_up_while_it_waits_leaves_no_locks() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    client.batch_execute("INSERT INTO categories VALUES (1, '')").await.expect("insert");
+    let mut holder = cluster.shard(1).primary.connect("auction").await.expect("a connection to the shard");
+    let held = holder.transaction().await.expect("begin");
+    held.batch_execute("UPDATE categories SET name = 'held'").await.expect("update");
+    let waits = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let left = "SELECT pid FROM pg_stat_activity WHERE application_name <> 'gavel control' \
+                AND query LIKE '%gone%' AND (state = 'idle in transaction' OR wait_event_type = 'Lock') \
+                AND pid <> pg_backend_pid()";
+    let mut gone = Wire::login(&cluster.login()).expect("login");
+    gone.send(&message::query("UPDATE categories SET name = 'gone'")).expect("sent");
+    eventually(LIMIT, "it waits on the second shard", || async {
+        let waiting = cluster.on_each_primary(waits).await;
+        waiting[0].is_empty() && waiting[1].len() == 1
+    })
+    .await;
+    assert_eq!(cluster.on_each_primary(left).await.concat().len(), 2, "on both shards");
+    drop(gone);
+    eventually(LIMIT, "its locks are gone", || async {
+        cluster.on_each_primary(left).await.concat().is_empty()
+    })
+    .await;
+    held.rollback().await.expect("rollback");
+    client.batch_execute("UPDATE categories SET name = 'next'").await.expect("nothing bars the next one");
+    assert_eq!(first_column(&client, "SELECT name FROM categories").await, ["next"]);
+}
