@@ -150,6 +150,9 @@ impl Session {
         let outcome = self.drive(&order).await?;
         self.conclude(outcome, &shares, merge)?;
         self.note_cursor(&ask);
+        if order.len() > 1 {
+            self.judge_ddl(&ask.facts, &ask.text).await?;
+        }
         Ok(())
     }
 
@@ -335,6 +338,7 @@ impl Session {
             let plan = Plan { target: Target::One(ShardId(0)), ..ask.plan };
             return Box::pin(self.spread(Ask { plan, ..ask })).await;
         }
+        let notices = self.judge_concurrent_index(&ask.text)?;
         for turn in 0..count {
             let at = self.acquire(ShardId(turn), false).await?;
             self.note_shard(Why::of(&ask.plan), at);
@@ -347,6 +351,7 @@ impl Session {
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;
             }
+            self.io.out.extend_from_slice(&notices);
             self.expect(&ask.facts, &ask.text, None);
             return self.conclude(outcome, &[share], Merge::First);
         }

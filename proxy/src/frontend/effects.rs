@@ -8,6 +8,7 @@ use std::sync::Arc;
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
+use super::names::Cursor;
 use super::session::{Held, Session};
 use super::transaction::Block;
 use crate::backend::conn::set_parameter;
@@ -253,10 +254,11 @@ impl Session {
             }
             Command::Declare { name, hold } => {
                 if let Some((shard, _)) = conn {
-                    self.names.cursors.insert(name.clone(), (*shard, *hold));
+                    self.names.cursors.insert(name.clone(), Cursor::One { shard: *shard, hold: *hold });
                 }
             }
             Command::CloseCursor(Some(name)) => drop(self.names.cursors.remove(name)),
+            Command::CloseCursor(None) => self.names.cursors.clear(),
             Command::Deallocate(None) => {
                 self.names.statements.clear();
                 for held in &mut self.held {

@@ -230,6 +230,8 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
     let mut schema =
         Schema { generation, relations, functions, types, refused, default_search_path, ..Schema::default() };
     schema.hazards = super::triggers::hazards(&schema, &set_off);
+    schema.unheld = answers.set_off.unheld(&schema, &set_off);
+    problems.extend(super::constraints::problems(&schema.unheld));
     Loaded { schema, problems, unreadable_name }
 }
 

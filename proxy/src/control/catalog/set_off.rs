@@ -6,11 +6,13 @@ use futures_util::future::try_join_all;
 use router_config::topology::Topology;
 use tokio_postgres::Transaction;
 
+use super::constraints::{self, UNIQUES};
 use super::load::split_search_path;
 use super::place::Draft;
 use super::rows::{TextRow, ask};
 use super::triggers::{Expression, ForeignKey, Rule, SetOff, Trigger};
-use crate::sql::schema::{Deed, Function, Placement, Touches};
+use crate::sql::constraints::Unheld;
+use crate::sql::schema::{Deed, Function, Placement, Schema, Touches};
 
 const TRIGGERS: &str = "SELECT t.tgrelid, t.tgname::text, p.proname::text, t.tgtype::int4, l.lanname::text, p.prosrc, \
      pg_catalog.pg_get_triggerdef(t.oid), (SELECT pg_catalog.substr(c, 13) FROM unnest(p.proconfig) c \
@@ -23,8 +25,10 @@ const RULES: &str = "SELECT ev_class, rulename::text, ev_type::text, pg_catalog.
      FROM pg_catalog.pg_rewrite WHERE ev_type <> '1' AND ev_enabled <> 'D' AND ev_class >= 16384 ORDER BY oid";
 
 const FOREIGN_KEYS: &str = "SELECT c.conname::text, c.conrelid, c.confrelid, c.confupdtype::text, c.confdeltype::text, \
-     pg_catalog.array_to_json(ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a \
-           WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey))) \
+     pg_catalog.array_to_json(ARRAY(SELECT ARRAY[a.attname::text, b.attname::text] \
+       FROM unnest(c.conkey, c.confkey) p (child, parent) \
+       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = p.child \
+       JOIN pg_catalog.pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = p.parent)), c.oid \
      FROM pg_catalog.pg_constraint c WHERE c.contype = 'f' ORDER BY c.oid";
 
 /// Policies and checks; the last column is empty for a policy's condition, `c` for its WITH CHECK and for checks.
@@ -37,7 +41,7 @@ const EXPRESSIONS: &str = "SELECT p.polrelid, 'the policy ' || p.polname, e.text
      FROM pg_catalog.pg_constraint WHERE contype = 'c' AND conrelid >= 16384";
 
 /// What is asked, in the order of the answers.
-pub(crate) const QUESTIONS: [&str; 4] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS];
+pub(crate) const QUESTIONS: [&str; 5] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, UNIQUES];
 
 /// What the server answers to [`QUESTIONS`].
 #[derive(Debug, Default)]
@@ -58,7 +62,7 @@ impl Answers {
         functions: &HashMap<String, Function>,
         topology: &Topology,
     ) -> SetOff {
-        let [triggers, rules, keys, expressions] = &self.0;
+        let [triggers, rules, keys, expressions, _] = &self.0;
         let mut set_off = SetOff {
             triggers: triggers.iter().map(trigger).collect(),
             rules: rules.iter().map(rule).collect(),
@@ -75,6 +79,11 @@ impl Answers {
             set_off.expressions.extend(defaults(draft, functions));
         }
         set_off
+    }
+
+    /// Constraints that cannot hold.
+    pub(crate) fn unheld(&self, schema: &Schema, set_off: &SetOff) -> Vec<Unheld> {
+        constraints::unheld(schema, &self.0[4], &set_off.foreign_keys)
     }
 }
 
@@ -121,6 +130,7 @@ fn foreign_key(row: &TextRow) -> ForeignKey {
         parent: row.number(2),
         actions: [row.owned(3), row.owned(4)],
         columns: serde_json::from_str(row.text(5)).unwrap_or_default(),
+        oid: row.number(6),
     }
 }
 

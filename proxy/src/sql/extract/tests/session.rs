@@ -167,7 +167,7 @@ fn wrapped_statements() {
             EXPLAIN ANALYZE VERBOSE SELECT * FROM bids
                 Explain [any] !EXPLAIN
             EXPLAIN (GAVEL) SELECT * FROM bids WHERE auction_id = 5
-                ExplainGavel(Facts { command: Query, scope: Sharded(Sharded { key_type: Int8, groups: [Keys([KeyTerm { value: Literal(0), negated: false, cast: None }])], no_concat: None, limit: None, needs_home: None, writes_reference: false, updates_key: false, insert: None, select: None, colocated_insert_select: false }), access: Read, effects: Effects { pins: None, advisory_lock: false, currval: false, strided: false, home_sequence: false, sequence: false, changes_catalog: false, notifies: false, listening_channels: false, node_dependent: false }, tables: ["public.bids"], returns_rows: true, unrepeatable: None, barred: None, reshaped: [], defaults: None }) Nothing
+                ExplainGavel(Facts { command: Query, scope: Sharded(Sharded { key_type: Int8, groups: [Keys([KeyTerm { value: Literal(0), negated: false, cast: None }])], no_concat: None, limit: None, needs_home: None, writes_reference: false, updates_key: false, insert: None, select: None, colocated_insert_select: false }), access: Read, effects: Effects { pins: None, advisory_lock: false, currval: false, strided: false, home_sequence: false, sequence: false, changes_catalog: false, notifies: false, listening_channels: false, node_dependent: false }, tables: ["public.bids"], returns_rows: true, unrepeatable: None, barred: None, unknown_name: false, reshaped: [], defaults: None }) Nothing
             EXPLAIN (COSTS 'off') SELECT * FROM bids WHERE auction_id = 5
                 Explain [#1] !EXPLAIN
             PREPARE p (bigint) AS SELECT * FROM bids WHERE auction_id = $1
