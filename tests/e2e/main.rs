@@ -11,6 +11,7 @@ mod inserts;
 mod key_types;
 mod life;
 mod listen;
+mod lost;
 mod oids;
 mod own_catalog;
 mod pitfalls;
