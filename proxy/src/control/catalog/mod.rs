@@ -261,11 +261,12 @@ impl Catalogs {
             let pause = if failed || seen.passing { RETRY } else { WATCH };
             let rung = tokio::time::timeout(pause, catalog.bell.notified()).await.is_ok();
             let covered = catalog.wanted.load(Ordering::Acquire);
-            let forced = catalog.forced.swap(false, Ordering::AcqRel);
             let asked = catalog.done.borrow().0 < covered;
             if rung && !asked {
                 continue;
             }
+            // Taken where a load follows: a wish is never lost.
+            let forced = catalog.forced.swap(false, Ordering::AcqRel);
             let mut shards = self.read_shards(&catalog.database, Some(&seen.shards)).await;
             if let Ok((shards, missing)) = &shards
                 && !forced
