@@ -322,7 +322,7 @@ pub struct Routing {
     pub max_replica_lag: Duration,
     /// `two_phase`: writes to several shards; off: the second writing shard is refused. Default: true.
     pub two_phase: bool,
-    /// `unique_without_key`. Default: per_shard.
+    /// `unique_without_key`. Default: generated.
     pub unique_without_key: UniqueWithoutKey,
 }
 
@@ -332,7 +332,7 @@ impl Default for Routing {
             reads: Reads::Replica,
             max_replica_lag: Duration::from_secs(5),
             two_phase: true,
-            unique_without_key: UniqueWithoutKey::PerShard,
+            unique_without_key: UniqueWithoutKey::Generated,
         }
     }
 }
@@ -349,10 +349,12 @@ pub enum Reads {
 /// What happens to UNIQUE constraints that do not contain the shard key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UniqueWithoutKey {
-    /// Accepted on generated columns, unique on each shard.
-    PerShard,
     /// Refused.
     Refuse,
+    /// Refused, but where a column of it generates its values, which then collide nowhere.
+    Generated,
+    /// Accepted, with a notice: unique on each shard.
+    PerShard,
 }
 
 /// Logs.

@@ -4,7 +4,7 @@ use tests::cluster::{Cluster, first_column};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 
-use crate::house::{add_auctions, build};
+use crate::house::{add_auctions, build, one_of_each};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_portal_over_several_shards_is_read_in_pieces() {
@@ -134,4 +134,46 @@ async fn sql_prepare_works_in_both_protocols() {
     assert!(lines.iter().any(|line| line.contains("one shard")), "{lines:?}");
     let rows = client.query("EXPLAIN (GAVEL) SELECT * FROM auctions", &[]).await.expect("explain");
     assert!(rows.iter().any(|row| row.get::<_, String>(0).contains("several shards")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cursors_with_hold_live_on_the_shards_that_have_them() {
+    let cluster = Cluster::builder().replicas(1).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    let (one, two) = one_of_each(&cluster).await;
+    for round in 0..3 {
+        for (name, id) in [("a", one), ("b", two)] {
+            let declare = format!(
+                "DECLARE {name}{round} CURSOR WITH HOLD FOR SELECT auction_id FROM auctions WHERE auction_id = {id}"
+            );
+            // By the extended protocol.
+            client.execute(&declare, &[]).await.unwrap_or_else(|error| panic!("{declare}: {error:?}"));
+        }
+        for id in 1..=20 {
+            let other = format!("SELECT 1 FROM auctions WHERE auction_id = {id}");
+            assert_eq!(first_column(&client, &other).await, ["1"]);
+        }
+        for (name, id) in [("a", one), ("b", two)] {
+            let fetched = client.query(&format!("FETCH ALL {name}{round}"), &[]).await.expect("fetch");
+            assert_eq!(fetched.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), [id]);
+        }
+    }
+    client.batch_execute("CLOSE a0").await.expect("close");
+    let error = client.batch_execute("FETCH ALL a0").await.expect_err("closed");
+    assert_eq!(error.code(), Some(&SqlState::INVALID_CURSOR_NAME));
+    client.batch_execute("CLOSE ALL").await.expect("close");
+    let error = client.batch_execute("FETCH ALL b1").await.expect_err("closed");
+    assert_eq!(error.code(), Some(&SqlState::INVALID_CURSOR_NAME));
+    // In a transaction, on two shards.
+    client.batch_execute("BEGIN").await.expect("begin");
+    for (name, id) in [("x", one), ("y", two)] {
+        let declare =
+            format!("DECLARE {name} CURSOR FOR SELECT auction_id FROM auctions WHERE auction_id = {id}");
+        client.batch_execute(&declare).await.expect("declare");
+    }
+    assert_eq!(first_column(&client, "FETCH ALL x").await, [one.to_string()]);
+    assert_eq!(first_column(&client, "FETCH ALL y").await, [two.to_string()]);
+    client.batch_execute("COMMIT").await.expect("commit");
 }

@@ -114,6 +114,33 @@ async fn second_proxy(cluster: &Cluster) -> (LocalProxy, [ReservedPort; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_is_known_to_the_other_proxy_as_soon_as_its_creation_is_acknowledged() {
+    let cluster = Cluster::builder().start().await;
+    let (second, _ports) = second_proxy(&cluster).await;
+    let client = cluster.connect().await;
+    let (there, connection) = second.config("auction").connect(tokio_postgres::NoTls).await.expect("login");
+    tokio::spawn(connection);
+    for round in 0..10 {
+        let rows = "(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6)";
+        let make =
+            format!("CREATE TABLE r{round} (auction_id bigint, v int); INSERT INTO r{round} VALUES {rows}");
+        client.batch_execute(&make).await.expect("made");
+        if round % 2 == 0 {
+            let read = format!("SELECT v FROM r{round} FOR UPDATE");
+            assert_eq!(first_column(&there, &read).await.len(), 6, "{read}");
+        }
+        let found = there.query(&format!("SELECT v FROM r{round}"), &[]).await.expect("read");
+        assert_eq!(found.len(), 6, "round {round}");
+        there.batch_execute(&format!("INSERT INTO r{round} VALUES (7, 7), (8, 8)")).await.expect("written");
+        assert_eq!(first_column(&client, &format!("SELECT v FROM r{round}")).await.len(), 8);
+    }
+    let error = there.batch_execute("SELECT * FROM nowhere").await.expect_err("no such table");
+    assert_eq!(error.code(), Some(&SqlState::UNDEFINED_TABLE));
+    drop(there);
+    assert!(second.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ddl_through_one_proxy_is_in_use_in_the_other() {
     let cluster = Cluster::builder().start().await;
     let (second, _ports) = second_proxy(&cluster).await;

@@ -240,3 +240,40 @@ async fn errors_of_parts_do_not_point_into_other_rows() {
         Some(other) => panic!("{other:?}"),
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_literals_than_parameters_could_be_and_sources_in_parentheses() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    client.batch_execute("CREATE TABLE many (auction_id bigint, a int, b int)").await.expect("create");
+    let rows: Vec<String> = (1..=30_000).map(|key| format!("({key},1,{key})")).collect();
+    client
+        .batch_execute(&format!("INSERT INTO many VALUES {}", rows.join(",")))
+        .await
+        .expect("90,000 literals");
+    let wrong = "SELECT auction_id FROM many WHERE auction_id <> b";
+    assert_eq!(first_column(&client, wrong).await, Vec::<String>::new());
+    let counts = cluster.on_each_primary("SELECT count(*) FROM many").await.concat();
+    let counts: Vec<u32> = counts.iter().map(|count| count.parse().expect("a number")).collect();
+    assert!(counts.iter().sum::<u32>() == 30_000 && counts.iter().all(|count| *count > 0), "{counts:?}");
+    for key in [1, 21_845, 21_846, 30_000] {
+        let found = first_column(&client, &format!("SELECT b FROM many WHERE auction_id = {key}")).await;
+        assert_eq!(found, [key.to_string()]);
+    }
+    client
+        .batch_execute("CREATE TABLE wrapped (auction_id bigserial, a int, UNIQUE (auction_id))")
+        .await
+        .expect("create");
+    for sql in [
+        "INSERT INTO wrapped (SELECT 52, 1)",
+        "INSERT INTO wrapped (auction_id, a) (SELECT 53, 1)",
+        "INSERT INTO wrapped (VALUES (54, 1), (55, 1), (56, 2))",
+        "INSERT INTO wrapped (auction_id, a) (VALUES (57, 1), (58, 1)) ON CONFLICT (auction_id) DO NOTHING",
+        "INSERT INTO wrapped (auction_id, a) (SELECT * FROM unnest(array[59, 60]::bigint[], array[1, 2]))",
+        "INSERT INTO wrapped (a) (VALUES (1), (2)) RETURNING auction_id",
+        "INSERT INTO wrapped (a) (SELECT * FROM unnest(array[1, 2])) ON CONFLICT DO NOTHING RETURNING auction_id",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    all_in_place(&cluster, &client, "wrapped", 13).await;
+}

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod console;
+mod constraints;
 mod cursors;
 mod deadlocks;
 mod demo;

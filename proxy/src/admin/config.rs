@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(value("pool.wait"), Some(("1500ms", "30s")));
         assert_eq!(value("pool.max_lifetime"), Some(("1h", "1h")));
         assert_eq!(value("auth.method"), Some(("scram-sha-256", "scram-sha-256")));
-        assert_eq!(value("routing.unique_without_key"), Some(("per_shard", "per_shard")));
+        assert_eq!(value("routing.unique_without_key"), Some(("generated", "generated")));
         assert!(!rows.iter().flatten().any(|cell| cell.contains("a secret")));
     }
 }

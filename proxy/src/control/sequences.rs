@@ -134,6 +134,7 @@ pub(super) fn align_new(
     used: &[Used],
     shards: usize,
     is_new: impl Fn(&str, &str) -> bool,
+    is_added: impl Fn(&(String, String), &str) -> bool,
 ) -> Vec<String> {
     let wanted: Vec<&Used> = used
         .iter()
@@ -148,17 +149,42 @@ pub(super) fn align_new(
             let (name, stride) = (format!("{}.{}", quote(&used.schema), quote(&used.name)), stride(used, shards));
             let literal = format!("'{}'", name.replace('\'', "''"));
             let residue = shard + 1;
+            let added: Vec<_> = used.columns.iter().filter(|(table, column)| is_added(table, column)).collect();
+            let refill: String = added
+                .iter()
+                .map(|(table, column)| refill(&name, (table, column), &used.type_name, (stride, residue)))
+                .collect();
+            let next =
+                if added.is_empty() { "last_value + 1".to_owned() } else { format!("last_value * {stride} + {residue}") };
             // The first value from the next one on that is congruent to the shard's number; `false`: still to be drawn, so
             // that it is not the session's currval.
             format!(
-                "ALTER SEQUENCE {name} INCREMENT BY {stride}; \
+                "{refill}ALTER SEQUENCE {name} INCREMENT BY {stride}; \
                  SELECT pg_catalog.setval({literal}, n + (({residue} - n) % {stride} + {stride}) % {stride}, false) \
-                 FROM (SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END AS n FROM {name}) AS s"
+                 FROM (SELECT CASE WHEN is_called THEN {next} ELSE last_value END AS n FROM {name}) AS s"
             )
         });
         texts.collect::<Vec<_>>().join("; ")
     };
     (0..shards).map(of_shard).collect()
+}
+
+/// A column that was added to a table with rows has been filled from 1 on, on every shard alike: each value moves to the
+/// shard's residue. By a change of type to itself, which fires no trigger. Partitions follow their parent.
+fn refill(
+    sequence: &str,
+    ((schema, table), column): (&(String, String), &str),
+    type_name: &str,
+    (stride, residue): (i64, usize),
+) -> String {
+    let (table, column) = (format!("{}.{}", quote(schema), quote(table)), quote(column));
+    let literal = format!("'{}'", table.replace('\'', "''"));
+    format!(
+        "DO $gavel_refill$ BEGIN IF (SELECT is_called FROM {sequence}) AND NOT EXISTS \
+         (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = {literal}::pg_catalog.regclass) THEN \
+         ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_name} USING (({column} - 1) * {stride}::bigint + {residue}); \
+         END IF; END $gavel_refill$; "
+    )
 }
 
 fn remark(used: &Used, fate: &Fate, stride: i64) -> Option<StrideNote> {
@@ -294,13 +320,19 @@ mod unit {
             used("key", "auction_id", 1),
             used("done", "id", 1024),
         ];
-        let texts = align_new(&schema, &all, 2, |_, name| name != "old");
+        let texts = align_new(&schema, &all, 2, |_, name| name != "old", |_, _| false);
         assert_eq!(texts.len(), 2);
         assert!(
             texts[1].starts_with("ALTER SEQUENCE \"public\".\"new\" INCREMENT BY 1024; SELECT"),
             "{texts:?}"
         );
         assert!(texts[1].contains("(2 - n) % 1024") && !texts[1].contains("key"), "{texts:?}");
-        assert!(align_new(&schema, &all[1..], 2, |_, name| name != "old").is_empty());
+        assert!(align_new(&schema, &all[1..], 2, |_, name| name != "old", |_, _| false).is_empty());
+        let filled = align_new(&schema, &all[..1], 2, |_, _| true, |_, column| column == "id");
+        assert!(
+            filled[1].contains("ALTER COLUMN \"id\" TYPE bigint USING ((\"id\" - 1) * 1024::bigint + 2)")
+                && filled[1].contains("THEN last_value * 1024 + 2 ELSE"),
+            "{filled:?}"
+        );
     }
 }

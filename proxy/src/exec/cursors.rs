@@ -11,7 +11,7 @@ use router_config::topology::ShardId;
 use super::spread::{Ask, Form, Share};
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
-use crate::frontend::names::{Place, Portal, Prepared};
+use crate::frontend::names::{Cursor, Place, Portal, Prepared};
 use crate::frontend::session::Session;
 use crate::frontend::transaction::quote;
 use crate::route::plan::{Plan, Target};
@@ -186,26 +186,32 @@ impl Session {
         match &ask.facts.command {
             Command::Declare { name, .. } => {
                 if let Some(walk) = Walk::of(&ask.plan) {
-                    self.names.walked.insert(name.clone(), walk);
+                    self.names.cursors.insert(name.clone(), Cursor::Several(walk));
                 }
             }
-            Command::CloseCursor(Some(name)) => drop(self.names.walked.remove(name)),
-            Command::CloseCursor(None) => self.names.walked.clear(),
+            Command::CloseCursor(Some(name)) => drop(self.names.cursors.remove(name)),
+            Command::CloseCursor(None) => self.names.cursors.clear(),
             _ => {}
         }
     }
 
     /// The shards that a command about cursors concerns, if that is several.
     pub fn cursor_plan(&self, facts: &Facts) -> Option<Target> {
-        let shards = |walk: &Walk| Target::Concat(walk.shards.iter().copied().collect());
         match &facts.command {
-            Command::Fetch(name) | Command::CloseCursor(Some(name)) => {
-                self.names.walked.get(name).map(shards)
-            }
-            Command::CloseCursor(None) if !self.names.walked.is_empty() || self.names.cursors.len() > 1 => {
+            Command::Fetch(name) | Command::CloseCursor(Some(name)) => match self.names.cursors.get(name)? {
+                Cursor::Several(walk) => Some(Target::Concat(walk.shards.iter().copied().collect())),
+                Cursor::One { .. } => None,
+            },
+            Command::CloseCursor(None) if !self.names.cursors.is_empty() => {
+                // Functions may have opened some on other shards of the transaction.
                 let enlisted = self.held.iter().filter(|held| held.enlisted).map(|held| held.shard);
                 let mut all: Vec<ShardId> = enlisted.collect();
-                all.extend(self.names.cursors.values().map(|(shard, _)| *shard));
+                for cursor in self.names.cursors.values() {
+                    match cursor {
+                        Cursor::One { shard, .. } => all.push(*shard),
+                        Cursor::Several(walk) => all.extend(&walk.shards),
+                    }
+                }
                 all.sort_unstable();
                 all.dedup();
                 Some(Target::Concat(all.into_iter().collect()))
@@ -218,7 +224,11 @@ impl Session {
     pub(super) async fn fetch(&mut self, ask: Ask) -> Result<(), Failure> {
         let Command::Fetch(name) = &ask.facts.command else { return Ok(()) };
         let read = fetch::read(&ask.text, self.text_rules().standard_strings);
-        let (Some(read), Some(mut walk)) = (read, self.names.walked.get(name).cloned()) else {
+        let walk = match self.names.cursors.get(name) {
+            Some(Cursor::Several(walk)) => Some(walk.clone()),
+            Some(Cursor::One { .. }) | None => None,
+        };
+        let (Some(read), Some(mut walk)) = (read, walk) else {
             return Err(Failure::unsupported(
                 "a cursor over several shards goes forward only",
                 "Use FETCH FORWARD, NEXT or ALL, or name the shard key in the query.",
@@ -253,7 +263,7 @@ impl Session {
                 walk.next_shard();
             }
         }
-        self.names.walked.insert(name.clone(), walk);
+        self.names.cursors.insert(name.clone(), Cursor::Several(walk));
         self.complete(&format!("{} {total}", read.verb()));
         Ok(())
     }

@@ -177,6 +177,9 @@ impl Session {
         }
         self.conclude(outcome, &shares, merge)?;
         self.note_cursor(&ask);
+        if order.len() > 1 {
+            self.judge_ddl(&ask.facts, &ask.text).await?;
+        }
         Ok(())
     }
 
@@ -363,6 +366,7 @@ impl Session {
             let plan = Plan { target: Target::One(ShardId(0)), ..ask.plan };
             return Box::pin(self.spread(Ask { plan, ..ask })).await;
         }
+        let notices = self.judge_concurrent_index(&ask.text)?;
         for turn in 0..count {
             let at = self.acquire(ShardId(turn), false).await?;
             self.note_shard(Why::of(&ask.plan), at);
@@ -375,6 +379,7 @@ impl Session {
             if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
                 continue;
             }
+            self.io.out.extend_from_slice(&notices);
             self.expect(&ask.facts, &ask.text, None);
             return self.conclude(outcome, &[share], Merge::First);
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
+use super::names::Cursor;
 use super::session::{Held, Session};
 use super::transaction::{Block, modes_sql, names_read_write};
 use crate::backend::conn::set_parameter;
@@ -274,7 +275,7 @@ impl Session {
             }
             Command::Declare { name, hold } => {
                 if let Some((shard, _)) = conn {
-                    self.names.cursors.insert(name.clone(), (*shard, *hold));
+                    self.names.cursors.insert(name.clone(), Cursor::One { shard: *shard, hold: *hold });
                 }
             }
             Command::CloseCursor(Some(name)) => drop(self.names.cursors.remove(name)),

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod cancel;
 mod catalog_checks;
 pub mod control;
+pub mod ddl_checks;
 pub mod deadlock;
 pub mod draws;
 pub mod effects;

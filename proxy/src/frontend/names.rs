@@ -84,6 +84,29 @@ pub enum Place {
     },
 }
 
+/// A cursor of DECLARE.
+#[derive(Debug, Clone)]
+pub enum Cursor {
+    /// On one shard.
+    One {
+        /// Which.
+        shard: ShardId,
+        /// It outlives the transaction.
+        hold: bool,
+    },
+    /// Over several shards, gone at the end of the transaction.
+    Several(Walk),
+}
+
+impl Names {
+    /// Whether a shard's conn has a cursor that outlives the transaction.
+    pub fn holds_cursor(&self, on: ShardId) -> bool {
+        self.cursors
+            .values()
+            .any(|cursor| matches!(cursor, Cursor::One { shard, hold: true } if *shard == on))
+    }
+}
+
 /// All names of a session.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -91,10 +114,8 @@ pub struct Names {
     pub statements: HashMap<Bytes, Arc<Prepared>, RandomState>,
     /// Portals, gone at the end of the transaction.
     pub portals: HashMap<Bytes, Portal, RandomState>,
-    /// Cursors of DECLARE: the shard that has them, and whether they outlive the transaction.
-    pub cursors: HashMap<String, (ShardId, bool), RandomState>,
-    /// Cursors of DECLARE over several shards, gone at the end of the transaction.
-    pub walked: HashMap<String, Walk, RandomState>,
+    /// Cursors of DECLARE.
+    pub cursors: HashMap<String, Cursor, RandomState>,
     /// Portals of kind [`Place::Walk`] so far.
     pub walks: u64,
 }

@@ -17,6 +17,7 @@ use crate::backend::conn::Events;
 use crate::backend::gucs::Gucs;
 use crate::control::{OwnCatalog, TextRow};
 use crate::exec::single;
+use crate::sql::cache::Analysed;
 use crate::sql::schema::Schema;
 use crate::wire::sqlstate;
 
@@ -86,6 +87,26 @@ impl Session {
         self.read_own_catalog().await
     }
 
+    /// A name that the catalog does not know may be a table that was made through another proxy a moment ago; whether the
+    /// catalog is another one now. In a session with temporary tables it is taken for one of these.
+    pub async fn look_for_names(&mut self, analysed: &Analysed) -> Result<bool, Failure> {
+        let unknown = analysed.statements().iter().any(|statement| statement.facts.unknown_name);
+        if !unknown || self.temp_tables || !self.is_placed() {
+            return Ok(false);
+        }
+        let before = self.schema().generation;
+        if self.changes.own.is_some() {
+            self.changes.stale = true;
+            self.see_catalog().await?;
+        } else if let Some(catalog) = self.catalog.clone() {
+            catalog.look().await.map_err(|error| {
+                let message = format!("a relation is not known, and the catalog could not be read: {error}");
+                Failure::error(sqlstate::CONNECTION_FAILURE, message)
+            })?;
+        }
+        Ok(self.schema().generation != before)
+    }
+
     /// Reads the catalog again after committed DDL, before the application is told of its success.
     pub async fn refresh_catalog(&mut self) {
         if self.block.is_none() && self.changes.take() {
@@ -95,7 +116,7 @@ impl Session {
     }
 
     /// Over the transaction's own conn to the home shard, where all DDL runs.
-    async fn read_own_catalog(&mut self) -> Result<(), Failure> {
+    pub(super) async fn read_own_catalog(&mut self) -> Result<(), Failure> {
         let home = |held: &super::session::Held| held.enlisted && held.shard == ShardId(0);
         let (Some(at), Some(catalog)) = (self.held.iter().position(home), self.catalog.clone()) else {
             return Ok(());

@@ -8,7 +8,7 @@ use router_config::topology::ShardId;
 
 use super::control::is_control;
 use super::failure::Failure;
-use super::names::Prepared;
+use super::names::{Cursor, Prepared};
 use super::session::{Session, SessionContext};
 use crate::route::plan::{Part, Plan, Reason, SessionView, Target};
 use crate::route::values::{BindError, BindParams, TextRules, Values};
@@ -29,6 +29,20 @@ impl Session {
     /// Facts of a text of Parse.
     pub fn analyse_extended(&mut self, text: &[u8]) -> Analysed {
         self.with_context(|cache, context| cache.extended(text, context))
+    }
+
+    /// As [`Self::analyse_simple`]; a relation that the catalog does not know is looked for before anything is made of it.
+    pub async fn read_simple(&mut self, text: &[u8]) -> Result<Analysed, Failure> {
+        let analysed = self.analyse_simple(text);
+        let found = self.look_for_names(&analysed).await?;
+        Ok(if found { self.analyse_simple(text) } else { analysed })
+    }
+
+    /// As [`Self::analyse_extended`], with the same care.
+    pub async fn read_extended(&mut self, text: &[u8]) -> Result<Analysed, Failure> {
+        let analysed = self.analyse_extended(text);
+        let found = self.look_for_names(&analysed).await?;
+        Ok(if found { self.analyse_extended(text) } else { analysed })
     }
 
     fn with_context<R>(&mut self, use_it: impl FnOnce(&crate::sql::cache::Cache, &Context<'_>) -> R) -> R {
@@ -221,7 +235,7 @@ impl Session {
         }
         self.check_config(&plan)?;
         if let Command::Fetch(name) | Command::CloseCursor(Some(name)) = &statement.facts.command
-            && let Some((shard, _)) = self.names.cursors.get(name)
+            && let Some(Cursor::One { shard, .. }) = self.names.cursors.get(name)
         {
             return Ok(Plan { target: Target::One(*shard), ..plan });
         }

@@ -7,6 +7,7 @@ use router_config::settings::PoolMode;
 
 use super::failure::Failure;
 use super::floor::Ticket;
+use super::names::Cursor;
 use super::session::{Held, Session};
 use super::transaction::Block;
 use crate::exec::single;
@@ -18,7 +19,6 @@ impl Session {
         self.learn_block();
         if self.block.is_none() {
             self.names.portals.clear();
-            self.names.walked.clear();
             let session_mode = self.who.mode == PoolMode::Session;
             let pinned = self.pinned.map(|(_, shard)| shard);
             let shared = Arc::clone(&self.worker.shared);
@@ -34,10 +34,13 @@ impl Session {
                 }
                 running.conns.clear();
             }
-            let draws = &self.draws;
+            let (draws, names) = (&self.draws, &self.names);
             self.held.retain(|held| {
                 let usable = held.lease.status == Status::Idle && held.lease.is_quiet();
-                let bound = session_mode || pinned == Some(held.shard) || draws.keeps(held);
+                let bound = session_mode
+                    || pinned == Some(held.shard)
+                    || draws.keeps(held)
+                    || names.holds_cursor(held.shard);
                 usable && !held.replica && bound
             });
             if !self.held.is_empty() {
@@ -79,7 +82,7 @@ impl Session {
             self.return_to(block.gucs_before());
         }
         self.settle_gucs();
-        self.names.cursors.retain(|_, (_, hold)| *hold);
+        self.names.cursors.retain(|_, cursor| matches!(cursor, Cursor::One { hold: true, .. }));
         for held in &mut self.held {
             held.enlisted = false;
         }

@@ -44,7 +44,7 @@ impl Session {
     async fn simple(&mut self, frame: &Bytes, text: &Bytes) -> Result<(), Failure> {
         self.finish_pipelines().await?;
         self.see_catalog().await?;
-        let analysed = self.analyse_simple(text);
+        let analysed = self.read_simple(text).await?;
         match analysed.statements() {
             [only] => {
                 let facts = Arc::clone(&only.facts);
@@ -178,7 +178,7 @@ impl Session {
             } else {
                 // What came before has changed what names or strings mean.
                 let own = text.slice(analysed.range(index));
-                let again = self.analyse_simple(&own);
+                let again = self.read_simple(&own).await?;
                 for index in 0..again.statements().len() {
                     self.one_of_several(&own, &again, index).await?;
                 }

@@ -102,7 +102,9 @@ impl Case<'_> {
                 Target::One(_) | Target::Any | Target::Concat(_) | Target::ConcatAny(..) | Target::Nowhere(_)
             );
         let may_write = self.session.in_transaction && !self.session.read_only;
-        Plan { target, replica: reads && self.session.reads_replica && !may_write, reason }
+        // What binds the session to its conn binds it to a primary's.
+        let binds = self.facts.effects.pins.is_some();
+        Plan { target, replica: reads && self.session.reads_replica && !may_write && !binds, reason }
     }
 
     fn primary(&self, target: Target, reason: Reason) -> Option<Plan> {

@@ -95,6 +95,7 @@ pub(super) fn facts(command: Command, scope: Scope) -> Facts {
         returns_rows: false,
         unrepeatable: None,
         barred: None,
+        unknown_name: false,
         reshaped: Vec::new(),
         defaults: None,
     }

@@ -27,6 +27,8 @@ pub struct Facts {
     pub unrepeatable: Option<String>,
     /// Why it cannot run on a cluster of several shards wherever it goes: no hint places it.
     pub barred: Option<String>,
+    /// It names a relation that the catalog does not know.
+    pub unknown_name: bool,
     /// Tables that DDL makes and fills, or gives other names or columns.
     pub reshaped: Vec<Reshaped>,
     /// Rows of a reference table that leave columns to defaults which are not the same on each run.
@@ -363,7 +365,7 @@ pub enum ValueRef {
     /// `$n`, 1-based.
     Param(u16),
     /// The n-th literal of the text (0-based, as `normalise` counts), number or string.
-    Literal(u16),
+    Literal(u32),
     /// The keyword NULL.
     Null,
     /// DEFAULT in VALUES, or the key column is not in the column list.

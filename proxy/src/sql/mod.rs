@@ -7,6 +7,7 @@ pub mod cache;
 pub mod calls;
 pub mod clocks;
 mod command;
+pub mod constraints;
 pub mod extract;
 pub mod facts;
 pub mod fetch;

@@ -32,6 +32,8 @@ pub(super) struct Quirks {
     pub(super) locks: bool,
     /// The tables named by OF in it; empty: all.
     pub(super) lock_of: Vec<String>,
+    /// For each ON CONFLICT with a list, the plain columns in it.
+    pub(super) arbiters: Vec<Vec<String>>,
     /// A COLLATE with a collation that may find different texts equal.
     pub(super) collates: bool,
 }
@@ -55,8 +57,13 @@ pub(super) struct Prepared {
 /// Rewrites the tokens from `first` on.
 pub(super) fn prepare(t: &Tokens<'_>, first: usize) -> Result<Prepared, String> {
     let mut out = Prepared { pieces: Vec::with_capacity(t.len() + 8), quirks: Quirks::default() };
+    let wrapped = wrapped_source(t, first);
     let mut at = first;
     while at < t.len() {
+        if wrapped.is_some_and(|(open, close)| at == open || at == close) {
+            at += 1;
+            continue;
+        }
         let next = match t.kind(at) {
             Some(Kind::Unterminated) => return Err("unterminated literal or comment".to_string()),
             Some(Kind::Word) => word(t, at, first, &mut out)?,
@@ -71,6 +78,23 @@ pub(super) fn prepare(t: &Tokens<'_>, first: usize) -> Result<Prepared, String> 
         });
     }
     Ok(out)
+}
+
+/// The parentheses around the whole source of `INSERT INTO t (a) (SELECT …)`.
+fn wrapped_source(t: &Tokens<'_>, first: usize) -> Option<(usize, usize)> {
+    let query = ["select", "with", "values"];
+    if !(t.is(first, "insert") && t.is(first + 1, "into")) {
+        return None;
+    }
+    let (_, _, mut at) = t.qualified(first + 2)?;
+    at += if t.is(at, "as") { 2 } else { 0 };
+    if t.is_mark(at, "(") && !t.is_any(at + 1, &query) {
+        at = t.closing(at)? + 1;
+    }
+    at += if t.is(at, "overriding") { 3 } else { 0 };
+    let close = t.closing(at).filter(|_| t.is_mark(at, "(") && t.is_any(at + 1, &query))?;
+    let ends = close + 1 == t.len() || t.is(close + 1, "returning") || t.is(close + 1, "on");
+    ends.then_some((at, close))
 }
 
 fn is_string(kind: Kind) -> bool {
@@ -246,6 +270,10 @@ fn arbiter(t: &Tokens<'_>, at: usize, out: &mut Prepared) -> Result<Option<usize
         return Ok(None);
     }
     let mut next = t.closing(at + 2).ok_or("unbalanced parentheses")? + 1;
+    let first = |at: &usize| t.is_mark(at - 1, "(") || t.is_mark(at - 1, ",");
+    let plain = |at: &usize| !t.is_mark(at + 1, "(") && !t.is_mark(at + 1, ".");
+    let columns = (at + 3..next - 1).filter(first).filter(plain).filter_map(|at| t.name(at));
+    out.quirks.arbiters.push(columns.map(|name| name.into_owned()).collect());
     if t.is(next, "where") {
         while !(t.is(next, "do") && t.is_any(next + 1, &["update", "nothing"])) {
             if t.is_mark(next, "(") {

@@ -27,6 +27,8 @@ pub struct Schema {
     pub leaves_unseen: bool,
     /// By OID: why a relation that a rule calls sharded cannot be.
     pub refused: HashMap<u32, String>,
+    /// Constraints that hold on one shard only.
+    pub unheld: Vec<super::constraints::Unheld>,
     /// `search_path` that a session without a setting of its own has; `$user` stands for the session's role.
     pub default_search_path: Vec<String>,
     /// ALTER ROLE … SET, with or without IN DATABASE: role (empty: all of them) and setting to the value as stored.

@@ -182,7 +182,11 @@ fn routing(mut section: Section<'_, '_>) -> Routing {
     routing.reads = section.choice("reads", &reads).unwrap_or(routing.reads);
     section.duration("max_replica_lag", &mut routing.max_replica_lag);
     section.flag("two_phase", &mut routing.two_phase);
-    let unique = [("per_shard", UniqueWithoutKey::PerShard), ("refuse", UniqueWithoutKey::Refuse)];
+    let unique = [
+        ("refuse", UniqueWithoutKey::Refuse),
+        ("generated", UniqueWithoutKey::Generated),
+        ("per_shard", UniqueWithoutKey::PerShard),
+    ];
     routing.unique_without_key =
         section.choice("unique_without_key", &unique).unwrap_or(routing.unique_without_key);
     section.finish();

@@ -154,6 +154,15 @@ impl KeyType {
         Self::Timestamptz,
     ];
 
+    /// Types whose equal values hash alike share a family; its name is the widest type.
+    #[must_use]
+    pub fn family(self) -> Self {
+        match self {
+            Self::Int2 | Self::Int4 | Self::Int8 => Self::Int8,
+            other => other,
+        }
+    }
+
     /// The type of a name as SQL or `format_type` spells it; a length or precision in parentheses is not looked at.
     #[must_use]
     pub fn from_type_name(name: &str) -> Option<Self> {

@@ -260,6 +260,8 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
     };
     let Judgement { hazards, leavings, leaves_unseen } = judge(&schema, &set_off);
     (schema.hazards, schema.leavings, schema.leaves_unseen) = (hazards, leavings, leaves_unseen);
+    schema.unheld = answers.set_off.unheld(&schema, &set_off);
+    problems.extend(super::constraints::problems(&schema.unheld));
     Loaded { schema, problems, unreadable_name }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: [`Catalog::refresh`] returns what was read after it was called; any number of callers share one load.
 
+mod constraints;
 mod drift;
 mod functions;
 mod load;
@@ -87,6 +88,8 @@ pub struct Catalog {
     database: String,
     current: ArcSwap<DatabaseCatalog>,
     wanted: AtomicU64,
+    /// Somebody wants it read anew even where nothing shows that it has changed.
+    forced: AtomicBool,
     /// A refresh was asked for by a session that changed the catalog: other proxies must know.
     changed: AtomicBool,
     bell: Notify,
@@ -133,21 +136,35 @@ impl Catalog {
 
     /// As `refresh`, but the other proxies are not told.
     pub async fn reread(&self) -> Result<Arc<DatabaseCatalog>, ControlError> {
-        let ticket = self.request();
+        let ticket = self.request(true);
+        self.finished(ticket).await?;
+        Ok(self.current.load_full())
+    }
+
+    /// Looks whether the shards' catalogs have changed, and reads them anew if so. On success the catalog knows what was committed
+    /// before the call.
+    pub async fn look(&self) -> Result<(), ControlError> {
+        let ticket = self.request(false);
+        self.finished(ticket).await
+    }
+
+    async fn finished(&self, ticket: u64) -> Result<(), ControlError> {
         let mut done = self.done.subscribe();
         let report = match done.wait_for(|(covered, _)| *covered >= ticket).await {
             Ok(state) => Arc::clone(&state.1),
             Err(_) => return Err(ControlError::Stopped),
         };
-        report.as_ref().clone().map(|()| self.current.load_full())
+        report.as_ref().clone()
     }
 
     /// Asks for a reload without waiting, here only.
     pub fn refresh_soon(&self) {
-        self.request();
+        self.request(true);
     }
 
-    fn request(&self) -> u64 {
+    fn request(&self, force: bool) -> u64 {
+        // First the wish, then the number that a load covers.
+        self.forced.fetch_or(force, Ordering::AcqRel);
         let ticket = self.wanted.fetch_add(1, Ordering::AcqRel) + 1;
         self.bell.notify_one();
         ticket
@@ -225,6 +242,7 @@ impl Catalogs {
             current: ArcSwap::from_pointee(loaded),
             cells,
             wanted: AtomicU64::new(0),
+            forced: AtomicBool::new(false),
             changed: AtomicBool::new(false),
             bell: Notify::new(),
             done: watch::Sender::new((0, Arc::new(Ok(())))),
@@ -246,13 +264,18 @@ impl Catalogs {
             if rung && !asked {
                 continue;
             }
+            // Taken where a load follows: a wish is never lost.
+            let forced = catalog.forced.swap(false, Ordering::AcqRel);
             let mut shards = self.read_shards(&catalog.database, Some(&seen.shards)).await;
             if let Ok((shards, missing)) = &shards
-                && !asked
+                && !forced
                 && !failed
                 && *shards == seen.shards
             {
                 seen.passing = *missing || differs(&catalog.load().problems);
+                if asked {
+                    catalog.done.send_replace((covered, Arc::new(Ok(()))));
+                }
                 continue;
             }
             if shards

@@ -53,7 +53,12 @@ impl OwnCatalog {
             oid(&loaded.schema, &name) != oid(committed, &name)
         };
         let used = sequences::collect(&used);
-        let alignment = sequences::align_new(&loaded.schema, &used, topology.shards.len(), is_new);
+        let is_added = |table: &(String, String), column: &str| {
+            let there =
+                committed.relations.get(table).filter(|known| oid(&loaded.schema, table) == Some(known.oid));
+            there.is_some_and(|known| known.columns.iter().all(|known| known.name != *column))
+        };
+        let alignment = sequences::align_new(&loaded.schema, &used, topology.shards.len(), is_new, is_added);
         Some(Self { schema: Arc::new(loaded.schema), alignment })
     }
 }

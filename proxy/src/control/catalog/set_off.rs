@@ -6,11 +6,13 @@ use futures_util::future::try_join_all;
 use router_config::topology::Topology;
 use tokio_postgres::Transaction;
 
+use super::constraints::{self, UNIQUES};
 use super::load::split_search_path;
 use super::place::Draft;
 use super::rows::{TextRow, ask};
 use super::triggers::{Expression, ForeignKey, Rule, Run, SetOff, Trigger};
-use crate::sql::schema::{Deed, Function, Placement, Touches};
+use crate::sql::constraints::Unheld;
+use crate::sql::schema::{Deed, Function, Placement, Schema, Touches};
 
 const TRIGGERS: &str = "SELECT t.tgrelid, t.tgname::text, p.proname::text, t.tgtype::int4, l.lanname::text, p.prosrc, \
      pg_catalog.pg_get_triggerdef(t.oid), (SELECT pg_catalog.substr(c, 13) FROM unnest(p.proconfig) c \
@@ -23,8 +25,10 @@ const RULES: &str = "SELECT ev_class, rulename::text, ev_type::text, pg_catalog.
      FROM pg_catalog.pg_rewrite WHERE ev_type <> '1' AND ev_enabled <> 'D' AND ev_class >= 16384 ORDER BY oid";
 
 const FOREIGN_KEYS: &str = "SELECT c.conname::text, c.conrelid, c.confrelid, c.confupdtype::text, c.confdeltype::text, \
-     pg_catalog.array_to_json(ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a \
-           WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey))) \
+     pg_catalog.array_to_json(ARRAY(SELECT ARRAY[a.attname::text, b.attname::text] \
+       FROM unnest(c.conkey, c.confkey) p (child, parent) \
+       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = p.child \
+       JOIN pg_catalog.pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = p.parent)), c.oid \
      FROM pg_catalog.pg_constraint c WHERE c.contype = 'f' ORDER BY c.oid";
 
 /// Policies and checks; the last column is empty for a policy's condition, `c` for its WITH CHECK and for checks.
@@ -62,7 +66,7 @@ const RUNS: &str = "SELECT x.relation, x.reads, f.proname::text FROM ( \
      JOIN pg_catalog.pg_proc f ON f.oid = x.function AND f.oid >= 16384";
 
 /// What is asked, in the order of the answers.
-pub(crate) const QUESTIONS: [&str; 5] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS];
+pub(crate) const QUESTIONS: [&str; 6] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS, UNIQUES];
 
 /// What the server answers to [`QUESTIONS`].
 #[derive(Debug, Default)]
@@ -83,7 +87,7 @@ impl Answers {
         functions: &HashMap<String, Function>,
         topology: &Topology,
     ) -> SetOff {
-        let [triggers, rules, keys, expressions, runs] = &self.0;
+        let [triggers, rules, keys, expressions, runs, _] = &self.0;
         let mut set_off = SetOff {
             triggers: triggers.iter().map(trigger).collect(),
             rules: rules.iter().map(rule).collect(),
@@ -101,6 +105,12 @@ impl Answers {
             set_off.expressions.extend(defaults(draft, functions));
         }
         set_off
+    }
+
+    /// Constraints that cannot hold.
+    pub(crate) fn unheld(&self, schema: &Schema, set_off: &SetOff) -> Vec<Unheld> {
+        let [.., uniques] = &self.0;
+        constraints::unheld(schema, uniques, &set_off.foreign_keys)
     }
 }
 
@@ -150,6 +160,7 @@ fn foreign_key(row: &TextRow) -> ForeignKey {
         parent: row.number(2),
         actions: [row.owned(3), row.owned(4)],
         columns: serde_json::from_str(row.text(5)).unwrap_or_default(),
+        oid: row.number(6),
     }
 }
 

@@ -38,7 +38,7 @@ impl Session {
         }
         self.check_statement_limit()?;
         self.see_catalog().await?;
-        let analysed = self.analyse_extended(parse.text);
+        let analysed = self.read_extended(parse.text).await?;
         let reading = self.reading();
         let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
         let types =

@@ -200,7 +200,7 @@ fn list(key_type: KeyType, sql: &str) -> String {
     let text = format!("select {sql}");
     let analysed = analysed(&text);
     let values = Values::of_text(text.as_bytes(), &analysed, 0);
-    let count = u16::try_from(analysed.literals().len()).expect("few");
+    let count = u32::try_from(analysed.literals().len()).expect("few");
     let terms = (0..count).map(|n| term(ValueRef::Literal(n))).collect();
     match found(&Pin::Keys(terms), key_type, &values) {
         Ok(Found::Keys { keys, .. }) => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),

@@ -15,7 +15,7 @@ use super::values::{BindParams, Values};
 use crate::sql::facts::{Command, DdlKind, Facts, Modify, Pin, Scope, Sharded, ValueRef};
 
 /// A pin to literals of the text, by their positions.
-fn keys(literals: &[u16]) -> Pin {
+fn keys(literals: &[u32]) -> Pin {
     Pin::Keys(literals.iter().map(|&n| term(ValueRef::Literal(n))).collect())
 }
 

@@ -246,7 +246,7 @@ fn writes() {
             prepare p as select * from bids where auction_id = $1
               → 0A000 PREPARE in SQL over several shards is not supported | No single shard holds all of the rows that it may touch.
             prepare p as select * from bids where auction_id = 1
-              → one shard [4] replica: one key, in slot 5958
+              → one shard [4] primary: one key, in slot 5958
             execute p
               → one shard [1] primary: unsharded table, catalog or state of the home shard
             declare c cursor for select * from bids
@@ -478,4 +478,19 @@ proptest! {
             prop_assert!(!matches || asked.contains(&owner), "key {} of {:?} is left out", key, owner);
         }
     }
+}
+
+#[test]
+fn a_cursor_with_hold_binds_the_session_to_a_primary() {
+    check(
+        "declare c cursor with hold for select * from auctions where auction_id = 1;
+         declare c cursor for select * from auctions where auction_id = 1",
+        &[],
+        &expect![[r#"
+            declare c cursor with hold for select * from auctions where auction_id = 1
+              → one shard [4] primary: one key, in slot 5958
+            declare c cursor for select * from auctions where auction_id = 1
+              → one shard [4] replica: one key, in slot 5958
+        "#]],
+    );
 }

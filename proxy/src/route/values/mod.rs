@@ -88,7 +88,7 @@ impl<'a> Values<'a> {
     }
 
     /// The n-th literal (0-based) of the statement.
-    pub(super) fn literal(&self, n: u16) -> Option<&'a Literal> {
+    pub(super) fn literal(&self, n: u32) -> Option<&'a Literal> {
         self.analysed.literal(self.index, n)
     }
 

@@ -74,9 +74,9 @@ impl Analysed {
     }
 
     /// Literal `n` of statement `index` ([`super::facts::ValueRef::Literal`]).
-    pub fn literal(&self, index: usize, n: u16) -> Option<&Literal> {
+    pub fn literal(&self, index: usize, n: u32) -> Option<&Literal> {
         let base = self.script.statements.get(index)?.literal_base;
-        self.literals().get(base + usize::from(n))
+        self.literals().get(base + usize::try_from(n).ok()?)
     }
 
     /// Where statement `index` stands in this text.

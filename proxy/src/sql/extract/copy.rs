@@ -92,6 +92,7 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
     let streams = t.is_any(target, if head.inbound { &["stdin", "stdout"] } else { &["stdout", "stdin"] });
     let mut facts = base(Command::Other, scope);
     facts.tables = vec![head.relation.as_ref().map_or(head.name.clone(), |r| r.full_name())];
+    facts.unknown_name = head.relation.is_none();
     if let Some(relation) = &head.relation {
         let deed = if head.inbound { Deed::Insert } else { Deed::Read };
         let why = ctx.schema.refused.get(&relation.oid).map(String::as_str);

@@ -1,6 +1,6 @@
 //! From what was seen in a statement to its [`Facts`].
 
-use super::reader::{Reader, Seen, family};
+use super::reader::{Reader, Seen};
 use super::{Analysis, base};
 use crate::sql::facts::{Access, Command, Pin, Scope, Sharded};
 use router_config::key::KeyType;
@@ -45,6 +45,7 @@ impl Reader<'_, '_> {
         facts.tables = seen.tables;
         facts.unrepeatable = seen.unrepeatable;
         facts.barred = seen.barred;
+        facts.unknown_name = seen.unknown_name;
         facts.defaults = seen.defaults;
         Analysis { facts, by_value: seen.by_value }
     }
@@ -99,8 +100,8 @@ fn plain_scope(seen: &mut Seen) -> Scope {
 
 fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle: Option<String>) -> Scope {
     let first = types[0];
-    let key_type = if types.iter().all(|t| *t == first) { first } else { family(first) };
-    if types.iter().any(|t| family(*t) != family(first)) {
+    let key_type = if types.iter().all(|t| *t == first) { first } else { first.family() };
+    if types.iter().any(|t| t.family() != first.family()) {
         return Scope::Unknown { why: "its sharded tables have keys of different types".to_string() };
     }
     let several = (groups.len() > 1).then(|| "sharded tables that are not joined on their keys".to_string());

@@ -139,6 +139,7 @@ impl<'q> Reader<'_, 'q> {
         }
         let Some(relation) = self.ctx.schema.lookup(self.ctx.search_path, schema.as_deref(), &name) else {
             self.note_table(schema.as_ref().map_or(name.clone(), |s| format!("{s}.{name}")));
+            self.seen.unknown_name = true;
             self.seen.home.get_or_insert_with(|| format!("{name}, which is not known"));
             let (columns, alias) = aliased(None, alias, &name);
             self.level().sources.push(Source { alias, schema, columns });

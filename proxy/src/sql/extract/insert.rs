@@ -59,6 +59,15 @@ impl<'q> Reader<'_, 'q> {
         if let Some(on) = &insert.on {
             self.on_conflict(on, &target)?;
         }
+        if let Some(OnInsert::OnConflict(conflict)) = &insert.on {
+            let rows = insert.source.as_deref().and_then(values_of).map(|values| values.rows.as_slice());
+            let left_out = |name: &str| match (target.place_of(name, &columns), rows) {
+                (None, _) => true,
+                (Some(at), Some(rows)) => rows.iter().all(|row| row.content.get(at).is_none_or(is_default)),
+                (Some(at), None) => at >= given.len(),
+            };
+            self.conflict_elsewhere(conflict, &target, &left_out);
+        }
         self.returning(insert.returning.as_ref())
     }
 
@@ -230,6 +239,8 @@ impl<'q> Reader<'_, 'q> {
         if overriding {
             last = last.checked_sub(3).ok_or("VALUES without a table")?;
         }
+        // The parenthesis around the rows.
+        last -= usize::from(self.tokens.is_mark(last, "("));
         let before = self.tokens.list[last];
         let column_at = if !insert.columns.is_empty() {
             let missing = place.position.is_none();
@@ -305,12 +316,17 @@ impl<'q> Reader<'_, 'q> {
             return None;
         }
         let close = t.closing(open)?;
-        if !t.is_any(close + 1, &["select", "with"]) {
+        let wrapped = t.is_mark(close + 1, "(");
+        let start = close + 1 + usize::from(wrapped);
+        if !t.is_any(start, &["select", "with"]) {
             return None;
         }
         let mut depth = 0_usize;
         let mut end = t.len();
-        for at in close + 1..t.len() {
+        if wrapped {
+            end = t.closing(close + 1)?;
+        }
+        for at in start..end {
             if t.is_mark(at, "(") {
                 depth += 1;
             } else if t.is_mark(at, ")") {
@@ -334,7 +350,7 @@ impl<'q> Reader<'_, 'q> {
             }
         };
         Some(SelectShape {
-            source: t.list.get(close + 1)?.start..t.list.get(end.checked_sub(1)?)?.end,
+            source: t.list.get(start)?.start..t.list.get(end.checked_sub(1)?)?.end,
             columns: place.listed,
             key,
             literals: self.untyped(query),

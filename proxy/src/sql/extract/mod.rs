@@ -15,6 +15,7 @@ use super::tokens::Tokens;
 mod calls;
 mod clauses;
 mod condition;
+mod conflict;
 mod copy;
 mod defaults;
 mod expr;
@@ -168,7 +169,9 @@ fn explain(t: &Tokens<'_>, ctx: &Context<'_>, how: (bool, bool, usize), depth: u
     let (gavel, analyze, inner) = how;
     let Analysis { facts: mut inner, .. } = analyse_tokens(&t.part(inner, t.len()), ctx, depth + 1);
     if gavel {
+        let unknown_name = inner.unknown_name;
         let mut facts = base(Command::ExplainGavel(Box::new(inner)), Scope::Nothing);
+        facts.unknown_name = unknown_name;
         facts.returns_rows = true;
         return Analysis { facts, by_value: true };
     }
@@ -272,6 +275,7 @@ fn base(command: Command, scope: Scope) -> Facts {
         returns_rows: false,
         unrepeatable: None,
         barred: None,
+        unknown_name: false,
         reshaped: Vec::new(),
         defaults: None,
     }

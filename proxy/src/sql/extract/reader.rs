@@ -76,6 +76,8 @@ pub(super) struct Seen {
     pub(super) sets_sequences: bool,
     /// Why it cannot run, wherever it goes.
     pub(super) barred: Option<String>,
+    /// A relation is named that the catalog does not know.
+    pub(super) unknown_name: bool,
     pub(super) by_value: bool,
     pub(super) returns_rows: bool,
     /// LIMIT without an order, or the like, over tables that are the same on all shards.
@@ -186,7 +188,7 @@ impl<'c, 'q> Reader<'c, 'q> {
     /// Number of the literal at this byte.
     fn literal(&self, value: &ValueWithSpan) -> ValueRef {
         let index = offset(value.span).and_then(|at| self.literals.binary_search(&at).ok());
-        match index.map(|i| u16::try_from(i + self.tokens.literals_before)) {
+        match index.map(|i| u32::try_from(i + self.tokens.literals_before)) {
             Some(Ok(index)) => ValueRef::Literal(index),
             _ => ValueRef::Computed,
         }
@@ -268,14 +270,6 @@ impl<'c, 'q> Reader<'c, 'q> {
 
     /// Whether equal keys of the two nodes hash alike.
     pub(super) fn same_type(&self, a: NodeId, b: NodeId) -> bool {
-        family(self.groups.nodes[a].key_type) == family(self.groups.nodes[b].key_type)
-    }
-}
-
-/// Types whose equal values hash alike share a family; its name is the widest type.
-pub(super) fn family(key_type: KeyType) -> KeyType {
-    match key_type {
-        KeyType::Int2 | KeyType::Int4 | KeyType::Int8 => KeyType::Int8,
-        other => other,
+        self.groups.nodes[a].key_type.family() == self.groups.nodes[b].key_type.family()
     }
 }

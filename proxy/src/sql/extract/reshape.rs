@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Context;
+use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Facts, Reshaped};
 use crate::sql::schema::{Placement, Relation, RelationKind};
 use crate::sql::tokens::Tokens;
@@ -100,6 +101,7 @@ fn alter_table(t: &Tokens<'_>, ctx: &Context<'_>, mut at: usize, facts: &mut Fac
     }
     let Some((schema, name, mut at)) = t.qualified(at) else { return };
     let found = ctx.schema.lookup(ctx.search_path, schema.as_deref(), &name);
+    facts.unknown_name |= found.is_none();
     let Some(relation) = found.filter(|relation| is_table(relation)) else { return };
     at += usize::from(t.is_mark(at, "*"));
     let mut table = as_is(&relation);
@@ -158,6 +160,9 @@ fn action(
         "add" => {
             let constraint = ["constraint", "primary", "unique", "foreign", "check", "exclude"];
             if !t.is_any(from + 1, &constraint) {
+                if let Some(why) = filled_apart(t, ctx, (from, to), table) {
+                    return Some(why);
+                }
                 let at = skip(from + 1, &["column", "if", "not", "exists"]);
                 table.columns.push(t.name(at)?.into_owned());
             }
@@ -188,6 +193,39 @@ fn action(
         _ => {}
     }
     None
+}
+
+/// ADD COLUMN whose default the shards would draw each for itself for the rows that are there. What serial and identity columns of
+/// sharded tables draw is put right behind the statement.
+fn filled_apart(
+    t: &Tokens<'_>,
+    ctx: &Context<'_>,
+    (from, to): (usize, usize),
+    table: &Reshaped,
+) -> Option<String> {
+    const DRAWN: [&str; 8] =
+        ["serial", "serial2", "serial4", "serial8", "bigserial", "smallserial", "identity", "nextval"];
+    let relation = table.relation.as_ref()?;
+    let reference = match relation.placement {
+        Placement::Reference => true,
+        Placement::Sharded { .. } => false,
+        Placement::View { .. } | Placement::Unsharded | Placement::Catalog => return None,
+    };
+    let volatile = |at: usize, name: &str| {
+        t.is_mark(at + 1, "(") && ctx.schema.function(name).is_some_and(|function| function.volatile)
+    };
+    let differs = |at: &usize| {
+        let name = t.keyword(*at);
+        let default = (from..*at).any(|before| t.is(before, "default"));
+        let varies = default && !name.is_empty() && (is_clock(&name) || volatile(*at, &name));
+        name == "nextval" || (reference && (DRAWN.contains(&name.as_str()) || varies))
+    };
+    let at = (from..to).find(differs)?;
+    Some(format!(
+        "{} gives the rows of {} that are there other values on each shard: add the column without it, and set the default then",
+        t.keyword(at),
+        relation.full_name()
+    ))
 }
 
 /// ALTER COLUMN … TYPE of the key: equal values must hash alike before and after.

@@ -24,6 +24,14 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Where a column's value stands in the rows of an INSERT with these columns listed.
+    pub(super) fn place_of(&self, name: &str, listed: &[String]) -> Option<usize> {
+        match (listed, &self.relation) {
+            ([], Some(relation)) => relation.columns.iter().position(|column| column.name == name),
+            _ => listed.iter().position(|column| column == name),
+        }
+    }
+
     /// Name of the key column.
     pub(super) fn key_name(&self) -> Option<&str> {
         let relation = self.relation.as_ref()?;
@@ -55,6 +63,7 @@ impl<'q> Reader<'_, 'q> {
     /// Notes what kind of table is written.
     pub(super) fn write_to(&mut self, relation: Option<&Arc<Relation>>, name: &str, deeds: &[Deed]) {
         let Some(relation) = relation else {
+            self.seen.unknown_name = true;
             self.seen.writes_unknown.get_or_insert_with(|| name.to_string());
             return;
         };
@@ -192,8 +201,9 @@ impl<'q> Reader<'_, 'q> {
         let ValueRef::Literal(literal) = term.value else {
             return self.groups.has_pin(node, &keys(vec![term.clone()]));
         };
-        let spelling = |n: u16| {
-            let start = *self.literals.get(usize::from(n).checked_sub(self.tokens.literals_before)?)?;
+        let spelling = |n: u32| {
+            let start =
+                *self.literals.get(usize::try_from(n).ok()?.checked_sub(self.tokens.literals_before)?)?;
             let token = self.tokens.list.iter().find(|t| t.start == start)?;
             Some(&self.tokens.text[token.start..token.end])
         };

@@ -43,12 +43,14 @@ pub(crate) struct Rule {
 /// A foreign key and what it does when the row that it points to changes.
 #[derive(Debug, Clone)]
 pub(crate) struct ForeignKey {
+    pub(crate) oid: u32,
     pub(crate) name: String,
     pub(crate) child: u32,
     pub(crate) parent: u32,
     /// `confupdtype`, `confdeltype`
     pub(crate) actions: [String; 2],
-    pub(crate) columns: Vec<String>,
+    /// Those of the child with those of the parent.
+    pub(crate) columns: Vec<[String; 2]>,
 }
 
 /// An expression that is evaluated with the rows of a relation: of a policy, a check, a default.
@@ -377,7 +379,7 @@ impl Judge<'_> {
     fn foreign_key(&mut self, key: &ForeignKey) {
         let Some(&child) = self.by_oid.get(&key.child) else { return };
         let child_key = child.key().and_then(|(at, _)| child.columns.get(at));
-        let on_key = child_key.is_some_and(|column| key.columns.contains(&column.name));
+        let on_key = child_key.is_some_and(|column| key.columns.iter().any(|[own, _]| *own == column.name));
         for (action, deed) in key.actions.iter().zip([Deed::Update, Deed::Delete]) {
             let brings = match action.as_str() {
                 "c" => deed,

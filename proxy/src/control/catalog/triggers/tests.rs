@@ -179,11 +179,12 @@ fn what_is_set_off_sets_off_more() {
     let bad = "BEGIN INSERT INTO notes VALUES (1, 'x'); RETURN NULL; END";
     let deleted = trigger(BIDS_PART, 1 | 8, bad);
     let cascade = ForeignKey {
+        oid: 1,
         name: "k".to_owned(),
         child: BIDS,
         parent: AUCTIONS,
         actions: ["a".to_owned(), "c".to_owned()],
-        columns: vec!["auction_id".to_owned()],
+        columns: vec![["auction_id", "auction_id"].map(str::to_owned)],
     };
     let set_off = SetOff {
         triggers: vec![deleted],
@@ -212,11 +213,12 @@ fn foreign_keys_do_not_change_shard_keys() {
         (["c", "n"], "amount", Deed::Delete, true),
     ] {
         let key = ForeignKey {
+            oid: 1,
             name: "k".to_owned(),
             child: BIDS,
             parent: USERS,
             actions: action.map(str::to_owned),
-            columns: vec![columns.to_owned()],
+            columns: vec![[columns, "auction_id"].map(str::to_owned)],
         };
         let set_off = SetOff { foreign_keys: vec![key], ..SetOff::default() };
         assert_eq!(found(&set_off, USERS, deed).is_none(), trusted, "{action:?} {columns}");

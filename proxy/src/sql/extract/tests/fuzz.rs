@@ -207,7 +207,7 @@ fn allowed(sql: &str) -> Option<Vec<usize>> {
     let literals = normalise(sql.as_bytes(), true).literals;
     let shard = |term: &KeyTerm| match term.value {
         ValueRef::Literal(n) => {
-            let literal = literals[usize::from(n)];
+            let literal = literals[usize::try_from(n).expect("few")];
             sql[literal.start..literal.end].parse::<usize>().map_or(0, |key| key % SHARDS)
         }
         _ => 0,
