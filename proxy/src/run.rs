@@ -10,9 +10,10 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use router_config::file::Config;
 use router_config::settings::Settings;
-use router_config::topology::{NodeAddress, ShardId};
+use router_config::topology::NodeAddress;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
 use crate::backend::connect::ConnectContext;
@@ -20,7 +21,7 @@ use crate::backend::pool::Pools;
 use crate::control::{Control, ControlRuntime, Links};
 use crate::frontend::auth::Authenticator;
 use crate::frontend::handshake::{self, Arrival, HandshakeContext};
-use crate::frontend::secrets::{HomePrimary, SecretSource};
+use crate::frontend::secrets::{Askable, SecretSource};
 use crate::frontend::{cancel, serve};
 use crate::http::Ready;
 use crate::listener;
@@ -28,12 +29,14 @@ use crate::metrics::Metrics;
 use crate::tls::ListenerTls;
 use crate::wire::error::Report;
 use crate::wire::sqlstate;
-use crate::worker::{Parts, Phase, Shared, Worker};
+use crate::worker::{Drain, Parts, Phase, Shared, Worker};
 
 /// How often pools close conns that have been unused for too long.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a drain looks whether sessions are left.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// How long a drain waits for the first request of sessions that have just logged in.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 /// What sessions get after the end of a drain to say that they are ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of resources.
@@ -159,11 +162,12 @@ pub fn handshake_context(
     let nodes = Arc::clone(control.nodes());
     let configured = control.topology().shards.first().map(|shard| shard.primary.clone());
     let fallback = configured.unwrap_or(NodeAddress { host: "127.0.0.1".to_owned(), port: 5432 });
-    let home: HomePrimary = Arc::new(move || {
-        nodes.primary(ShardId(0)).and_then(|node| nodes.address(node)).unwrap_or_else(|| fallback.clone())
+    let askable: Askable = Arc::new(move || {
+        let nodes = nodes.spread_for_roles();
+        if nodes.is_empty() { vec![fallback.clone()] } else { nodes }
     });
     let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
-    let secrets = SecretSource::from_settings(settings, Arc::clone(connect), handle, home)?;
+    let secrets = SecretSource::from_settings(settings, Arc::clone(connect), handle, askable)?;
     Ok(HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets)))
 }
 
@@ -180,8 +184,9 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
         let pools = Arc::new(Pools::default());
         shared.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::clone(&pools));
         let worker = Arc::new(Worker { shared: Arc::clone(shared), pools });
+        let mut listening = JoinSet::new();
         for socket in sockets {
-            tokio::spawn(accept_loop(socket, Arc::clone(&worker)));
+            listening.spawn(accept_loop(socket, Arc::clone(&worker)));
         }
         let mut phase = shared.phase.subscribe();
         loop {
@@ -190,6 +195,8 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
                 _ = phase.changed() => shared.wake_sessions(),
             }
             if *phase.borrow() >= Phase::Draining {
+                // Whom the kernel has accepted for us is served, and counted by then.
+                while listening.join_next().await.is_some() {}
                 break wait_for_sessions(shared).await;
             }
         }
@@ -199,7 +206,7 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
 
 /// Until the last session is gone, or the time for that is over.
 async fn wait_for_sessions(shared: &Arc<Shared>) {
-    let deadline = *shared.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let deadline = shared.draining().map(|drain| drain.until);
     while shared.clients.load(Ordering::Acquire) > 0 {
         tokio::time::sleep(DRAIN_STEP).await;
         let Some(deadline) = deadline.filter(|deadline| Instant::now() >= *deadline) else {
@@ -236,28 +243,45 @@ async fn accept_loop(socket: std::net::TcpListener, worker: Arc<Worker>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return take_the_rest(listener, &worker),
         };
         match accepted {
-            Ok((socket, peer)) => {
-                let worker = Arc::clone(&worker);
-                let metrics = Arc::clone(&worker.shared.metrics);
-                // In a box of its own: a spawned future is moved several times.
-                let session = AssertUnwindSafe(Box::pin(arrive(socket, peer, worker)));
-                tokio::spawn(async move {
-                    // As with a task of its own; the locks that sessions share are used on after a panic.
-                    if session.catch_unwind().await.is_err() {
-                        metrics.panics.inc();
-                        tracing::error!(%peer, "a session ended by a panic; the others go on");
-                    }
-                });
-            }
+            Ok((socket, peer)) => receive(socket, peer, &worker),
             Err(error) => {
                 tracing::warn!("accept failed: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Closing a listener resets the connections in its queue: they are taken first. What the kernel adds between the last look
+/// and the end is lost, which is a matter of microseconds.
+fn take_the_rest(listener: tokio::net::TcpListener, worker: &Arc<Worker>) {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((socket, peer)) = listener.accept() {
+        if socket.set_nonblocking(true).is_ok()
+            && let Ok(socket) = TcpStream::from_std(socket)
+        {
+            receive(socket, peer, worker);
+        }
+    }
+}
+
+/// Serves a connection in a task of its own.
+fn receive(socket: TcpStream, peer: SocketAddr, worker: &Arc<Worker>) {
+    let admitted = worker.shared.admit().then(|| Admitted(Arc::clone(worker)));
+    let worker = Arc::clone(worker);
+    let metrics = Arc::clone(&worker.shared.metrics);
+    // In a box of its own: a spawned future is moved several times.
+    let session = AssertUnwindSafe(Box::pin(arrive(socket, peer, worker, admitted)));
+    tokio::spawn(async move {
+        // As with a task of its own; the locks that sessions share are used on after a panic.
+        if session.catch_unwind().await.is_err() {
+            metrics.panics.inc();
+            tracing::error!(%peer, "a session ended by a panic; the others go on");
+        }
+    });
 }
 
 /// Counts a session for as long as it lives.
@@ -269,12 +293,13 @@ impl Drop for Admitted {
     }
 }
 
-async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
+/// From the accepted connection to its end; `admitted`: none when there are too many.
+async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>, admitted: Option<Admitted>) {
     let shared = Arc::clone(&worker.shared);
     shared.metrics.accepted.inc();
     let limit = shared.settings.load().limits.login;
     let context = shared.handshake.load_full();
-    if !shared.admit() {
+    let Some(admitted) = admitted else {
         shared.metrics.rejected.inc();
         let limit_of_clients = shared.settings.load().limits.clients;
         let message = format!("sorry, too many clients already (limits.clients = {limit_of_clients})");
@@ -285,8 +310,7 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
             cancel::cancel(&shared, &key).await;
         }
         return;
-    }
-    let admitted = Admitted(Arc::clone(&worker));
+    };
     let login = match tokio::time::timeout(limit, Box::pin(handshake::accept(socket, &context))).await {
         Ok(Ok(Arrival::Login(login))) => login,
         Ok(Ok(Arrival::Cancel(key))) => {
@@ -318,8 +342,9 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
 /// Waits for transactions to end, up to the limit.
 fn drain(shared: &Shared) {
     let limit = shared.settings.load().limits.drain;
-    *shared.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-        Some(Instant::now() + limit);
+    let now = Instant::now();
+    let times = Drain { first_until: now + FIRST_REQUEST, until: now + limit };
+    *shared.drain.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(times);
     shared.phase.send_replace(Phase::Draining);
     let clients = shared.clients.load(Ordering::Acquire);
     tracing::info!(clients, limit_s = limit.as_secs(), "draining: running transactions may finish");

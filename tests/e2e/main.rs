@@ -19,3 +19,4 @@ mod session;
 mod set_off;
 mod settings;
 mod spread;
+mod waits;

@@ -253,7 +253,7 @@ impl Copy<'_> {
                     return Poll::Ready(Ok(()));
                 }
                 if !progress {
-                    return Poll::Pending;
+                    return self.io.poll_hangup(cx).map_err(|error| Broken::Shard(0, error));
                 }
             }
         })

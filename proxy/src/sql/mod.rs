@@ -10,6 +10,7 @@ mod command;
 pub mod extract;
 pub mod facts;
 pub mod fetch;
+pub mod free_database;
 pub mod lexer;
 pub mod normalise;
 mod parse;
