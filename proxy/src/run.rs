@@ -8,7 +8,6 @@ use std::thread;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
-use router_config::file::Config;
 use router_config::settings::Settings;
 use router_config::topology::NodeAddress;
 use tokio::net::TcpStream;
@@ -16,8 +15,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
-use crate::backend::connect::ConnectContext;
 use crate::backend::pool::Pools;
+use crate::cli::config::{Files, Loaded};
 use crate::control::{Control, ControlRuntime, Links};
 use crate::frontend::auth::Authenticator;
 use crate::frontend::handshake::{self, Arrival, HandshakeContext};
@@ -26,7 +25,6 @@ use crate::frontend::{cancel, serve};
 use crate::http::Ready;
 use crate::listener;
 use crate::metrics::Metrics;
-use crate::tls::ListenerTls;
 use crate::wire::error::Report;
 use crate::wire::sqlstate;
 use crate::worker::{Drain, Parts, Phase, Shared, Worker};
@@ -43,10 +41,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until a signal ends it.
-pub fn run(config: Config, outside: Outside) -> anyhow::Result<()> {
+pub fn run(loaded: Loaded, outside: Outside) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
-    let shared = handle.block_on_other(start(config, handle.clone()))?;
+    let shared = handle.block_on_other(start(loaded, handle.clone()))?;
     crate::admin::scrape::follow(&shared);
     let addresses = listener::resolve(&shared.settings.load().listen.address)?;
     let mut threads = Vec::new();
@@ -72,7 +70,7 @@ pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 /// What a reload needs of whoever started the process.
 pub struct Outside {
     /// Reads the configuration again.
-    pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
+    pub reread: Box<dyn Fn() -> Result<Loaded, String> + Send + Sync>,
     /// Applies `log.level`.
     pub set_log_level: SetLogLevel,
 }
@@ -99,7 +97,8 @@ impl BlockOnOther for tokio::runtime::Handle {
     }
 }
 
-async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result<Arc<Shared>> {
+async fn start(loaded: Loaded, handle: tokio::runtime::Handle) -> anyhow::Result<Arc<Shared>> {
+    let Loaded { config, files } = loaded;
     let settings = Arc::new(config.settings);
     let names: Vec<String> = config.topology.shards.iter().map(|shard| shard.name.clone()).collect();
     let topology = Arc::new(ArcSwap::from_pointee(config.topology));
@@ -108,12 +107,12 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     // Before the nodes are asked, so that a start that has to wait for them can be watched.
     let started = Arc::new(OnceLock::new());
     serve_http(&settings, &metrics, readiness(Arc::clone(&started), phase.subscribe())).await?;
-    let connect = Arc::new(ConnectContext::from_settings(&settings)?);
+    let connect = Arc::clone(&files.connect);
     let links = Links { handle: handle.clone(), metrics: Arc::clone(&metrics), tls: connect.tls_config() };
     let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
     control.load_configured().await;
     started.get_or_init(|| control.clone());
-    let handshake = handshake_context(&settings, &connect, &control, handle)?;
+    let handshake = handshake_context(&settings, files, &control, handle);
     let threads = match settings.listen.threads {
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
@@ -155,10 +154,10 @@ fn readiness(started: Arc<OnceLock<Control>>, phase: watch::Receiver<Phase>) -> 
 /// How applications log in with these settings.
 pub fn handshake_context(
     settings: &Settings,
-    connect: &Arc<ConnectContext>,
+    files: Files,
     control: &Control,
     handle: tokio::runtime::Handle,
-) -> anyhow::Result<HandshakeContext> {
+) -> HandshakeContext {
     let nodes = Arc::clone(control.nodes());
     let configured = control.topology().shards.first().map(|shard| shard.primary.clone());
     let fallback = configured.unwrap_or(NodeAddress { host: "127.0.0.1".to_owned(), port: 5432 });
@@ -166,9 +165,9 @@ pub fn handshake_context(
         let nodes = nodes.spread_for_roles();
         if nodes.is_empty() { vec![fallback.clone()] } else { nodes }
     });
-    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
-    let secrets = SecretSource::from_settings(settings, Arc::clone(connect), handle, askable)?;
-    Ok(HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets)))
+    let Files { tls, users, connect } = files;
+    let secrets = SecretSource::new(settings, users, connect, handle, askable);
+    HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets))
 }
 
 /// One session thread: its own runtime, pools and listeners.

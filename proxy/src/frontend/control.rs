@@ -12,6 +12,7 @@ use super::session::Session;
 use super::transaction::Block;
 use crate::backend::gucs::{Gucs, set_sql};
 use crate::backend::owed::{Owed, Show};
+use crate::route::hint::shard_named;
 use crate::sql::facts::{Command, Facts};
 use crate::wire::error::Report;
 use crate::wire::{frontend, reply, sqlstate};
@@ -57,12 +58,9 @@ impl Session {
                 self.savepoint(facts, text, via).await
             }
             Command::SetHint { name, value, .. } => {
-                let value = value.clone();
-                match name.as_str() {
-                    "key" => self.hint_key = value,
-                    _ => self.hint_shard = value,
-                }
-                self.answer("SET");
+                self.set_hint(name, value.clone())?;
+                let resets = text.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("reset"));
+                self.answer(if resets { "RESET" } else { "SET" });
                 Ok(())
             }
             Command::Deallocate(name) => self.deallocate(facts, name.as_deref(), text, via).await,
@@ -72,6 +70,25 @@ impl Session {
             Command::Listen(_) | Command::Unlisten(_) => self.listen_or_unlisten(facts, text, via).await,
             _ => self.pass_on_home(facts, text, via).await,
         }
+    }
+
+    /// `SET gavel.key`, `SET gavel.shard`; `None` takes it back.
+    fn set_hint(&mut self, name: &str, value: Option<String>) -> Result<(), Failure> {
+        match name {
+            "key" => self.hint_key = value,
+            "shard" => {
+                if let Some(shard) = &value {
+                    shard_named(&self.worker.shared.topology.load(), shard)?;
+                }
+                self.hint_shard = value;
+            }
+            _ => {
+                let message =
+                    format!("there is no setting gavel.{name}; hints are gavel.key and gavel.shard");
+                return Err(Failure::error(sqlstate::INVALID_PARAMETER_VALUE, message));
+            }
+        }
+        Ok(())
     }
 
     /// A CommandComplete of the proxy's own, in its place.

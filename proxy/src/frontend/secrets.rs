@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +21,6 @@ use tokio_postgres::{Client, NoTls};
 use crate::backend::connect::{ConnectContext, ConnectError, dial};
 use crate::md5_password;
 use crate::scram::{DEFAULT_ITERATIONS, Key, Verifier};
-use crate::secrets_file::{SecretsFileError, read_secrets};
 
 /// Users remembered; above it the memory is emptied.
 const CACHED_USERS_MAX: usize = 10_000;
@@ -149,24 +147,24 @@ struct AuthQuery {
     timeout: Duration,
     nodes: Askable,
     client: tokio::sync::Mutex<Option<(NodeAddress, Arc<Client>)>>,
-    /// The last look-up was not answered by the node that should, which has been logged.
-    astray: AtomicBool,
+    /// The node that answered last; another one is logged.
+    answered: Mutex<Option<NodeAddress>>,
 }
 
 impl SecretSource {
-    /// Reads the users file; `auth.query` will run on `control` against one of `nodes`.
-    pub fn from_settings(
+    /// `users` as in `auth.users_file`; `auth.query` will run on `control` against one of `nodes`.
+    pub fn new(
         settings: &Settings,
+        users: HashMap<String, Arc<str>>,
         connect: Arc<ConnectContext>,
         control: Handle,
         nodes: Askable,
-    ) -> Result<Self, SecretsFileError> {
+    ) -> Self {
         let auth = &settings.auth;
-        let users = auth.users_file.as_deref().map(read_secrets).transpose()?.unwrap_or_default();
         let timeout = settings.backend.connect_timeout;
         let client = tokio::sync::Mutex::new(None);
-        let astray = AtomicBool::new(false);
-        let query = AuthQuery { settings: auth.clone(), connect, timeout, nodes, client, astray };
+        let query =
+            AuthQuery { settings: auth.clone(), connect, timeout, nodes, client, answered: Mutex::default() };
         let mut source = Self::of_users(users);
         if let Some(password) = &auth.query_password {
             source.fingerprint.update(password.as_bytes());
@@ -176,7 +174,7 @@ impl SecretSource {
         source.control = Some(control);
         source.cached_for = auth.cache;
         source.last_known_for = auth.last_known;
-        Ok(source)
+        source
     }
 
     /// Only these users and their secrets, as in a users file.
@@ -294,12 +292,12 @@ impl AuthQuery {
         let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
         let limit = self.timeout / count;
         let mut failure = None;
-        for (turn, node) in nodes.iter().enumerate() {
+        for node in &nodes {
             let answer = tokio::time::timeout(limit, self.ask(node, user)).await;
             match answer.unwrap_or(Err(SecretError::Timeout(limit))) {
                 Ok(known) => {
-                    let astray = turn > 0;
-                    if self.astray.swap(astray, Ordering::Relaxed) != astray {
+                    let mut last = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                    if last.replace(node.clone()).is_some_and(|last| last != *node) {
                         tracing::warn!(%node, "auth.query is answered by this node from now on");
                     }
                     return Ok(known);

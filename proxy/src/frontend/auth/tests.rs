@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::backend::connect::{BackendLogin, ConnectContext, connect};
 use crate::frontend::handshake::{Arrival, HandshakeContext, accept};
+use crate::secrets_file::read_secrets;
 use crate::testing::certificates::{Authority, Pair};
 use crate::testing::postgres::{Server, program, server};
 use crate::testing::{error_of, frame, sockets, startup_packet, write};
@@ -85,8 +86,11 @@ impl Relay {
 
 fn context(settings: &Settings, connect: &Arc<ConnectContext>, home: NodeAddress) -> HandshakeContext {
     let home = Arc::new(move || vec![home.clone()]);
-    let secrets = SecretSource::from_settings(settings, Arc::clone(connect), Handle::current(), home);
-    let authenticator = Authenticator::new(settings.auth.method, secrets.expect("a good users file"));
+    let users =
+        settings.auth.users_file.as_deref().map(|path| read_secrets(path).expect("a good users file"));
+    let users = users.unwrap_or_default();
+    let secrets = SecretSource::new(settings, users, Arc::clone(connect), Handle::current(), home);
+    let authenticator = Authenticator::new(settings.auth.method, secrets);
     let tls = ListenerTls::from_settings(&settings.listen).expect("good files").map(Arc::new);
     HandshakeContext::new(settings, tls, authenticator)
 }
@@ -223,8 +227,7 @@ async fn a_changed_password_counts_after_one_refusal_and_a_lost_home_is_said() {
     let connect = Arc::new(ConnectContext::from_settings(&settings).expect("good settings"));
     let home = server.tcp();
     let here: super::super::secrets::Askable = Arc::new(move || vec![home.clone()]);
-    let source = SecretSource::from_settings(&settings, Arc::clone(&connect), Handle::current(), here);
-    let source = source.expect("no users file");
+    let source = SecretSource::new(&settings, HashMap::new(), Arc::clone(&connect), Handle::current(), here);
     let secret = async || source.lookup("mover").await.expect("found").map(|known| known.secret);
     let fits = async |password: &str| match secret().await {
         Some(Secret::Scram(verifier)) => verifier.fits(password),
@@ -264,7 +267,7 @@ async fn another_node_answers_for_a_lost_one_and_then_what_was_last_known() {
         let nodes = Arc::clone(&nodes);
         let askable: super::super::secrets::Askable =
             Arc::new(move || nodes.lock().expect("no panic").clone());
-        SecretSource::from_settings(settings, Arc::clone(&connect), Handle::current(), askable).expect("good")
+        SecretSource::new(settings, HashMap::new(), Arc::clone(&connect), Handle::current(), askable)
     };
     let forgetful = source(&Settings {
         auth: router_config::settings::Auth { last_known: Duration::ZERO, ..settings.auth.clone() },
