@@ -123,6 +123,7 @@ impl Session {
             enlisted: false,
             untouched: false,
             wrote: false,
+            committing: false,
             unsynced: false,
             unnamed: None,
             gucs_moved: false,

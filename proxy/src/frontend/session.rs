@@ -55,6 +55,8 @@ pub struct Held {
     pub untouched: bool,
     /// Something was written in the transaction.
     pub wrote: bool,
+    /// A COMMIT has been sent.
+    pub committing: bool,
     /// Frames of the extended protocol were sent since the last Sync.
     pub unsynced: bool,
     /// The conn's unnamed statement is this shared one.
