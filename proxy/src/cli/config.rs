@@ -64,6 +64,7 @@ pub fn load(path: &Path) -> Result<Loaded, ExitReport> {
 }
 
 /// A configuration with what is in the files that it names.
+#[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
@@ -79,6 +80,13 @@ pub struct Files {
     pub users: HashMap<String, Arc<str>>,
     /// How connections to nodes are made.
     pub connect: Arc<ConnectContext>,
+}
+
+impl std::fmt::Debug for Files {
+    /// Not the secrets, which must not get into logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").field("users", &self.users.len()).finish_non_exhaustive()
+    }
 }
 
 impl Files {
@@ -225,8 +233,10 @@ mod tests {
     #[test]
     fn the_example_is_right() {
         let (_directory, path) = temp_file(&file::example());
-        let config = load(&path).expect("the example has no mistakes");
-        assert!(summary(&path, &config).ends_with("is right: 2 shards, 2 databases, 2 table rules.\n"));
+        let loaded = load(&path).expect("the example has no mistakes");
+        assert!(
+            summary(&path, &loaded.config).ends_with("is right: 2 shards, 2 databases, 2 table rules.\n")
+        );
     }
 
     #[test]
