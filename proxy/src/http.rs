@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::metrics::Metrics;
 
-/// What `/readyz` asks: `Err` says what is missing.
-pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// What `/readyz` asks: `Err` says what is missing, `Ok` what is missing but does not matter to all.
+pub type Ready = Arc<dyn Fn() -> Result<Vec<String>, String> + Send + Sync>;
 
 #[derive(Clone)]
 struct Shared {
@@ -63,7 +63,10 @@ async fn alive() -> &'static str {
 
 async fn readiness(State(shared): State<Shared>) -> Response {
     match (shared.ready)() {
-        Ok(()) => "ready\n".into_response(),
+        Ok(missing) => {
+            let lines = missing.iter().map(|line| format!("{line}\n"));
+            std::iter::once("ready\n".to_owned()).chain(lines).collect::<String>().into_response()
+        }
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")).into_response(),
     }
 }

@@ -61,14 +61,14 @@ fn route(args: &cli::route::RouteArgs) -> ExitCode {
 }
 
 fn serve(path: &Path) -> ExitCode {
-    let config = match cli::config::load(path) {
-        Ok(config) => config,
+    let loaded = match cli::config::load(path) {
+        Ok(loaded) => loaded,
         Err(report) => return report.exit(),
     };
-    let set_log_level = start_log(&config.settings.log);
+    let set_log_level = start_log(&loaded.config.settings.log);
     let path = path.to_owned();
     let reread = Box::new(move || cli::config::load(&path).map_err(|report| report.text));
-    match run(config, Outside { reread, set_log_level }) {
+    match run(loaded, Outside { reread, set_log_level }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("gavel ends: {error:#}");

@@ -8,42 +8,43 @@ use std::thread;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
-use router_config::file::Config;
 use router_config::settings::Settings;
-use router_config::topology::{NodeAddress, ShardId};
+use router_config::topology::NodeAddress;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
-use crate::backend::connect::ConnectContext;
 use crate::backend::pool::Pools;
+use crate::cli::config::{Files, Loaded};
 use crate::control::{Control, ControlRuntime, Links};
 use crate::frontend::auth::Authenticator;
 use crate::frontend::handshake::{self, Arrival, HandshakeContext};
-use crate::frontend::secrets::{HomePrimary, SecretSource};
+use crate::frontend::secrets::{Askable, SecretSource};
 use crate::frontend::{cancel, deadlock, serve};
 use crate::http::Ready;
 use crate::listener;
 use crate::metrics::Metrics;
-use crate::tls::ListenerTls;
 use crate::wire::error::Report;
 use crate::wire::sqlstate;
-use crate::worker::{Parts, Phase, Shared, Worker};
+use crate::worker::{Drain, Parts, Phase, Shared, Worker};
 
 /// How often pools close conns that have been unused for too long.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a drain looks whether sessions are left.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// How long a drain waits for the first request of sessions that have just logged in.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 /// What sessions get after the end of a drain to say that they are ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until a signal ends it.
-pub fn run(config: Config, outside: Outside) -> anyhow::Result<()> {
+pub fn run(loaded: Loaded, outside: Outside) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
-    let shared = handle.block_on_other(start(config, handle.clone()))?;
+    let shared = handle.block_on_other(start(loaded, handle.clone()))?;
     crate::admin::scrape::follow(&shared);
     let addresses = listener::resolve(&shared.settings.load().listen.address)?;
     let mut threads = Vec::new();
@@ -69,7 +70,7 @@ pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 /// What a reload needs of whoever started the process.
 pub struct Outside {
     /// Reads the configuration again.
-    pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
+    pub reread: Box<dyn Fn() -> Result<Loaded, String> + Send + Sync>,
     /// Applies `log.level`.
     pub set_log_level: SetLogLevel,
 }
@@ -96,7 +97,8 @@ impl BlockOnOther for tokio::runtime::Handle {
     }
 }
 
-async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result<Arc<Shared>> {
+async fn start(loaded: Loaded, handle: tokio::runtime::Handle) -> anyhow::Result<Arc<Shared>> {
+    let Loaded { config, files } = loaded;
     let settings = Arc::new(config.settings);
     let names: Vec<String> = config.topology.shards.iter().map(|shard| shard.name.clone()).collect();
     let topology = Arc::new(ArcSwap::from_pointee(config.topology));
@@ -105,12 +107,12 @@ async fn start(config: Config, handle: tokio::runtime::Handle) -> anyhow::Result
     // Before the nodes are asked, so that a start that has to wait for them can be watched.
     let started = Arc::new(OnceLock::new());
     serve_http(&settings, &metrics, readiness(Arc::clone(&started), phase.subscribe())).await?;
-    let connect = Arc::new(ConnectContext::from_settings(&settings)?);
+    let connect = Arc::clone(&files.connect);
     let links = Links { handle: handle.clone(), metrics: Arc::clone(&metrics), tls: connect.tls_config() };
     let control = Control::start(Arc::clone(&settings), Arc::clone(&topology), links).await?;
     control.load_configured().await;
     started.get_or_init(|| control.clone());
-    let handshake = handshake_context(&settings, &connect, &control, handle)?;
+    let handshake = handshake_context(&settings, files, &control, handle);
     let threads = match settings.listen.threads {
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
@@ -153,19 +155,20 @@ fn readiness(started: Arc<OnceLock<Control>>, phase: watch::Receiver<Phase>) -> 
 /// How applications log in with these settings.
 pub fn handshake_context(
     settings: &Settings,
-    connect: &Arc<ConnectContext>,
+    files: Files,
     control: &Control,
     handle: tokio::runtime::Handle,
-) -> anyhow::Result<HandshakeContext> {
+) -> HandshakeContext {
     let nodes = Arc::clone(control.nodes());
     let configured = control.topology().shards.first().map(|shard| shard.primary.clone());
     let fallback = configured.unwrap_or(NodeAddress { host: "127.0.0.1".to_owned(), port: 5432 });
-    let home: HomePrimary = Arc::new(move || {
-        nodes.primary(ShardId(0)).and_then(|node| nodes.address(node)).unwrap_or_else(|| fallback.clone())
+    let askable: Askable = Arc::new(move || {
+        let nodes = nodes.spread_for_roles();
+        if nodes.is_empty() { vec![fallback.clone()] } else { nodes }
     });
-    let tls = ListenerTls::from_settings(&settings.listen)?.map(Arc::new);
-    let secrets = SecretSource::from_settings(settings, Arc::clone(connect), handle, home)?;
-    Ok(HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets)))
+    let Files { tls, users, connect } = files;
+    let secrets = SecretSource::new(settings, users, connect, handle, askable);
+    HandshakeContext::new(settings, tls, Authenticator::new(settings.auth.method, secrets))
 }
 
 /// One session thread: its own runtime, pools and listeners.
@@ -181,8 +184,9 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
         let pools = Arc::new(Pools::default());
         shared.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::clone(&pools));
         let worker = Arc::new(Worker { shared: Arc::clone(shared), pools });
+        let mut listening = JoinSet::new();
         for socket in sockets {
-            tokio::spawn(accept_loop(socket, Arc::clone(&worker)));
+            listening.spawn(accept_loop(socket, Arc::clone(&worker)));
         }
         let mut phase = shared.phase.subscribe();
         loop {
@@ -191,6 +195,8 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
                 _ = phase.changed() => shared.wake_sessions(),
             }
             if *phase.borrow() >= Phase::Draining {
+                // Whom the kernel has accepted for us is served, and counted by then.
+                while listening.join_next().await.is_some() {}
                 break wait_for_sessions(shared).await;
             }
         }
@@ -200,7 +206,7 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
 
 /// Until the last session is gone, or the time for that is over.
 async fn wait_for_sessions(shared: &Arc<Shared>) {
-    let deadline = *shared.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let deadline = shared.draining().map(|drain| drain.until);
     while shared.clients.load(Ordering::Acquire) > 0 {
         tokio::time::sleep(DRAIN_STEP).await;
         let Some(deadline) = deadline.filter(|deadline| Instant::now() >= *deadline) else {
@@ -237,28 +243,45 @@ async fn accept_loop(socket: std::net::TcpListener, worker: Arc<Worker>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return take_the_rest(listener, &worker),
         };
         match accepted {
-            Ok((socket, peer)) => {
-                let worker = Arc::clone(&worker);
-                let metrics = Arc::clone(&worker.shared.metrics);
-                // In a box of its own: a spawned future is moved several times.
-                let session = AssertUnwindSafe(Box::pin(arrive(socket, peer, worker)));
-                tokio::spawn(async move {
-                    // As with a task of its own; the locks that sessions share are used on after a panic.
-                    if session.catch_unwind().await.is_err() {
-                        metrics.panics.inc();
-                        tracing::error!(%peer, "a session ended by a panic; the others go on");
-                    }
-                });
-            }
+            Ok((socket, peer)) => receive(socket, peer, &worker),
             Err(error) => {
                 tracing::warn!("accept failed: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Closing a listener resets the connections in its queue: they are taken first. What the kernel adds between the last look
+/// and the end is lost, which is a matter of microseconds.
+fn take_the_rest(listener: tokio::net::TcpListener, worker: &Arc<Worker>) {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((socket, peer)) = listener.accept() {
+        if socket.set_nonblocking(true).is_ok()
+            && let Ok(socket) = TcpStream::from_std(socket)
+        {
+            receive(socket, peer, worker);
+        }
+    }
+}
+
+/// Serves a connection in a task of its own.
+fn receive(socket: TcpStream, peer: SocketAddr, worker: &Arc<Worker>) {
+    let admitted = worker.shared.admit().then(|| Admitted(Arc::clone(worker)));
+    let worker = Arc::clone(worker);
+    let metrics = Arc::clone(&worker.shared.metrics);
+    // In a box of its own: a spawned future is moved several times.
+    let session = AssertUnwindSafe(Box::pin(arrive(socket, peer, worker, admitted)));
+    tokio::spawn(async move {
+        // As with a task of its own; the locks that sessions share are used on after a panic.
+        if session.catch_unwind().await.is_err() {
+            metrics.panics.inc();
+            tracing::error!(%peer, "a session ended by a panic; the others go on");
+        }
+    });
 }
 
 /// Counts a session for as long as it lives.
@@ -270,12 +293,13 @@ impl Drop for Admitted {
     }
 }
 
-async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
+/// From the accepted connection to its end; `admitted`: none when there are too many.
+async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>, admitted: Option<Admitted>) {
     let shared = Arc::clone(&worker.shared);
     shared.metrics.accepted.inc();
     let limit = shared.settings.load().limits.login;
     let context = shared.handshake.load_full();
-    if !shared.admit() {
+    let Some(admitted) = admitted else {
         shared.metrics.rejected.inc();
         let limit_of_clients = shared.settings.load().limits.clients;
         let message = format!("sorry, too many clients already (limits.clients = {limit_of_clients})");
@@ -286,8 +310,7 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
             cancel::cancel(&shared, &key).await;
         }
         return;
-    }
-    let admitted = Admitted(Arc::clone(&worker));
+    };
     let login = match tokio::time::timeout(limit, Box::pin(handshake::accept(socket, &context))).await {
         Ok(Ok(Arrival::Login(login))) => login,
         Ok(Ok(Arrival::Cancel(key))) => {
@@ -319,8 +342,9 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>) {
 /// Waits for transactions to end, up to the limit.
 fn drain(shared: &Shared) {
     let limit = shared.settings.load().limits.drain;
-    *shared.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-        Some(Instant::now() + limit);
+    let now = Instant::now();
+    let times = Drain { first_until: now + FIRST_REQUEST, until: now + limit };
+    *shared.drain.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(times);
     shared.phase.send_replace(Phase::Draining);
     let clients = shared.clients.load(Ordering::Acquire);
     tracing::info!(clients, limit_s = limit.as_secs(), "draining: running transactions may finish");

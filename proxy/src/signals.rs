@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::backend::connect::ConnectContext;
+use crate::cli::config::Loaded;
 use crate::control::Reload;
 use crate::run::{Outside, handshake_context};
 use crate::worker::{Order, Reloaded, Shared};
@@ -47,14 +47,13 @@ pub async fn follow(shared: Arc<Shared>, outside: Outside) -> anyhow::Result<()>
 
 /// Takes over a new configuration as a whole, or leaves the old one running. What waits for a restart is told.
 async fn reload(shared: &Arc<Shared>, outside: &Outside) -> Reloaded {
-    let config = (outside.reread)()?;
+    let Loaded { config, files } = (outside.reread)()?;
     let (mut settings, topology) = (config.settings, config.topology);
     let waiting = settings.keep_what_needs_a_restart(&shared.settings.load());
     let settings = Arc::new(settings);
-    let connect = Arc::new(ConnectContext::from_settings(&settings).map_err(|error| error.to_string())?);
+    let connect = Arc::clone(&files.connect);
     let handle = tokio::runtime::Handle::current();
-    let handshake =
-        handshake_context(&settings, &connect, &shared.control, handle).map_err(|error| error.to_string())?;
+    let handshake = handshake_context(&settings, files, &shared.control, handle);
     (outside.set_log_level)(&settings.log.level)?;
     let reload = Reload { settings: Arc::clone(&settings), topology, tls: connect.tls_config() };
     let reloaded = shared.control.reload(reload).await;

@@ -17,7 +17,8 @@ use crate::backend::prepared::Registry;
 use crate::control::{Catalog, Control, Nodes};
 use crate::frontend::floor::Floor;
 use crate::frontend::handshake::HandshakeContext;
-use crate::frontend::session::{Visible, Who};
+use crate::frontend::session::Who;
+use crate::frontend::visible::Visible;
 use crate::frontend::watch::Sparse;
 use crate::metrics::Metrics;
 use crate::sql::cache::Cache;
@@ -51,6 +52,15 @@ pub enum Phase {
     Draining,
     /// The time for that is over: statements are cancelled, every session is told to go.
     Ending,
+}
+
+/// Times of a drain.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// Sessions that have not asked for anything yet may do so until then: they were on their way when it began.
+    pub first_until: Instant,
+    /// It gives up then.
+    pub until: Instant,
 }
 
 /// What a reload came to: notes for whoever asked for it, or why the old configuration stays.
@@ -118,8 +128,8 @@ pub struct Shared {
     pub since: Instant,
     /// Which refusals are logged.
     pub refusals: Sparse,
-    /// When a drain gives up.
-    pub drain_until: Mutex<Option<Instant>>,
+    /// Times of the drain, once it has begun.
+    pub drain: Mutex<Option<Drain>>,
     /// What the console asks of the process.
     pub orders: Mutex<Option<mpsc::Sender<Order>>>,
     floors: Vec<Arc<Floor>>,
@@ -173,7 +183,7 @@ impl Shared {
             workers: Mutex::default(),
             since: Instant::now(),
             refusals: Sparse::default(),
-            drain_until: Mutex::default(),
+            drain: Mutex::default(),
             orders: Mutex::default(),
             floors,
             welcomes: Mutex::default(),
@@ -188,6 +198,11 @@ impl Shared {
     /// Idle sessions look at the phase again.
     pub fn wake_sessions(&self) {
         self.sessions().values().for_each(|entry| entry.visible.waker.wake());
+    }
+
+    /// The times of the drain, if one has begun.
+    pub fn draining(&self) -> Option<Drain> {
+        *self.drain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The causal floor of a shard.

@@ -135,12 +135,15 @@ pub struct Auth {
     pub query_database: String,
     /// `cache`: for how long a looked-up verifier is used without asking again. Default: 10 s.
     pub cache: Duration,
+    /// `last_known`: for how long it is used while no node can be asked. Default: 1 h.
+    pub last_known: Duration,
 }
 
 impl fmt::Debug for Auth {
     /// Everything but the secret, which must not get into logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, users_file, query, query_user, query_password, query_database, cache } = self;
+        let Self { method, users_file, query, query_user, .. } = self;
+        let Self { query_password, query_database, cache, last_known, .. } = self;
         f.debug_struct("Auth")
             .field("method", method)
             .field("users_file", users_file)
@@ -149,6 +152,7 @@ impl fmt::Debug for Auth {
             .field("query_password", &query_password.as_ref().map(|_| "…"))
             .field("query_database", query_database)
             .field("cache", cache)
+            .field("last_known", last_known)
             .finish()
     }
 }
@@ -167,6 +171,7 @@ impl Default for Auth {
             query_password: None,
             query_database: "postgres".to_owned(),
             cache: Duration::from_secs(10),
+            last_known: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -239,6 +244,10 @@ pub struct Backend {
     pub passwords_file: Option<PathBuf>,
     /// `health_interval` between checks of role, timeline and lag of each node. Default: 500 ms.
     pub health_interval: Duration,
+    /// `primary_wait`: how long a statement waits for its shard to have a primary before `57P03`. Default: 10 s.
+    pub primary_wait: Duration,
+    /// `cancel_wait`: a statement that goes on for so long after a cancel request is given up (`08006`). Default: 10 s.
+    pub cancel_wait: Duration,
 }
 
 impl Default for Backend {
@@ -249,6 +258,8 @@ impl Default for Backend {
             tls_ca: None,
             passwords_file: None,
             health_interval: Duration::from_millis(500),
+            primary_wait: Duration::from_secs(10),
+            cancel_wait: Duration::from_secs(10),
         }
     }
 }

@@ -9,7 +9,7 @@ use tests::wire::{Login, PATIENCE, Wire};
 use tests::{wire_message as message, wire_print};
 
 /// Sends the cancel request of `session` to `target`, waits until it is taken, and expects the session's query to end by it.
-fn cancels(target: &Login, session: &mut Wire) {
+pub(crate) fn cancels(target: &Login, session: &mut Wire) {
     let (process, secret) = session.key().expect("every session has a key");
     let mut request = Wire::connect(target.address).expect("connects");
     request.send(&message::cancel(process, &secret)).expect("sent");

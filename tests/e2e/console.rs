@@ -4,6 +4,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tests::cluster::{Cluster, eventually, first_column};
+use tests::wire::{Login, Wire};
+use tests::{wire_message as message, wire_print};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio_postgres::error::SqlState;
@@ -42,7 +44,7 @@ async fn psql(cluster: &Cluster, arguments: &[&str]) -> String {
 }
 
 /// The value of a metric whose line begins like this.
-async fn metric(cluster: &Cluster, line: &str) -> f64 {
+pub(crate) async fn metric(cluster: &Cluster, line: &str) -> f64 {
     let text = get(cluster, "/metrics").await;
     let value = text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok());
     value.unwrap_or(0.0)
@@ -230,14 +232,34 @@ async fn slow_statements_are_logged_without_their_literals() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_query_is_an_error_and_the_console_goes_on() {
+    let cluster = Cluster::builder().shards(1).start().await;
+    let login = Login { database: DATABASE.to_owned(), ..cluster.login() };
+    let mut wire = Wire::login(&login).expect("login");
+    wire.send(&message::frame(b'Q', b"SHOW VERSION\0\0")).expect("sent");
+    let frames = wire.read_until_ready(1).expect("an answer");
+    let states: Vec<_> = frames.iter().filter_map(wire_print::sqlstate).collect();
+    assert_eq!(states, ["08P01"], "{frames:?}");
+    assert_eq!(wire.rows("SHOW VERSION").expect("it goes on").len(), 1);
+    assert_eq!(wire.rows("SHOW in_hot_standby").expect("asked by drivers"), [[Some("off".to_owned())]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_follows_the_primaries() {
     let cluster = Cluster::builder().start().await;
     assert!(get(&cluster, "/readyz").await.starts_with("HTTP/1.1 200"));
     cluster.allow_log("");
     cluster.shard(1).primary.kill().await.expect("kill");
-    eventually(Duration::from_secs(20), "a shard without a primary is not ready", || async {
+    eventually(Duration::from_secs(20), "the shard without a primary is named", || async {
+        get(&cluster, "/readyz").await.contains("shard shard-2 has no primary")
+    })
+    .await;
+    let answer = get(&cluster, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "the other shard is served: {answer}");
+    cluster.shard(0).primary.kill().await.expect("kill");
+    eventually(Duration::from_secs(20), "without any primary it is not ready", || async {
         let answer = get(&cluster, "/readyz").await;
-        answer.starts_with("HTTP/1.1 503") && answer.contains("shard-2")
+        answer.starts_with("HTTP/1.1 503") && answer.contains("shard-1")
     })
     .await;
     assert!(get(&cluster, "/healthz").await.starts_with("HTTP/1.1 200"), "alive all the same");

@@ -128,6 +128,26 @@ fn send(signal: &str, process: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demo_killed_while_it_makes_its_servers_leaves_nothing() {
+    let temporary = open_directory();
+    let mut child = Command::new(shard_admin())
+        .args(["demo", "--shards", "2"])
+        .env("TMPDIR", temporary.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("run the demo");
+    eventually(Duration::from_secs(20), "a server is being made", || async {
+        leftovers(temporary.path()).iter().any(|line| line.contains("initdb"))
+    })
+    .await;
+    child.kill().expect("killed");
+    child.wait().expect("wait");
+    eventually(Duration::from_secs(20), "nothing left", || async { leftovers(temporary.path()).is_empty() })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_however_the_demo_ends() {
     for (signal, status) in [("INT", Some(0)), ("TERM", Some(0)), ("KILL", None)] {
         let temporary = open_directory();

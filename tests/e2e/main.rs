@@ -23,3 +23,4 @@ mod session;
 mod set_off;
 mod settings;
 mod spread;
+mod waits;

@@ -144,3 +144,24 @@ async fn errors_are_those_of_the_server() {
         assert_eq!(first_column(&client, "SELECT title FROM auctions WHERE auction_id = 1").await, ["lot"]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hint_that_names_nothing_is_told() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    let wrong = [
+        "/* gavel: shrad=shard-2 */ SELECT 1",
+        "/* gavel: key= */ SELECT 1",
+        "SET gavel.shard = 'nope'",
+        "SET gavel.shrad = '1'",
+    ];
+    for sql in wrong {
+        let error = client.batch_execute(sql).await.expect_err(sql);
+        assert_eq!(error.code().map(|code| code.code()), Some("22023"), "{sql}: {error:?}");
+    }
+    let mut wire = tests::wire::Wire::login(&cluster.login()).expect("login");
+    for (sql, tag) in [("SET gavel.shard = 'shard-2'", "SET\0"), ("RESET gavel.shard", "RESET\0")] {
+        let frames = wire.query(sql).expect("an answer");
+        assert_eq!(frames.first().map(|frame| frame.body.as_slice()), Some(tag.as_bytes()), "{sql}");
+    }
+}

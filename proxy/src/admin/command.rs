@@ -71,9 +71,11 @@ pub(super) struct Unknown(String);
 const ECHO_CHARS: usize = 60;
 
 /// Settings that drivers ask for with SHOW.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 10] = [
     ("client_encoding", "UTF8"),
     ("datestyle", "ISO, MDY"),
+    ("default_transaction_read_only", "off"),
+    ("in_hot_standby", "off"),
     ("search_path", "\"$user\", public"),
     ("server_version", SERVER_VERSION),
     ("standard_conforming_strings", "on"),

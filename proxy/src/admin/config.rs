@@ -72,7 +72,8 @@ fn of_listen(listen: &Listen) -> Vec<Shown> {
 }
 
 fn of_auth(auth: &Auth) -> Vec<Shown> {
-    let Auth { method, users_file, query, query_user, query_password, query_database, cache } = auth;
+    let Auth { method, users_file, query, query_user, query_password, query_database, .. } = auth;
+    let Auth { cache, last_known, .. } = auth;
     vec![
         ("auth.method", word(method)),
         ("auth.users_file", path(users_file.as_ref())),
@@ -81,6 +82,7 @@ fn of_auth(auth: &Auth) -> Vec<Shown> {
         ("auth.query_password", query_password.as_ref().map(|_| MASK.to_owned()).unwrap_or_default()),
         ("auth.query_database", query_database.clone()),
         ("auth.cache", time(*cache)),
+        ("auth.last_known", time(*last_known)),
     ]
 }
 
@@ -98,13 +100,16 @@ fn of_pool(pool: &Pool) -> Vec<Shown> {
 }
 
 fn of_backend(backend: &Backend) -> Vec<Shown> {
-    let Backend { connect_timeout, tls, tls_ca, passwords_file, health_interval } = backend;
+    let Backend { connect_timeout, tls, tls_ca, passwords_file, .. } = backend;
+    let Backend { health_interval, primary_wait, cancel_wait, .. } = backend;
     vec![
         ("backend.connect_timeout", time(*connect_timeout)),
         ("backend.tls", word(tls)),
         ("backend.tls_ca", path(tls_ca.as_ref())),
         ("backend.passwords_file", path(passwords_file.as_ref())),
         ("backend.health_interval", time(*health_interval)),
+        ("backend.primary_wait", time(*primary_wait)),
+        ("backend.cancel_wait", time(*cancel_wait)),
     ]
 }
 

@@ -24,7 +24,7 @@ use self::show::{Row, full};
 pub use self::topic::{Column, Topic};
 use crate::frontend::handshake::Login;
 use crate::frontend::io::{ClientError, ClientIo};
-use crate::frontend::session::Visible;
+use crate::frontend::visible::{Doing, Visible};
 use crate::sql::normalise::split;
 use crate::wire::backend::{Status, tag as backend};
 use crate::wire::error::Report;
@@ -160,9 +160,13 @@ impl Console {
         }
         match tag {
             tag::QUERY => {
-                let text = frontend::query(&body)?;
                 self.visible.verdict.requests.fetch_add(1, Ordering::Relaxed);
-                if let Err(refused) = self.query(text).await {
+                let ran = match frontend::query(&body) {
+                    Ok(text) => self.query(text).await,
+                    // The frame's end is known: only this message is lost.
+                    Err(error) => Err(error.into()),
+                };
+                if let Err(refused) = ran {
                     self.tell(&refused);
                 }
                 reply::ready(&mut self.io.out, self.status);
@@ -360,7 +364,8 @@ impl Console {
     /// Sessions that run a request or are inside of a transaction.
     fn busy(&self) -> usize {
         let sessions = self.shared.sessions();
-        sessions.values().filter(|session| session.visible.state.load(Ordering::Relaxed) != 0).count()
+        let busy = |doing| !matches!(doing, Doing::Idle | Doing::Held);
+        sessions.values().filter(|session| busy(session.visible.doing())).count()
     }
 
     /// New requests wait; returns when nothing runs any more, or with a notice at the limit that draining has, too.

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use crate::backend::pool::PoolStatus;
 use crate::control::NodeRole;
+use crate::frontend::visible::Doing;
 use crate::metrics::{Cache, ConnState, Metrics, ServedBy, SessionState};
 use crate::worker::Shared;
 
@@ -21,8 +22,8 @@ pub fn follow(shared: &Arc<Shared>) {
 }
 
 fn observe(shared: &Shared, metrics: &Metrics) {
-    let waiting = conns(shared, metrics);
-    sessions(shared, metrics, waiting);
+    conns(shared, metrics);
+    sessions(shared, metrics);
     let (hits, misses) = shared.facts.hits_and_misses();
     metrics.cache_total(Cache::Facts, hits, misses);
     let workers = shared.workers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,14 +34,12 @@ fn observe(shared: &Shared, metrics: &Metrics) {
     metrics.raise(&metrics.backend_written_bytes, sum(|pools| pools.backend.written()));
 }
 
-/// Sets the connections by shard, role and state; gives the number of requests that wait for one.
-fn conns(shared: &Shared, metrics: &Metrics) -> usize {
+/// Sets the connections by shard, role and state.
+fn conns(shared: &Shared, metrics: &Metrics) {
     let topology = shared.topology.load();
     let mut sums = vec![[PoolStatus::default(); 2]; topology.shards.len()];
-    let mut waiting = 0;
     for pool in shared.pools() {
         let status = pool.status();
-        waiting += status.waiting;
         let nodes = shared.nodes();
         let node = nodes.by_address(&pool.key().node).and_then(|id| nodes.get(id));
         let Some(node) = node else { continue };
@@ -57,25 +56,30 @@ fn conns(shared: &Shared, metrics: &Metrics) -> usize {
             children.conns(ConnState::Opening).set(count(sum.opening));
         }
     }
-    waiting
 }
 
-fn sessions(shared: &Shared, metrics: &Metrics, waiting: usize) {
-    let mut states = [0_usize; 3];
+fn sessions(shared: &Shared, metrics: &Metrics) {
+    let mut states = [0_usize; SessionState::ALL.len()];
     let sessions = shared.sessions();
     for entry in sessions.values() {
-        let state = usize::from(entry.visible.state.load(Ordering::Relaxed));
-        states[state.min(2)] += 1;
+        states[state_of(entry.visible.doing()) as usize] += 1;
     }
     let known = sessions.len();
     drop(sessions);
     let login = shared.clients.load(Ordering::Acquire).saturating_sub(known);
-    let [idle, active, in_transaction] = states;
-    metrics.sessions(SessionState::Login).set(count(login));
-    metrics.sessions(SessionState::Idle).set(count(idle));
-    metrics.sessions(SessionState::Active).set(count(active.saturating_sub(waiting)));
-    metrics.sessions(SessionState::InTransaction).set(count(in_transaction));
-    metrics.sessions(SessionState::Waiting).set(count(waiting));
+    states[SessionState::Login as usize] = login;
+    for state in SessionState::ALL {
+        metrics.sessions(state).set(count(states[state as usize]));
+    }
+}
+
+fn state_of(doing: Doing) -> SessionState {
+    match doing {
+        Doing::Idle => SessionState::Idle,
+        Doing::Active => SessionState::Active,
+        Doing::InTransaction => SessionState::InTransaction,
+        Doing::Waiting | Doing::Held => SessionState::Waiting,
+    }
 }
 
 fn count(n: usize) -> i64 {

@@ -74,11 +74,6 @@ fn clients(shared: &Shared) -> Vec<Row> {
     let mut rows: Vec<(i32, Row)> = sessions
         .iter()
         .map(|(pid, entry)| {
-            let state = match entry.visible.state.load(Ordering::Relaxed) {
-                0 => "idle",
-                1 => "active",
-                _ => "in_transaction",
-            };
             let running = entry.visible.running();
             let backends: Vec<String> =
                 running.conns.iter().map(|(pool, process, _)| format!("{}/{process}", pool.node)).collect();
@@ -87,7 +82,7 @@ fn clients(shared: &Shared) -> Vec<Row> {
                 entry.who.user.clone(),
                 entry.who.database.clone(),
                 entry.peer.clone(),
-                state.to_owned(),
+                entry.visible.doing().name().to_owned(),
                 entry.visible.verdict.requests.load(Ordering::Relaxed).to_string(),
                 entry.since.elapsed().as_secs().to_string(),
                 backends.join(", "),
@@ -305,6 +300,13 @@ impl Shared {
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.iter().flat_map(|pools| pools.all()).collect()
+    }
+
+    /// Closes what the proxy keeps open to a database without using it, on all nodes.
+    pub fn close_idle(&self, database: &str) {
+        let pools = self.pools();
+        pools.iter().filter(|pool| pool.key().database == database).for_each(|pool| pool.close_idle());
+        self.control.close_idle(database);
     }
 }
 

@@ -142,7 +142,10 @@ const CLIENTS: [Column; 8] = [
     ("user", "Role."),
     ("database", "Database as the application names it."),
     ("address", "Where the application connects from."),
-    ("state", "idle, active (a request runs or waits) or in_transaction (idle inside of one)."),
+    (
+        "state",
+        "idle, active (a request runs), waiting (for a conn, a primary, RESUME) or in_transaction (idle in one).",
+    ),
     ("requests", "Requests worked off."),
     ("connected_s", "Seconds since the login."),
     ("backends", "Backend connections that work for it: node and process id there."),

@@ -209,6 +209,11 @@ impl Pool {
         });
     }
 
+    /// Closes the conns that nobody uses now.
+    pub fn close_idle(&self) {
+        self.inner.retain(|_, _| false);
+    }
+
     /// Uses these credentials from now on (a user's latest login).
     pub fn set_login(&self, login: BackendLogin) {
         *self.inner.manager().login.lock().unwrap_or_else(PoisonError::into_inner) = login;

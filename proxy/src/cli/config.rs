@@ -1,9 +1,11 @@
 //! `gavel config`: prints an example configuration file, or checks one and shows all of its mistakes.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use router_config::file::{self, Config, Mistake};
 use router_config::settings::Settings;
@@ -43,7 +45,7 @@ pub fn run(args: &ConfigArgs) -> ExitCode {
 }
 
 /// Reads and checks a configuration file; mistakes come as a report for people.
-pub fn load(path: &Path) -> Result<Config, ExitReport> {
+pub fn load(path: &Path) -> Result<Loaded, ExitReport> {
     let text = std::fs::read_to_string(path).map_err(|error| ExitReport {
         status: EXIT_UNREADABLE,
         text: format!("cannot read {}: {error}\n", path.display()),
@@ -52,23 +54,59 @@ pub fn load(path: &Path) -> Result<Config, ExitReport> {
     let read = |path: &Path| std::fs::read_to_string(path);
     let config = file::load(&text, path, &env, &read)
         .map_err(|mistakes| ExitReport { status: EXIT_MISTAKES, text: report(path, &text, &mistakes) })?;
-    let unusable = unusable_files(&config.settings);
-    if unusable.is_empty() {
-        return Ok(config);
+    match Files::read(&config.settings) {
+        Ok(files) => Ok(Loaded { config, files }),
+        Err(faults) => {
+            let text = faults.iter().map(|fault| format!("error: {fault}\n")).collect::<String>();
+            Err(ExitReport { status: EXIT_MISTAKES, text })
+        }
     }
-    let text = unusable.iter().map(|fault| format!("error: {fault}\n")).collect::<String>();
-    Err(ExitReport { status: EXIT_MISTAKES, text })
 }
 
-/// What is wrong inside the files that the settings name: certificates, keys, secrets.
-fn unusable_files(settings: &Settings) -> Vec<String> {
-    let secrets = settings.auth.users_file.as_deref().map(read_secrets).transpose();
-    let faults = [
-        ListenerTls::from_settings(&settings.listen).err().map(|error| format!("[listen] {error}")),
-        secrets.err().map(|error| format!("auth.users_file: {error}")),
-        ConnectContext::from_settings(settings).err().map(|error| format!("[backend] {error}")),
-    ];
-    faults.into_iter().flatten().collect()
+/// A configuration with what is in the files that it names.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// The files.
+    pub files: Files,
+}
+
+/// What is in the files that the settings name, read once: what was checked is what is used.
+pub struct Files {
+    /// Certificate and key towards applications; `None`: TLS is off.
+    pub tls: Option<Arc<ListenerTls>>,
+    /// `auth.users_file`
+    pub users: HashMap<String, Arc<str>>,
+    /// How connections to nodes are made.
+    pub connect: Arc<ConnectContext>,
+}
+
+impl std::fmt::Debug for Files {
+    /// Not the secrets, which must not get into logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").field("users", &self.users.len()).finish_non_exhaustive()
+    }
+}
+
+impl Files {
+    /// Reads them; what is wrong inside of them, all of it.
+    pub fn read(settings: &Settings) -> Result<Self, Vec<String>> {
+        let tls = ListenerTls::from_settings(&settings.listen).map_err(|error| format!("[listen] {error}"));
+        let users = settings.auth.users_file.as_deref().map(read_secrets).transpose();
+        let users = users.map_err(|error| format!("auth.users_file: {error}"));
+        let connect = ConnectContext::from_settings(settings).map_err(|error| format!("[backend] {error}"));
+        match (tls, users, connect) {
+            (Ok(tls), Ok(users), Ok(connect)) => Ok(Self {
+                tls: tls.map(Arc::new),
+                users: users.unwrap_or_default(),
+                connect: Arc::new(connect),
+            }),
+            (tls, users, connect) => {
+                Err([tls.err(), users.err(), connect.err()].into_iter().flatten().collect())
+            }
+        }
+    }
 }
 
 /// What to print and the status to exit with.
@@ -90,7 +128,7 @@ impl std::error::Error for ExitReport {}
 
 fn check(path: &Path) -> ExitCode {
     match load(path) {
-        Ok(config) => print(&summary(path, &config)),
+        Ok(loaded) => print(&summary(path, &loaded.config)),
         Err(report) => {
             complain(&report.text);
             ExitCode::from(report.status)
@@ -195,8 +233,10 @@ mod tests {
     #[test]
     fn the_example_is_right() {
         let (_directory, path) = temp_file(&file::example());
-        let config = load(&path).expect("the example has no mistakes");
-        assert!(summary(&path, &config).ends_with("is right: 2 shards, 2 databases, 2 table rules.\n"));
+        let loaded = load(&path).expect("the example has no mistakes");
+        assert!(
+            summary(&path, &loaded.config).ends_with("is right: 2 shards, 2 databases, 2 table rules.\n")
+        );
     }
 
     #[test]

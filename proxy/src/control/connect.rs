@@ -61,6 +61,14 @@ impl Dialer {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Closes pooled connections to a database that nothing uses now.
+    pub(crate) fn close_idle(&self, database: &str) {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().filter(|((_, of), _)| of == database).for_each(|(_, pool)| {
+            pool.retain(|_, _| false);
+        });
+    }
+
     /// The longest that an attempt may take, or an answer to a short question.
     pub(crate) fn timeout(&self) -> Duration {
         self.access.load().timeout

@@ -214,6 +214,11 @@ impl Control {
         self.inner.catalogs.own(answers, committed)
     }
 
+    /// Closes pooled connections to a database that nothing uses now.
+    pub fn close_idle(&self, database: &str) {
+        self.inner.health.dialer.close_idle(database);
+    }
+
     /// Every catalog that has been loaded, for the console and for RELOAD.
     pub fn catalogs(&self) -> Vec<Arc<Catalog>> {
         self.inner.catalogs.all()
@@ -231,25 +236,26 @@ impl Control {
         self.inner.listen.subscribe(database)
     }
 
-    /// Whether statements can be served: every shard has a primary, and the sharded databases named in the
-    /// configuration have their catalog. `Err` says what is missing.
-    pub fn ready(&self) -> Result<(), String> {
-        for index in 0..self.inner.nodes.shard_count() {
-            let shard = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
-            if self.inner.nodes.primary(shard).is_none() {
-                let name = self.inner.nodes.shard(shard).map(|shard| shard.name.clone()).unwrap_or_default();
-                return Err(format!(
-                    "shard {name} has no primary: {}",
-                    self.inner.nodes.why_no_primary(shard)
-                ));
-            }
+    /// Whether statements can be served: some shard has a primary, and the sharded databases named in the configuration have
+    /// their catalog; then the shards that have none. A shard that is down is down for every proxy: none of them would be
+    /// left if each were taken out for it. `Err` says what is missing.
+    pub fn ready(&self) -> Result<Vec<String>, String> {
+        let nodes = &self.inner.nodes;
+        let ids = (0..nodes.shard_count()).map(|index| ShardId(u16::try_from(index).unwrap_or(u16::MAX)));
+        let without = ids.filter(|shard| nodes.primary(*shard).is_none()).map(|shard| {
+            let name = nodes.shard(shard).map(|shard| shard.name.clone()).unwrap_or_default();
+            format!("shard {name} has no primary: {}", nodes.why_no_primary(shard))
+        });
+        let without: Vec<String> = without.collect();
+        if without.len() == nodes.shard_count() {
+            return Err(without.join("\n"));
         }
         for name in sharded_databases(&self.inner.settings.load()) {
             if self.inner.catalogs.get(&name).is_none() {
                 return Err(format!("the catalog of database {name} is not loaded"));
             }
         }
-        Ok(())
+        Ok(without)
     }
 
     /// Loads the catalogs of the sharded databases named in the configuration and aligns their sequences. A database

@@ -360,6 +360,30 @@ impl Nodes {
         table.shards.get(usize::from(shard.0)).map(|nodes| nodes.members.clone()).unwrap_or_default()
     }
 
+    /// Nodes that are up, to be asked for what all shards have alike, as roles: the home shard's primary, its replicas, the other
+    /// shards' primaries; so many that one of them answers in time.
+    pub fn spread_for_roles(&self) -> Vec<NodeAddress> {
+        const ASKED_MAX: usize = 4;
+        let table = self.table.load();
+        let primary = |shard: &Arc<ShardNodes>| {
+            let id = shard.primary()?;
+            shard.members.iter().find(|node| node.id == id).cloned()
+        };
+        let home = table.shards.first();
+        let replicas = home.into_iter().flat_map(|shard| &shard.members);
+        let replicas = replicas.filter(|node| node.up() && node.role() == NodeRole::Replica).cloned();
+        let others = table.shards.iter().skip(1).filter_map(primary);
+        let asked = home.and_then(primary).into_iter().chain(replicas.take(2)).chain(others);
+        asked.take(ASKED_MAX).map(|node| node.address.clone()).collect()
+    }
+
+    /// The first shard that has a primary; the home shard where none has.
+    pub fn first_with_primary(&self) -> ShardId {
+        let table = self.table.load();
+        let found = table.shards.iter().position(|shard| shard.primary().is_some());
+        ShardId(found.and_then(|index| u16::try_from(index).ok()).unwrap_or(0))
+    }
+
     /// Shards known.
     pub fn shard_count(&self) -> usize {
         self.table.load().shards.len()

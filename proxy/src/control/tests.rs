@@ -53,7 +53,11 @@ async fn a_promoted_replica_takes_the_writes_and_the_old_primary_does_not_get_th
     old.stop();
     nodes.check_now(first);
     eventually("no primary", || async { nodes.primary(HOME).is_none() }).await;
-    assert!(running.control.ready().expect_err("not ready").contains("shard-1"));
+    let missing = match running.control.ready() {
+        Ok(missing) => missing.join("\n"),
+        Err(missing) => missing,
+    };
+    assert!(missing.contains("shard-1"), "{missing}");
     replica.promote();
     eventually("the replica is the primary", || async { nodes.primary(HOME) == Some(second) }).await;
     old.restart();

@@ -1,8 +1,11 @@
 //! COPY … FROM STDIN to one conn: the application's data is passed on as it comes, in bounded memory.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use bytes::{Buf, BytesMut};
 
-use crate::backend::conn::{Conn, Events};
+use crate::backend::conn::{Conn, ConnError, Events};
 use crate::frontend::io::{ClientError, ClientIo, StepError};
 use crate::wire::error::Report;
 use crate::wire::frame::FrameError;
@@ -98,6 +101,9 @@ async fn wait(io: &mut ClientIo, conn: &mut Conn, events: &mut Events) -> Result
         }
     }
     tokio::select! {
+        () = poll_fn(|cx| if io.visible.poll_given_up(cx) { Poll::Ready(()) } else { Poll::Pending }) => {
+            Err(StepError::Backend(ConnError::Overdue))
+        }
         filled = fill(&mut io.read, &mut io.stream, &mut io.eof) => filled.map_err(StepError::Client),
         done = conn.step(&mut io.out, events) => done.map_err(StepError::Backend),
     }

@@ -255,8 +255,7 @@ impl Copy<'_> {
                     return Poll::Ready(Ok(()));
                 }
                 if !progress {
-                    let gone = self.io.poll_hangup(cx);
-                    return gone.map_err(|error| Broken::Shard(0, error));
+                    return self.io.poll_hangup(cx).map_err(|error| Broken::Shard(0, error));
                 }
             }
         })

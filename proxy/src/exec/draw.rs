@@ -9,7 +9,7 @@ use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::control::TextRow;
 use crate::frontend::failure::Failure;
-use crate::frontend::io::StepError;
+use crate::frontend::io::{ClientIo, StepError};
 use crate::frontend::names::Prepared;
 use crate::frontend::own_catalog::text_rows;
 use crate::frontend::session::Session;
@@ -62,8 +62,8 @@ impl Session {
                 Some(bound) => {
                     let mut events = Events::default();
                     let conn = &mut self.held[at].lease;
-                    if let Err(error) = ask_bound(conn, &draw.sql, bound, &mut events).await {
-                        return Err(self.lose(at, StepError::Backend(error), false));
+                    if let Err(error) = ask_bound(&mut self.io, conn, &draw.sql, bound, &mut events).await {
+                        return Err(self.lose(at, error, false));
                     }
                     text_rows(&mut events)?
                 }
@@ -88,11 +88,11 @@ impl Session {
         let conn = &mut held.lease;
         conn.drew_for = 0;
         let ran = match bound {
-            None => super::single::ask(conn, sql, &mut events).await,
-            Some(bound) => ask_bound(conn, sql, bound, &mut events).await,
+            None => super::single::ask(&mut self.io, conn, sql, &mut events).await,
+            Some(bound) => ask_bound(&mut self.io, conn, sql, bound, &mut events).await,
         };
         if let Err(error) = ran {
-            return Err(Failure::Lost { shard: self.shard_name(ShardId(0)), error, committing: false });
+            return Err(Failure::of_step(error, &self.shard_name(ShardId(0)), false));
         }
         text_rows(&mut events)
     }
@@ -100,11 +100,12 @@ impl Session {
 
 /// As [`super::single::ask`], with the parameters of a Bind.
 async fn ask_bound(
+    io: &mut ClientIo,
     conn: &mut Conn,
     sql: &str,
     (statement, bind): (&Prepared, &[u8]),
     events: &mut Events,
-) -> Result<(), crate::backend::conn::ConnError> {
+) -> Result<(), StepError> {
     conn.capture = true;
     reply::parse(&mut conn.write, b"", sql.as_bytes(), &statement.type_bytes());
     conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
@@ -114,7 +115,7 @@ async fn ask_bound(
     conn.owe(Owed::Execute(Show::NOTHING));
     reply::bare(&mut conn.write, frontend::tag::SYNC);
     conn.owe(Owed::Sync(Show::NOTHING));
-    let ran = super::single::run_alone(conn, events).await;
+    let ran = super::single::run(io, conn, events).await;
     conn.capture = false;
     ran
 }

@@ -23,19 +23,20 @@ pub async fn run(io: &mut ClientIo, conn: &mut Conn, events: &mut Events) -> Res
 
 /// Runs a query of the proxy's own on a conn that owes nothing; its rows are captured.
 pub async fn ask(
+    io: &mut ClientIo,
     conn: &mut Conn,
     sql: &str,
     events: &mut Events,
-) -> Result<(), crate::backend::conn::ConnError> {
+) -> Result<(), StepError> {
     conn.capture = true;
     reply::query(&mut conn.write, sql.as_bytes());
     conn.owe(Owed::Query(Show::NOTHING));
-    let ran = run_alone(conn, events).await;
+    let ran = run(io, conn, events).await;
     conn.capture = false;
     ran
 }
 
-/// Runs until the conn owes nothing, without an application: what the proxy asks for itself.
+/// Runs until the conn owes nothing, without an application.
 pub async fn run_alone(conn: &mut Conn, events: &mut Events) -> Result<(), crate::backend::conn::ConnError> {
     let mut nobody = bytes::BytesMut::new();
     while !conn.is_quiet() {

@@ -4,23 +4,22 @@ use std::sync::Arc;
 
 use router_config::settings::DatabaseKind;
 use router_config::topology::ShardId;
-use tokio::time::Duration;
 
 use super::failure::Failure;
 use super::floor::{Look, Ticket};
-use super::io::StepError;
+use super::io::{ClientIo, StepError};
 use super::session::{Held, Session};
-use crate::backend::conn::{Conn, ConnError, Events};
+use super::visible::{Doing, wait};
+use crate::backend::conn::{Conn, Events};
 use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::pool::{Pool, PoolKey, PoolLimits};
 use crate::control::NodeId;
 use crate::exec::single;
 use crate::metrics::ServedBy;
+use crate::sql::facts::{Command, DdlKind, Facts};
+use crate::sql::free_database::must_be_free;
 use crate::wire::{reply, sqlstate};
-
-/// How long a statement waits for a shard to have a primary, e.g. during a promotion.
-const PRIMARY_WAIT: Duration = Duration::from_secs(10);
 
 impl Session {
     /// The index of a held conn to `shard`, fit for the purpose: taken from the pool if there is none, brought to the
@@ -55,6 +54,16 @@ impl Session {
         Ok(at)
     }
 
+    /// DROP DATABASE and the like are not refused because of connections that the proxy itself keeps: they are closed first,
+    /// and PostgreSQL waits a moment for their end.
+    pub(super) fn free_database(&self, facts: &Facts, text: &[u8]) {
+        if matches!(facts.command, Command::Ddl(DdlKind::Home))
+            && let Some(database) = must_be_free(text, self.text_rules().standard_strings)
+        {
+            self.worker.shared.close_idle(&database);
+        }
+    }
+
     /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
     fn check_isolation(&self) -> Result<(), Failure> {
         match self.snapshot_level() {
@@ -86,7 +95,7 @@ impl Session {
     pub(super) async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
         let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
         let pool = self.pool(node).ok_or_else(|| self.no_primary(shard))?;
-        let mut lease = match pool.lease().await {
+        let mut lease = match wait(&mut self.io, Doing::Waiting, pool.lease()).await? {
             Ok(lease) => lease,
             Err(error) => {
                 if let Some(node) = node {
@@ -125,14 +134,14 @@ impl Session {
 
     /// Node, whether it is a replica, and the duty to ask the shard for its LSN.
     async fn choose(
-        &self,
+        &mut self,
         shard: ShardId,
         replica: bool,
     ) -> Result<(Option<NodeId>, bool, Option<Ticket>), Failure> {
         if matches!(self.who.kind, DatabaseKind::Node(_)) {
             return Ok((None, false, None));
         }
-        let shared = &self.worker.shared;
+        let shared = Arc::clone(&self.worker.shared);
         let mut asks_lsn = None;
         if replica {
             match shared.floor(shard).look() {
@@ -148,7 +157,10 @@ impl Session {
         }
         let primary = match shared.nodes().primary(shard) {
             Some(node) => Some(node),
-            None => shared.nodes().wait_primary(shard, PRIMARY_WAIT).await,
+            None => {
+                let limit = shared.settings.load().backend.primary_wait;
+                wait(&mut self.io, Doing::Waiting, shared.nodes().wait_primary(shard, limit)).await?
+            }
         };
         primary.map(|node| (Some(node), false, asks_lsn)).ok_or_else(|| self.no_primary(shard))
     }
@@ -206,11 +218,9 @@ impl Session {
 
     /// Replays settings where the conn's differ. What the server rejects is told to the application.
     async fn bring_settings(&mut self, held: &mut Held, wanted: &Arc<Gucs>) -> Result<(), Failure> {
-        let brought = bring(&mut held.lease, wanted).await.map_err(|error| Failure::Lost {
-            shard: self.shard_name(held.shard),
-            error,
-            committing: false,
-        })?;
+        let brought = bring(&mut self.io, &mut held.lease, wanted).await;
+        let brought =
+            brought.map_err(|error| Failure::of_step(error, &self.shard_name(held.shard), false))?;
         self.settings_brought(brought)
     }
 
@@ -227,9 +237,9 @@ impl Session {
         if !at_rest || held.lease.applied.as_ref().is_some_and(|applied| applied.same(&wanted)) {
             return Ok(());
         }
-        match bring(&mut held.lease, &wanted).await {
+        match bring(&mut self.io, &mut held.lease, &wanted).await {
             Ok(events) => self.settings_brought(events),
-            Err(error) => Err(self.lose(at, StepError::Backend(error), false)),
+            Err(error) => Err(self.lose(at, error, false)),
         }
     }
 
@@ -262,13 +272,13 @@ impl Session {
 }
 
 /// Brings a conn to settings; what it said meanwhile.
-async fn bring(conn: &mut Conn, wanted: &Arc<Gucs>) -> Result<Events, ConnError> {
+async fn bring(io: &mut ClientIo, conn: &mut Conn, wanted: &Arc<Gucs>) -> Result<Events, StepError> {
     let mut events = Events::default();
     let Some(sql) = wanted.replay_sql(conn.applied.as_deref()) else { return Ok(events) };
     reply::query(&mut conn.write, sql.as_bytes());
     conn.owe(Owed::Query(Show::NOTHING));
     conn.applied = None;
-    single::run_alone(conn, &mut events).await?;
+    single::run(io, conn, &mut events).await?;
     if events.error.is_none() {
         conn.applied = Some(Arc::clone(wanted));
     }

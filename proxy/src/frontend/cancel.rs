@@ -19,7 +19,7 @@ use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::time::{Duration, timeout};
 
 use super::handshake::CancelRequest;
-use super::session::Visible;
+use super::visible::{Visible, give_up_after};
 use crate::backend::connect;
 use crate::wire::startup::{CancelKey, FirstPacket, take_first_packet, write_cancel, write_peer_cancel};
 use crate::worker::Shared;
@@ -104,9 +104,18 @@ pub async fn cancel_all(shared: &Arc<Shared>) {
 }
 
 /// Cancels what a session runs.
-pub(super) async fn cancel_running(shared: &Shared, visible: &Visible) {
+pub(super) async fn cancel_running(shared: &Shared, visible: &Arc<Visible>) {
     let targets = {
         let mut running = visible.running();
+        if running.cancel_wait() {
+            drop(running);
+            visible.waker.wake();
+            return;
+        }
+        if let Some(request) = visible.request_under_way() {
+            let limit = shared.settings.load().backend.cancel_wait;
+            tokio::spawn(give_up_after(Arc::clone(visible), request, limit));
+        }
         if running.conns.is_empty() {
             return;
         }

@@ -61,7 +61,12 @@ impl Session {
             Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
                 self.savepoint(facts, text, via).await
             }
-            Command::SetHint { name, value, local } => self.set_hint(name, value.clone(), *local, via).await,
+            Command::SetHint { name, value, local } => {
+                self.set_hint(name, value.clone(), *local, via).await?;
+                let resets = text.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("reset"));
+                self.answer(if resets { "RESET" } else { "SET" });
+                Ok(())
+            }
             Command::Deallocate(name) => self.deallocate(facts, name.as_deref(), text, via).await,
             Command::Reset(name) => self.reset_to_login(facts, name.as_deref(), text, via).await,
             Command::Discard(what) => self.discard(facts, what, text, via).await,

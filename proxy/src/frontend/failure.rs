@@ -130,12 +130,7 @@ fn lost(out: &mut BytesMut, shard: &str, error: &ConnError, committing: bool) {
         Report::error(refusal.sqlstate, &refusal.message).hint(refusal.hint.as_deref()).write(out);
         return;
     }
-    let said = match error {
-        ConnError::Fatal(frame) => backend::error_field(frame.get(5..).unwrap_or_default(), b'M')
-            .map(|message| format!("the shard said: {}", String::from_utf8_lossy(message))),
-        ConnError::Io(_) | ConnError::Protocol(_) | ConnError::Oids(_) => None,
-    };
-    let detail = said.unwrap_or_else(|| error.to_string());
+    let detail = said(error).map_or_else(|| error.to_string(), |said| format!("the shard said: {said}"));
     if committing {
         let message =
             format!("connection to shard \"{shard}\" lost: whether the transaction was committed is unknown");
@@ -152,6 +147,16 @@ fn lost(out: &mut BytesMut, shard: &str, error: &ConnError, committing: bool) {
             .hint("The transaction was not committed and may be run again.")
             .write(out);
     }
+}
+
+/// What the server said when it ended the connection, with its SQLSTATE.
+pub(super) fn said(error: &ConnError) -> Option<String> {
+    let ConnError::Fatal(frame) = error else { return None };
+    let field = |kind| {
+        let value = backend::error_field(frame.get(5..).unwrap_or_default(), kind)?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    };
+    Some(format!("{} ({})", field(b'M')?, field(b'C')?))
 }
 
 /// The refusal of what cannot be said in the home shard's OIDs.

@@ -4,6 +4,7 @@
 use super::control::{Via, aborted, warning};
 use super::failure::Failure;
 use super::session::Session;
+use crate::route::hint::shard_named;
 use crate::wire::sqlstate;
 
 /// `gavel.key` and `gavel.shard` of a session.
@@ -34,6 +35,17 @@ impl Session {
         local: bool,
         via: Via,
     ) -> Result<(), Failure> {
+        match (name, &value) {
+            ("key", _) | ("shard", None) => {}
+            ("shard", Some(shard)) => {
+                shard_named(&self.worker.shared.topology.load(), shard)?;
+            }
+            _ => {
+                let message =
+                    format!("there is no setting gavel.{name}; hints are gavel.key and gavel.shard");
+                return Err(Failure::error(sqlstate::INVALID_PARAMETER_VALUE, message));
+            }
+        }
         // In a pipeline the block may be about to end.
         self.finish_pipelines().await?;
         if self.block.is_some() {
@@ -59,7 +71,6 @@ impl Session {
             None if local => {}
             None => self.hints.set(name, value),
         }
-        self.answer("SET");
         Ok(())
     }
 

@@ -3,11 +3,13 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
+use super::visible::Visible;
 use crate::backend::conn::{Conn, ConnError, Events};
 use crate::backend::traffic::Moved;
 use crate::wire::buffers;
@@ -20,6 +22,9 @@ const READ_BYTES: usize = 4 << 10;
 const READ_AHEAD_BYTES: usize = 64 << 10;
 /// Output that waits before the shard is made to wait for the application.
 pub const OUT_HIGH_BYTES: usize = 64 << 10;
+
+/// A whole Terminate message.
+const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]
@@ -46,12 +51,22 @@ pub struct ClientIo {
     pub max_frame: usize,
     /// Bytes read and written that nobody has counted yet.
     pub moved: Moved,
+    /// What others see of its session.
+    pub visible: Arc<Visible>,
 }
 
 impl ClientIo {
     /// Over a stream that has logged in; `leftover` was read behind the login.
     pub fn new(stream: Stream, leftover: BytesMut, max_frame: usize) -> Self {
-        Self { stream, read: leftover, out: BytesMut::new(), eof: false, max_frame, moved: Moved::default() }
+        Self {
+            stream,
+            read: leftover,
+            out: BytesMut::new(),
+            eof: false,
+            max_frame,
+            moved: Moved::default(),
+            visible: Arc::default(),
+        }
     }
 
     /// Header of the frame at `at` bytes into what has been read.
@@ -135,8 +150,11 @@ impl ClientIo {
         .await
     }
 
-    /// Reads ahead while a shard works; ready only when the application is gone.
+    /// Reads ahead while a shard works; ready only when the application is gone, or has cancelled what goes on all the same.
     pub fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StepError>> {
+        if self.visible.poll_given_up(cx) {
+            return Poll::Ready(Err(StepError::Backend(ConnError::Overdue)));
+        }
         while !self.eof && self.read.len() < READ_AHEAD_BYTES {
             if let Stream::Plain(socket) = &self.stream
                 && socket.poll_read_ready(cx).is_pending()
@@ -156,7 +174,7 @@ impl ClientIo {
             }
         }
         // An application may send its last request and close its side: only a hang-up with nothing left to do ends it.
-        if self.eof && self.read.is_empty() {
+        if self.eof && (self.read.is_empty() || *self.read == TERMINATE) {
             return Poll::Ready(Err(StepError::Client(gone())));
         }
         Poll::Pending

@@ -28,4 +28,5 @@ pub mod settle;
 pub mod simple;
 pub mod sql_prepare;
 pub mod transaction;
+pub mod visible;
 pub mod watch;

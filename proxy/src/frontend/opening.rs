@@ -10,7 +10,7 @@ use router_config::topology::ShardId;
 use super::failure::Failure;
 use super::handshake::Login;
 use super::io::ClientIo;
-use super::session::{Session, Visible, Who};
+use super::session::{Session, Who};
 use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::{Gucs, value_sql};
@@ -99,7 +99,7 @@ fn as_fatal(frame: &[u8]) -> BytesMut {
 
 impl Session {
     fn new(io: ClientIo, worker: Arc<Worker>, who: Who, gucs: Arc<Gucs>) -> Self {
-        let visible = Arc::new(Visible::default());
+        let visible = Arc::clone(&io.visible);
         let events = Events { verdict: Some(Arc::clone(&visible.verdict)), ..Events::default() };
         Self {
             io,
@@ -167,7 +167,11 @@ impl Session {
         let welcome = match self.worker.shared.welcome(&key) {
             Some(welcome) => welcome,
             None => {
-                let at = self.acquire(ShardId(0), false).await?;
+                // Any shard will do: one that is down keeps nobody out.
+                let sharded = matches!(self.who.kind, DatabaseKind::Sharded);
+                let nodes = self.worker.shared.nodes();
+                let shard = if sharded { nodes.first_with_primary() } else { ShardId(0) };
+                let at = self.acquire(shard, false).await?;
                 let values = self.held[at].lease.parameters.clone();
                 self.events.parameters.clear();
                 self.settle();

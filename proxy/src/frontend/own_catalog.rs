@@ -153,10 +153,10 @@ impl Session {
         let held = &mut self.held[at];
         held.unnamed = None;
         let mut events = Events::default();
-        let ran = single::ask(&mut held.lease, sql, &mut events).await;
+        let ran = single::ask(&mut self.io, &mut held.lease, sql, &mut events).await;
         self.events.parameters.append(&mut events.parameters);
         if let Err(error) = ran {
-            return Err(self.lose(at, super::io::StepError::Backend(error), false));
+            return Err(self.lose(at, error, false));
         }
         if let Some(ticket) = asks_lsn {
             // Its answer comes in front of the query's own rows.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
+use super::io::{ClientIo, StepError};
 use super::names::Prepared;
 use super::session::Session;
-use crate::backend::conn::{Conn, ConnError, Events};
+use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::exec::single;
 use crate::sql::facts::{Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
@@ -70,14 +71,15 @@ impl Session {
             self.finish_pipelines().await?;
             let at = self.acquire(ShardId(0), false).await?;
             self.ask(at, "SAVEPOINT gavel_types").await?;
-            if let Err(error) = describe(&mut self.held[at].lease, statement, &mut events).await {
-                return Err(self.lose(at, super::io::StepError::Backend(error), false));
+            if let Err(error) = describe(&mut self.io, &mut self.held[at].lease, statement, &mut events).await
+            {
+                return Err(self.lose(at, error, false));
             }
             self.ask(at, "ROLLBACK TO SAVEPOINT gavel_types; RELEASE SAVEPOINT gavel_types").await?;
         } else {
             let mut held = self.lease_alone(ShardId(0)).await?;
-            if let Err(error) = describe(&mut held.lease, statement, &mut events).await {
-                return Err(Failure::Lost { shard: self.shard_name(ShardId(0)), error, committing: false });
+            if let Err(error) = describe(&mut self.io, &mut held.lease, statement, &mut events).await {
+                return Err(Failure::of_step(error, &self.shard_name(ShardId(0)), false));
             }
         }
         let described =
@@ -97,14 +99,19 @@ impl Session {
 }
 
 /// Parse and Describe, hidden.
-async fn describe(conn: &mut Conn, statement: &Prepared, events: &mut Events) -> Result<(), ConnError> {
+async fn describe(
+    io: &mut ClientIo,
+    conn: &mut Conn,
+    statement: &Prepared,
+    events: &mut Events,
+) -> Result<(), StepError> {
     reply::parse(&mut conn.write, b"", explained(&statement.shared.text), &statement.shared.types);
     conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
     reply::named(&mut conn.write, frontend::tag::DESCRIBE, false, b"");
     conn.owe(Owed::Describe(Show::NOTHING));
     reply::bare(&mut conn.write, frontend::tag::SYNC);
     conn.owe(Owed::Sync(Show::NOTHING));
-    single::run_alone(conn, events).await
+    single::run(io, conn, events).await
 }
 
 /// Without `EXPLAIN (GAVEL)` in front, which is the proxy's own.

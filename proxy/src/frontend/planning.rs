@@ -191,6 +191,12 @@ impl Session {
         let text_of = |range: &Option<Range<usize>>| {
             range.as_ref().and_then(|range| std::str::from_utf8(request.text.get(range.clone())?).ok())
         };
+        if let Some(word) = text_of(&hints.unknown) {
+            return Err(Refusal::bad_hint(
+                format!("routing hint: \"{word}\" is not one"),
+                "Hints are key=VALUE and shard=NAME.",
+            ));
+        }
         let view = SessionView {
             hint_key: text_of(&hints.key).or(self.hints.key.as_deref()),
             hint_shard: text_of(&hints.shard).or(self.hints.shard.as_deref()),

@@ -1,9 +1,10 @@
 //! Where the stored secrets of users come from: the users file first, else `auth.query` on the home shard, so that the
-//! roles and passwords of the database work as they are.
+//! roles and passwords of the database work as they are. Every node has them: while the home shard's primary cannot answer,
+//! another one is asked, and when none can, what was last known is good for a while.
 //!
 //! Invariants: a user that is not found is not remembered (it may be created the next moment); what is remembered is
-//! forgotten after `auth.cache`, or when a login with it failed. Session threads each have their own runtime; the
-//! look-up's connection lives on the control runtime.
+//! asked for again after `auth.cache`, or when a login with it failed, and is used without an answer for `auth.last_known` at
+//! most. Session threads each have their own runtime; the look-up's connection lives on the control runtime.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -20,7 +21,6 @@ use tokio_postgres::{Client, NoTls};
 use crate::backend::connect::{ConnectContext, ConnectError, dial};
 use crate::md5_password;
 use crate::scram::{DEFAULT_ITERATIONS, Key, Verifier};
-use crate::secrets_file::{SecretsFileError, read_secrets};
 
 /// Users remembered; above it the memory is emptied.
 const CACHED_USERS_MAX: usize = 10_000;
@@ -109,8 +109,18 @@ pub enum SecretError {
     Ended,
 }
 
-/// The primary of the home shard at this moment.
-pub type HomePrimary = Arc<dyn Fn() -> NodeAddress + Send + Sync>;
+/// The nodes that may be asked at this moment, in order: the home shard's primary if it has one, then others.
+pub type Askable = Arc<dyn Fn() -> Vec<NodeAddress> + Send + Sync>;
+
+/// A remembered secret.
+#[derive(Clone)]
+struct Remembered {
+    known: Known,
+    /// Used without asking until then.
+    fresh_until: Instant,
+    /// Used when nobody can be asked until then.
+    good_until: Instant,
+}
 
 /// Users file and `auth.query`.
 pub struct SecretSource {
@@ -118,7 +128,8 @@ pub struct SecretSource {
     query: Option<Arc<AuthQuery>>,
     control: Option<Handle>,
     cached_for: Duration,
-    cache: Mutex<HashMap<String, (Known, Instant)>>,
+    last_known_for: Duration,
+    cache: Mutex<HashMap<String, Remembered>>,
     /// Over the secrets of the configuration.
     fingerprint: Sha256,
     has_secrets: bool,
@@ -134,23 +145,26 @@ struct AuthQuery {
     settings: Auth,
     connect: Arc<ConnectContext>,
     timeout: Duration,
-    home: HomePrimary,
+    nodes: Askable,
     client: tokio::sync::Mutex<Option<(NodeAddress, Arc<Client>)>>,
+    /// The node that answered last; another one is logged.
+    answered: Mutex<Option<NodeAddress>>,
 }
 
 impl SecretSource {
-    /// Reads the users file; `auth.query` will run on `control` against `home`.
-    pub fn from_settings(
+    /// `users` as in `auth.users_file`; `auth.query` will run on `control` against one of `nodes`.
+    pub fn new(
         settings: &Settings,
+        users: HashMap<String, Arc<str>>,
         connect: Arc<ConnectContext>,
         control: Handle,
-        home: HomePrimary,
-    ) -> Result<Self, SecretsFileError> {
+        nodes: Askable,
+    ) -> Self {
         let auth = &settings.auth;
-        let users = auth.users_file.as_deref().map(read_secrets).transpose()?.unwrap_or_default();
         let timeout = settings.backend.connect_timeout;
         let client = tokio::sync::Mutex::new(None);
-        let query = AuthQuery { settings: auth.clone(), connect, timeout, home, client };
+        let query =
+            AuthQuery { settings: auth.clone(), connect, timeout, nodes, client, answered: Mutex::default() };
         let mut source = Self::of_users(users);
         if let Some(password) = &auth.query_password {
             source.fingerprint.update(password.as_bytes());
@@ -159,7 +173,8 @@ impl SecretSource {
         source.query = (!auth.query.is_empty()).then(|| Arc::new(query));
         source.control = Some(control);
         source.cached_for = auth.cache;
-        Ok(source)
+        source.last_known_for = auth.last_known;
+        source
     }
 
     /// Only these users and their secrets, as in a users file.
@@ -178,6 +193,7 @@ impl SecretSource {
             query: None,
             control: None,
             cached_for: Duration::ZERO,
+            last_known_for: Duration::ZERO,
             cache,
             fingerprint,
             has_secrets,
@@ -208,26 +224,50 @@ impl SecretSource {
             return Ok(Some(known));
         }
         let (query, name) = (Arc::clone(query), user.to_owned());
-        let task = control.spawn(async move {
-            match tokio::time::timeout(query.timeout, query.ask(&name)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(SecretError::Timeout(query.timeout)),
+        let task = control.spawn(async move { query.ask_any(&name).await });
+        match task.await.map_err(|_| SecretError::Ended)? {
+            Ok(Some(known)) => {
+                self.remember(user, known.clone());
+                Ok(Some(known))
             }
-        });
-        let known = task.await.map_err(|_| SecretError::Ended)??;
-        if let Some(known) = &known {
-            self.remember(user, known.clone());
+            Ok(None) => {
+                self.locked().remove(user);
+                Ok(None)
+            }
+            Err(error) => match self.last_known(user) {
+                Some(known) => {
+                    tracing::warn!(
+                        user,
+                        "auth.query is not answered, the last known secret is used: {error}"
+                    );
+                    Ok(Some(known))
+                }
+                None => {
+                    tracing::warn!(
+                        user,
+                        "auth.query is not answered, and nothing is known of the user: {error}"
+                    );
+                    Err(error)
+                }
+            },
         }
-        Ok(known)
     }
 
     /// The next look-up of `user` asks again.
     pub fn forget(&self, user: &str) {
-        self.locked().remove(user);
+        if let Some(remembered) = self.locked().get_mut(user) {
+            remembered.fresh_until = Instant::now();
+        }
     }
 
     fn cached(&self, user: &str) -> Option<Known> {
-        self.locked().get(user).filter(|(_, until)| *until > Instant::now()).map(|(known, _)| known.clone())
+        let cache = self.locked();
+        cache.get(user).filter(|kept| kept.fresh_until > Instant::now()).map(|kept| kept.known.clone())
+    }
+
+    fn last_known(&self, user: &str) -> Option<Known> {
+        let cache = self.locked();
+        cache.get(user).filter(|kept| kept.good_until > Instant::now()).map(|kept| kept.known.clone())
     }
 
     fn remember(&self, user: &str, known: Known) {
@@ -235,22 +275,49 @@ impl SecretSource {
         if cache.len() >= CACHED_USERS_MAX {
             cache.clear();
         }
-        cache.insert(user.to_owned(), (known, Instant::now() + self.cached_for));
+        let now = Instant::now();
+        let (fresh_until, good_until) = (now + self.cached_for, now + self.last_known_for);
+        cache.insert(user.to_owned(), Remembered { known, fresh_until, good_until });
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Known, Instant)>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, Remembered>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl AuthQuery {
+    /// Asks one node after the other until one answers; they share the time. The error is the first one's.
+    async fn ask_any(&self, user: &str) -> Result<Option<Known>, SecretError> {
+        let nodes = (self.nodes)();
+        let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
+        let limit = self.timeout / count;
+        let mut failure = None;
+        for node in &nodes {
+            let answer = tokio::time::timeout(limit, self.ask(node, user)).await;
+            match answer.unwrap_or(Err(SecretError::Timeout(limit))) {
+                Ok(known) => {
+                    let mut last = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                    if last.replace(node.clone()).is_some_and(|last| last != *node) {
+                        tracing::warn!(%node, "auth.query is answered by this node from now on");
+                    }
+                    return Ok(known);
+                }
+                Err(error) => {
+                    tracing::info!(%node, "auth.query: {error}");
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        Err(failure.unwrap_or(SecretError::Ended))
+    }
+
     /// Runs the query, once more on a new connection if the kept one turns out to be broken.
-    async fn ask(&self, user: &str) -> Result<Option<Known>, SecretError> {
-        let client = self.client().await?;
+    async fn ask(&self, node: &NodeAddress, user: &str) -> Result<Option<Known>, SecretError> {
+        let client = self.client(node).await?;
         let rows = match client.query(&self.settings.query, &[&user]).await {
             Err(error) if is_lost(&error) => {
                 self.client.lock().await.take();
-                self.client().await?.query(&self.settings.query, &[&user]).await?
+                self.client(node).await?.query(&self.settings.query, &[&user]).await?
             }
             result => result?,
         };
@@ -260,17 +327,16 @@ impl AuthQuery {
         Ok(secret.map(|text| Known { secret: Secret::parse(&text), may_log_in }))
     }
 
-    /// The kept connection, or a new one; a promotion moves it.
-    async fn client(&self) -> Result<Arc<Client>, SecretError> {
-        let node = (self.home)();
+    /// The kept connection if it leads to the node, or a new one, which is kept.
+    async fn client(&self, node: &NodeAddress) -> Result<Arc<Client>, SecretError> {
         let mut kept = self.client.lock().await;
         if let Some((at, client)) = &*kept
-            && *at == node
+            && at == node
             && !client.is_closed()
         {
             return Ok(Arc::clone(client));
         }
-        let stream = dial(&node, &self.connect).await?;
+        let stream = dial(node, &self.connect).await?;
         let mut config = tokio_postgres::Config::new();
         config
             .user(&self.settings.query_user)
@@ -288,7 +354,7 @@ impl AuthQuery {
         // Ends with the client; its errors reach the queries.
         Handle::current().spawn(connection);
         let client = Arc::new(client);
-        *kept = Some((node, Arc::clone(&client)));
+        *kept = Some((node.clone(), Arc::clone(&client)));
         Ok(client)
     }
 }

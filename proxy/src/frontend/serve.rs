@@ -8,13 +8,14 @@ use std::task::Poll;
 use bytes::{Buf, Bytes};
 use router_config::settings::PoolMode;
 use router_config::topology::ShardId;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use super::failure::Failure;
 use super::handshake::Login;
 use super::io::ClientError;
 use super::opening::open;
 use super::session::{Held, Session};
+use super::visible::{Doing, wait};
 use crate::backend::conn::{ConnError, Events};
 use crate::backend::gucs::Gucs;
 use crate::sql::facts::PinCause;
@@ -110,10 +111,14 @@ impl Session {
                 Some(request) => request,
                 None => return Ok(()),
             };
-            self.pass_pause().await;
+            if let Err(failure) = self.pass_pause(&request).await {
+                self.turn_back(request, failure).await?;
+                self.io.flush().await?;
+                continue;
+            }
             let began = self.watch.begin() - self.worker.shared.since;
             self.visible.began_ms.store(began.as_millis() as u64, Ordering::Relaxed);
-            self.visible.state.store(1, Ordering::Relaxed);
+            self.visible.set_doing(Doing::Active);
             match request {
                 Request::Query(frame) => Box::pin(self.simple_query(frame)).await?,
                 Request::Batch(batch) => Box::pin(self.extended(batch)).await?,
@@ -121,7 +126,7 @@ impl Session {
                 Request::Terminate => return Ok(()),
             }
             self.count_request();
-            self.visible.state.store(if self.block.is_some() { 2 } else { 0 }, Ordering::Relaxed);
+            self.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
             self.io.flush().await?;
             self.observe();
         }
@@ -158,9 +163,13 @@ impl Session {
                 return Ok(false);
             }
             let may_go = !in_block && self.held.is_empty();
+            // Who has just come does not know yet that it is better served elsewhere.
+            let is_new = visible.verdict.requests.load(Ordering::Relaxed) == 0;
+            let greets =
+                || is_new && worker.shared.draining().is_some_and(|drain| Instant::now() < drain.first_until);
             let told_to_go = || match *worker.shared.phase.borrow() {
                 Phase::Running | Phase::Paused => false,
-                Phase::Draining => may_go,
+                Phase::Draining => may_go && !greets(),
                 Phase::Ending => true,
             };
             if told_to_go() {
@@ -231,12 +240,31 @@ impl Session {
     }
 
     /// While the proxy is paused, requests outside of a transaction wait.
-    async fn pass_pause(&self) {
-        if self.block.is_none() && *self.worker.shared.phase.borrow() == Phase::Paused {
-            let mut phase = self.worker.shared.phase.subscribe();
-            // The sender lives as long as the process.
-            let _ = phase.wait_for(|phase| *phase != Phase::Paused).await;
+    async fn pass_pause(&mut self, request: &Request) -> Result<(), Failure> {
+        if *self.worker.shared.phase.borrow() != Phase::Paused {
+            return Ok(());
         }
+        let under_way =
+            self.block.is_some() || self.pipeline.skipping || self.held.iter().any(|held| held.unsynced);
+        if under_way || matches!(request, Request::Terminate) {
+            return Ok(());
+        }
+        let mut phase = self.worker.shared.phase.subscribe();
+        // The sender lives as long as the process.
+        let resumed = async { phase.wait_for(|phase| *phase != Phase::Paused).await.is_ok() };
+        wait(&mut self.io, Doing::Held, resumed).await.map(|_| ())
+    }
+
+    /// Answers a request that was cancelled before it began.
+    async fn turn_back(&mut self, request: Request, failure: Failure) -> Result<(), ClientError> {
+        if let Request::Batch(batch) = request {
+            self.refuse(failure).await?;
+            return self.extended(batch).await;
+        }
+        self.count_failure(&failure);
+        failure.report(&mut self.io.out)?;
+        self.ready();
+        Ok(())
     }
 
     /// Cuts the next request off what has been read, if it is whole.

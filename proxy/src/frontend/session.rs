@@ -4,9 +4,7 @@
 //! Invariant: whatever is held when the session is idle outside of a transaction belongs to a pin or to session pooling.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use futures_util::task::AtomicWaker;
 use router_config::settings::{DatabaseKind, PoolMode, Reads, Settings};
 use router_config::topology::{ShardId, Topology};
 
@@ -15,11 +13,11 @@ use super::hints::Hints;
 use super::io::ClientIo;
 use super::names::Names;
 use super::transaction::Block;
+use super::visible::Visible;
 use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::Gucs;
-use crate::backend::pool::{Lease, PoolKey};
-use crate::backend::verdict::Verdict;
+use crate::backend::pool::Lease;
 use crate::control::{InFlight, NodeId};
 use crate::sql::facts::{Access, Command, Facts, Isolation, PinCause, Scope};
 use crate::wire::backend::Status;
@@ -40,32 +38,6 @@ pub struct Who {
     pub mode: PoolMode,
     /// How its conns log in.
     pub login: BackendLogin,
-}
-
-/// What the console and cancel requests see of a session.
-#[derive(Debug, Default)]
-pub struct Visible {
-    /// Wakes it while it is idle.
-    pub waker: AtomicWaker,
-    /// Set by a cancel request that came too early or too late to find a conn.
-    pub cancelled: AtomicBool,
-    /// Requests worked off, and what became of the one under way.
-    pub verdict: Arc<Verdict>,
-    /// When the request under way, or the last one, was begun: milliseconds of the process's life.
-    pub began_ms: AtomicU64,
-    /// The conns that are working for it: node, process, secret.
-    pub running: std::sync::Mutex<Running>,
-    /// 0 idle, 1 active, 2 idle in transaction.
-    pub state: std::sync::atomic::AtomicU8,
-}
-
-/// The conns that work for a session.
-#[derive(Debug, Default)]
-pub struct Running {
-    /// Node, process, secret.
-    pub conns: Vec<(Arc<PoolKey>, i32, bytes::Bytes)>,
-    /// Cancel requests on their way to them: such a conn is not lent again.
-    pub cancelling: usize,
 }
 
 /// A conn with what the session does on it.
@@ -103,13 +75,6 @@ impl Who {
     pub(super) fn pool_size(&self, settings: &Settings) -> usize {
         let entry = settings.database(&self.database);
         entry.and_then(|entry| entry.pool_size).unwrap_or(settings.pool.size)
-    }
-}
-
-impl Visible {
-    /// The conns that work for it.
-    pub fn running(&self) -> std::sync::MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -205,7 +170,6 @@ impl Session {
         shard_name(&self.worker.shared.topology.load(), shard)
     }
 
-    /// The index of a held conn to `shard`, fit for the purpose: taken from the pool if there is none, brought to the
     /// Whether the transaction has read or written tables of the shard.
     pub fn touched(&self, shard: ShardId) -> bool {
         self.held.iter().any(|held| held.shard == shard && held.enlisted && !held.untouched)

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use router_config::settings::PoolMode;
 
-use super::failure::Failure;
+use super::failure::{Failure, said};
 use super::floor::Ticket;
 use super::names::Cursor;
 use super::session::{Held, Session};
 use super::transaction::Block;
+use crate::backend::conn::ConnError;
 use crate::exec::single;
 use crate::wire::backend::Status;
 
@@ -106,6 +107,14 @@ impl Session {
         self.worker.pools.backend.add(held.lease.moved);
         if let (Some(node), super::io::StepError::Backend(_)) = (held.node, &error) {
             self.worker.shared.nodes().check_now(node);
+        }
+        if let super::io::StepError::Backend(error @ ConnError::Fatal(_)) = &error {
+            let said = said(error).unwrap_or_default();
+            tracing::warn!(
+                shard = self.shard_name(held.shard),
+                process = held.lease.process_id,
+                "the server has ended a connection: {said}"
+            );
         }
         if let Some(block) = &mut self.block
             && held.enlisted

@@ -134,6 +134,7 @@ impl Session {
         }
         if facts.access != Access::Read && self.followed(facts, own, None).is_none() {
             self.writes(at)?;
+            self.free_database(facts, own);
         }
         let held = &mut self.held[at];
         held.unnamed = None;

@@ -113,8 +113,13 @@ pub enum SessionState {
     Active,
     /// Between requests, inside of a transaction.
     InTransaction,
-    /// Waiting for a backend connection.
+    /// A request waits: for a backend connection, for a primary, for the end of PAUSE.
     Waiting,
+}
+
+impl SessionState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Login, Self::Idle, Self::Active, Self::InTransaction, Self::Waiting];
 }
 
 pub(super) const SESSION_STATES: [&str; 5] = ["login", "idle", "active", "in_transaction", "waiting"];

@@ -33,8 +33,8 @@ pub(super) fn find(
     Ok(Some(Hint { shard: topology.owner(&key), explicit: false }))
 }
 
-/// By name, else by 1-based number.
-fn shard_named(topology: &Topology, name: &str) -> Result<ShardId, Refusal> {
+/// A shard by its name, else by its number from 1.
+pub(crate) fn shard_named(topology: &Topology, name: &str) -> Result<ShardId, Refusal> {
     let by_number = || topology.shard_ids().nth(name.parse::<usize>().ok()?.checked_sub(1)?);
     topology.shard_named(name).or_else(by_number).ok_or_else(|| {
         let names: Vec<_> = topology.shards.iter().map(|shard| shard.name.as_str()).collect();

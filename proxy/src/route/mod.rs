@@ -8,7 +8,7 @@ pub mod clocks;
 mod convert;
 pub mod copy;
 pub mod explain;
-mod hint;
+pub(crate) mod hint;
 pub mod insert;
 pub mod key;
 mod locate;

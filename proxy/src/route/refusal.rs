@@ -196,7 +196,7 @@ impl Refusal {
     }
 
     /// A hint that names nothing.
-    pub(super) fn bad_hint(message: String, hint: &str) -> Self {
+    pub(crate) fn bad_hint(message: String, hint: &str) -> Self {
         Self { sqlstate: "22023", message, detail: None, hint: Some(hint.to_owned()) }
     }
 }

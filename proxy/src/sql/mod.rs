@@ -11,6 +11,7 @@ pub mod constraints;
 pub mod extract;
 pub mod facts;
 pub mod fetch;
+pub mod free_database;
 pub(crate) mod leavings;
 pub mod lexer;
 pub mod normalise;

@@ -81,6 +81,7 @@ fn auth(mut section: Section<'_, '_>) -> Auth {
     auth.query_password = section.secret(["query_password", "query_password_file", "query_password_env"]);
     auth.query_database = section.name("query_database").unwrap_or(auth.query_database);
     section.duration("cache", &mut auth.cache);
+    section.duration("last_known", &mut auth.last_known);
     if !auth.query.is_empty() && !auth.query.contains("$1") {
         section.mistake(
             "query",
@@ -134,6 +135,8 @@ fn backend(mut section: Section<'_, '_>) -> Backend {
     backend.tls_ca = section.file("tls_ca");
     backend.passwords_file = section.file("passwords_file");
     section.duration("health_interval", &mut backend.health_interval);
+    section.duration("primary_wait", &mut backend.primary_wait);
+    section.duration("cancel_wait", &mut backend.cancel_wait);
     let verifies = matches!(backend.tls, BackendTls::VerifyCa | BackendTls::VerifyFull);
     if verifies && !section.has("tls_ca") {
         section.mistake("tls", "needs tls_ca", "add tls_ca = \"FILE.pem\" with the certificates to trust");

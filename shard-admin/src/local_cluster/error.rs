@@ -42,6 +42,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A given data directory belongs to a run that goes on.
+    #[error("{path} is in use by another demo: stop that one, or give another directory")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A given data directory has another cluster in it.
     #[error(
         "{path} has {shards} shards with {replicas} replicas each: ask for the same, or give another directory"

@@ -5,7 +5,7 @@
 //! directory) and the watchdog is released. If our process is killed outright, the watchdog reads the end of its
 //! pipe, stops what still runs and removes the directory itself.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,8 @@ use super::error::Error;
 
 /// Reads until the pipe ends; anything but the word of an orderly end means that the parent died.
 /// A process id is believed only if the process was started with this directory on its command line. Proxies hold
-/// nothing and are killed; servers are told to end at once, which takes their backends along.
+/// nothing and are killed, as is initdb, whose children end with it but may write on for a moment: files are removed until none
+/// come after. Servers are told to end at once, which takes their backends along.
 const WATCHDOG: &str = r#"
 dir=$1; remove=$2
 while read -r word; do [ "$word" = release ] && exit 0; done
@@ -28,6 +29,10 @@ pids=
 stop() {
     [ -f "$2" ] && read -r pid < "$2" && ours "$pid" && kill -"$1" "$pid" && pids="$pids $pid"
 }
+for entry in /proc/[0-9]*; do
+    pid=${entry#/proc/}
+    [ "$(cat "$entry/comm" 2>/dev/null)" = initdb ] && ours "$pid" && kill -KILL "$pid"
+done
 for file in "$dir"/*.pid; do stop KILL "$file"; done
 for file in "$dir"/*/*/postmaster.pid; do stop QUIT "$file"; done
 for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
@@ -37,7 +42,11 @@ for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     sleep 0.25
 done
 for pid in $left; do kill -KILL "$pid"; done
-[ "$remove" = remove ] && rm -rf -- "$dir"
+[ "$remove" = remove ] || exit 0
+for try in 1 2 3 4 5 6 7 8; do
+    rm -rf -- "$dir" && break
+    sleep 0.25
+done
 "#;
 
 /// Where a run keeps its files.
@@ -47,6 +56,8 @@ pub struct RunDirectory {
     temporary: Option<TempDir>,
     earlier: Option<Shape>,
     watchdog: Child,
+    /// The directory, locked: no other run uses it meanwhile.
+    _lock: File,
 }
 
 /// What a directory that stays has in it, once its cluster has come up.
@@ -76,9 +87,10 @@ impl RunDirectory {
         };
         account.allow_passage(&path)?;
         account.check_reach(&path)?;
+        let lock = lock(&path)?;
         let earlier = read_shape(&path)?;
         let watchdog = start_watchdog(&path, temporary.is_some())?;
-        Ok(Self { path, temporary, earlier, watchdog })
+        Ok(Self { path, temporary, earlier, watchdog, _lock: lock })
     }
 
     /// The cluster of an earlier run that is here.
@@ -125,6 +137,17 @@ impl Drop for RunDirectory {
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
     fs::create_dir_all(path).map_err(|source| Error::io("create", path, source))?;
     path.canonicalize().map_err(|source| Error::io("find", path, source))
+}
+
+/// Locks the directory itself, so that no file of ours is in the way of what belongs there.
+fn lock(directory: &Path) -> Result<File, Error> {
+    let failed = |source| Error::io("lock", directory, source);
+    let opened = File::open(directory).map_err(failed)?;
+    match opened.try_lock() {
+        Ok(()) => Ok(opened),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: directory.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
 }
 
 /// `None` for an empty directory; anything that is not a finished cluster is refused.

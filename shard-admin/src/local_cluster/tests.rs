@@ -98,3 +98,18 @@ async fn cached_templates_give_a_standalone_server_that_wants_a_password() {
     }
     assert_eq!(std::fs::read_dir(cache.path()).expect("read").count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_belongs_to_one_run_at_a_time() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let first = quick().data_dir(directory.path()).start().await.expect("start");
+    let settings = first.shards[0].primary.data_dir.join("gavel.conf");
+    let before = std::fs::read_to_string(&settings).expect("read");
+    let error = quick().data_dir(directory.path()).start().await.expect_err("it is in use");
+    assert!(matches!(error, Error::InUse { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(&settings).expect("read"), before, "nothing is touched");
+    drop(first);
+    quick().data_dir(directory.path()).start().await.expect("it is free again");
+}

@@ -46,6 +46,9 @@ pub enum ConnError {
     /// It described something that cannot be told to the application.
     #[error(transparent)]
     Oids(#[from] OidError),
+    /// It went on in spite of a cancel request, or does not answer at all.
+    #[error("the shard has not ended the statement within backend.cancel_wait after a cancel request")]
+    Overdue,
     /// It ended the connection with this message (raw ErrorResponse frame).
     #[error("the shard ended the connection")]
     Fatal(Bytes),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use router_config::settings::{ListenTls, Settings};
@@ -14,6 +15,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::backend::connect::{BackendLogin, ConnectContext, connect};
 use crate::frontend::handshake::{Arrival, HandshakeContext, accept};
+use crate::secrets_file::read_secrets;
 use crate::testing::certificates::{Authority, Pair};
 use crate::testing::postgres::{Server, program, server};
 use crate::testing::{error_of, frame, sockets, startup_packet, write};
@@ -83,9 +85,12 @@ impl Relay {
 }
 
 fn context(settings: &Settings, connect: &Arc<ConnectContext>, home: NodeAddress) -> HandshakeContext {
-    let home = Arc::new(move || home.clone());
-    let secrets = SecretSource::from_settings(settings, Arc::clone(connect), Handle::current(), home);
-    let authenticator = Authenticator::new(settings.auth.method, secrets.expect("a good users file"));
+    let home = Arc::new(move || vec![home.clone()]);
+    let users =
+        settings.auth.users_file.as_deref().map(|path| read_secrets(path).expect("a good users file"));
+    let users = users.unwrap_or_default();
+    let secrets = SecretSource::new(settings, users, Arc::clone(connect), Handle::current(), home);
+    let authenticator = Authenticator::new(settings.auth.method, secrets);
     let tls = ListenerTls::from_settings(&settings.listen).expect("good files").map(Arc::new);
     HandshakeContext::new(settings, tls, authenticator)
 }
@@ -221,9 +226,8 @@ async fn a_changed_password_counts_after_one_refusal_and_a_lost_home_is_said() {
     settings.auth.method = AuthMethod::ScramSha256;
     let connect = Arc::new(ConnectContext::from_settings(&settings).expect("good settings"));
     let home = server.tcp();
-    let here: super::super::secrets::HomePrimary = Arc::new(move || home.clone());
-    let source = SecretSource::from_settings(&settings, Arc::clone(&connect), Handle::current(), here);
-    let source = source.expect("no users file");
+    let here: super::super::secrets::Askable = Arc::new(move || vec![home.clone()]);
+    let source = SecretSource::new(&settings, HashMap::new(), Arc::clone(&connect), Handle::current(), here);
     let secret = async || source.lookup("mover").await.expect("found").map(|known| known.secret);
     let fits = async |password: &str| match secret().await {
         Some(Secret::Scram(verifier)) => verifier.fits(password),
@@ -249,6 +253,36 @@ async fn a_changed_password_counts_after_one_refusal_and_a_lost_home_is_said() {
         error_of(&answer),
         ("57P03".to_owned(), "password of user \"al\" cannot be looked up now".to_owned())
     );
+}
+
+#[tokio::test]
+async fn another_node_answers_for_a_lost_one_and_then_what_was_last_known() {
+    let server = server();
+    let mut settings = Settings::default();
+    settings.auth.cache = Duration::ZERO;
+    let connect = Arc::new(ConnectContext::from_settings(&settings).expect("good settings"));
+    let nowhere = NodeAddress { host: "127.0.0.1".to_owned(), port: 1 };
+    let nodes = Arc::new(std::sync::Mutex::new(vec![nowhere.clone(), server.tcp()]));
+    let source = |settings: &Settings| {
+        let nodes = Arc::clone(&nodes);
+        let askable: super::super::secrets::Askable =
+            Arc::new(move || nodes.lock().expect("no panic").clone());
+        SecretSource::new(settings, HashMap::new(), Arc::clone(&connect), Handle::current(), askable)
+    };
+    let forgetful = source(&Settings {
+        auth: router_config::settings::Auth { last_known: Duration::ZERO, ..settings.auth.clone() },
+        ..settings.clone()
+    });
+    let source = source(&settings);
+    for source in [&source, &forgetful] {
+        assert!(source.lookup("al").await.expect("the second one answers").is_some());
+    }
+    *nodes.lock().expect("no panic") = vec![nowhere];
+    assert!(source.lookup("al").await.expect("remembered").is_some());
+    source.forget("al");
+    assert!(source.lookup("al").await.expect("a wrong password does not change that").is_some());
+    assert!(source.lookup("never_seen").await.is_err());
+    assert!(forgetful.lookup("al").await.is_err(), "its time is over");
 }
 
 /// Sends a startup packet of user `al` and then `frames`; the error and all that was answered.

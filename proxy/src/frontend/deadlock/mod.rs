@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant};
 
 use self::graph::{Edge, Party, Step};
 use super::cancel;
-use super::session::Visible;
+use super::visible::{Doing, Visible};
 use crate::wire::error::Report;
 use crate::wire::sqlstate;
 use crate::worker::Shared;
@@ -51,7 +51,7 @@ impl Scene {
         let mut nodes: Vec<NodeAddress> = Vec::new();
         for (_, visible) in all(shared) {
             let age = Duration::from_millis(now.saturating_sub(visible.began_ms.load(Ordering::Relaxed)));
-            if visible.state.load(Ordering::Relaxed) == 1 && age >= limit {
+            if visible.doing() == Doing::Active && age >= limit {
                 let running = visible.running();
                 let own = running.conns.iter().map(|(pool, ..)| &pool.node);
                 if own.clone().any(|node| *node != running.conns[0].0.node) {

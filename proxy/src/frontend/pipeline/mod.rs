@@ -163,7 +163,7 @@ impl Session {
     }
 
     /// An error of the proxy's own in a pipeline: told after everything before it, the rest is skipped.
-    async fn refuse(&mut self, failure: Failure) -> Result<(), ClientError> {
+    pub(in crate::frontend) async fn refuse(&mut self, failure: Failure) -> Result<(), ClientError> {
         if let Failure::Client(error) = failure {
             return Err(error);
         }

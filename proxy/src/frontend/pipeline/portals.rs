@@ -126,6 +126,7 @@ impl Session {
                 self.runs(at, before, &facts);
                 if facts.access != Access::Read && portal.sets.is_none() {
                     self.writes(at)?;
+                    self.free_database(&facts, &portal.statement.shared.text);
                 }
                 let text = String::from_utf8_lossy(&portal.statement.shared.text);
                 self.expect_sets(&facts, &portal.statement.shared.text, Some(at), portal.sets.clone());

@@ -101,6 +101,11 @@ const NODE: [&str; 22] = [
     "pg_blocking_pids",
 ];
 
+/// Whether a standby has another value of this setting than the primary.
+pub(super) fn of_node(setting: &str) -> bool {
+    matches!(setting, "in_hot_standby" | "transaction_read_only")
+}
+
 /// Take the name of a relation as a value.
 const BY_NAME: [&str; 12] = [
     "nextval",
@@ -181,6 +186,12 @@ impl<'q> Reader<'_, 'q> {
             self.seen.effects.node_dependent = true;
             self.seen.home_alone.get_or_insert_with(|| format!("{name}()"));
             self.seen.primary.get_or_insert_with(|| format!("{name}() answers for the node"));
+        }
+        if name == "current_setting" {
+            let setting = args.first().and_then(argument_value).and_then(|value| self.text_value(value));
+            if setting.is_some_and(|setting| of_node(&setting.to_lowercase())) {
+                self.seen.primary.get_or_insert_with(|| "a setting that a standby has otherwise".to_string());
+            }
         }
         if EXECUTE.contains(&name.as_str()) {
             self.unknown(format!("{name}() runs a query that is handed to it as a value"));

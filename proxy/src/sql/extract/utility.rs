@@ -1,5 +1,6 @@
 //! Facts of commands that the parser never sees: session commands, DDL, LOCK, DO, CALL.
 
+use super::calls::of_node;
 use super::{Context, base, scan};
 use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Access, Command, DdlKind, Effects, Facts, PinCause, Scope};
@@ -16,6 +17,10 @@ pub(super) fn session(command: Command) -> Facts {
         Command::Listen(_) => (Scope::Home, Access::Write, Some(PinCause::Listen), false),
         Command::Unlisten(_) | Command::Notify(_) | Command::TwoPhase => {
             (Scope::Home, Access::Write, None, false)
+        }
+        Command::Show(name) if of_node(name) => {
+            let why = "a setting that a standby has otherwise".to_string();
+            (Scope::Nothing, Access::ReadPrimary(why), None, true)
         }
         Command::Show(_) | Command::Fetch(_) | Command::Execute(_) => {
             (Scope::Nothing, Access::Read, None, true)

@@ -95,6 +95,8 @@ pub struct Hints {
     pub key: Option<Range<usize>>,
     /// `/* gavel: shard=2 */`
     pub shard: Option<Range<usize>>,
+    /// A word in such a comment that is none of these, or has no value.
+    pub unknown: Option<Range<usize>>,
 }
 
 /// A text without its literals.
@@ -162,10 +164,16 @@ fn read_hint(text: &[u8], comment: Range<usize>, hints: &mut Hints) {
         if word.is_empty() {
             return;
         }
-        if let Some(value) = word.strip_prefix(b"key=") {
-            hints.key = Some(unquote(text, stop - value.len()..stop));
-        } else if let Some(value) = word.strip_prefix(b"shard=") {
-            hints.shard = Some(unquote(text, stop - value.len()..stop));
+        let value = |name: &[u8]| {
+            let value = word.strip_prefix(name).filter(|value| !value.is_empty())?;
+            Some(unquote(text, stop - value.len()..stop))
+        };
+        if let Some(value) = value(b"key=") {
+            hints.key = Some(value);
+        } else if let Some(value) = value(b"shard=") {
+            hints.shard = Some(value);
+        } else {
+            hints.unknown.get_or_insert(start..stop);
         }
         at = stop;
     }

@@ -76,6 +76,10 @@ fn hints_are_read() {
     assert_eq!(hint("select 1 /*gavel: shard='2', key='x' */"), (Some("x".into()), Some("2".into())));
     assert_eq!(hint("select '/* gavel: key=42 */'"), (None, None));
     assert_eq!(hint("/* gavel: */ /* gavel */ select"), (None, None));
+    let unknown = |sql: &str| normalise(sql.as_bytes(), true).hints.unknown.map(|r| sql[r].to_string());
+    assert_eq!(unknown("/* gavel: shrad=shard-2 */ select 1").as_deref(), Some("shrad=shard-2"));
+    assert_eq!(unknown("/* gavel: shard=1, key= */ select 1").as_deref(), Some("key="));
+    assert_eq!(unknown("/* gavel: shard=1, key=2 */ select 1"), None);
 }
 
 #[test]
