@@ -86,7 +86,7 @@ fn clients(shared: &Shared) -> Vec<Row> {
                 pid.to_string(),
                 entry.who.user.clone(),
                 entry.who.database.clone(),
-                entry.peer.clone(),
+                entry.peer.to_string(),
                 state.to_owned(),
                 entry.visible.requests.load(Ordering::Relaxed).to_string(),
                 entry.since.elapsed().as_secs().to_string(),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use futures_util::task::AtomicWaker;
 use router_config::settings::{DatabaseKind, PoolMode, Reads, Settings};
 use router_config::topology::{ShardId, Topology};
+use smallvec::SmallVec;
 
 use super::floor::Ticket;
 use super::io::ClientIo;
@@ -24,7 +25,7 @@ use crate::wire::backend::Status;
 use crate::worker::Worker;
 
 /// Who is connected, to what.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Who {
     /// Role.
     pub user: String,
@@ -59,7 +60,7 @@ pub struct Visible {
 #[derive(Debug, Default)]
 pub struct Running {
     /// Node, process, secret.
-    pub conns: Vec<(Arc<PoolKey>, i32, bytes::Bytes)>,
+    pub conns: SmallVec<[(Arc<PoolKey>, i32, bytes::Bytes); 1]>,
     /// Cancel requests on their way to them: such a conn is not lent again.
     pub cancelling: usize,
 }
@@ -114,7 +115,7 @@ pub struct Session {
     /// Its socket.
     pub io: ClientIo,
     /// The pools that it has used, by node; valid in this generation of the thread's pools.
-    pub pools: Vec<(Option<NodeId>, Arc<crate::backend::pool::Pool>)>,
+    pub pools: SmallVec<[(Option<NodeId>, Arc<crate::backend::pool::Pool>); 1]>,
     /// See `pools`.
     pub pools_generation: u64,
     /// The thread's pools and what all sessions share.
@@ -132,7 +133,7 @@ pub struct Session {
     /// Open transaction block.
     pub block: Option<Box<Block>>,
     /// Conns.
-    pub held: Vec<Held>,
+    pub held: SmallVec<[Held; 1]>,
     /// Why the session keeps its conn, and on which shard.
     pub pinned: Option<(PinCause, ShardId)>,
     /// What it has drawn from sequences.
@@ -203,7 +204,6 @@ impl Session {
         shard_name(&self.worker.shared.topology.load(), shard)
     }
 
-    /// The index of a held conn to `shard`, fit for the purpose: taken from the pool if there is none, brought to the
     /// Whether the transaction has read or written tables of the shard.
     pub fn touched(&self, shard: ShardId) -> bool {
         self.held.iter().any(|held| held.shard == shard && held.enlisted && !held.untouched)
