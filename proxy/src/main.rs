@@ -10,6 +10,9 @@ use router_config::settings::Log;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload::Handle;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The sharding proxy for PostgreSQL: applications connect to it as to one PostgreSQL.
 #[derive(Parser)]
 #[command(

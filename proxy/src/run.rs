@@ -19,7 +19,7 @@ use crate::backend::pool::Pools;
 use crate::cli::config::{Files, Loaded};
 use crate::control::{Control, ControlRuntime, Links};
 use crate::frontend::auth::Authenticator;
-use crate::frontend::handshake::{self, Arrival, HandshakeContext};
+use crate::frontend::handshake::{self, Arrival, HandshakeContext, Login};
 use crate::frontend::secrets::{Askable, SecretSource};
 use crate::frontend::{cancel, deadlock, serve};
 use crate::http::Ready;
@@ -183,7 +183,7 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
     runtime.block_on(async {
         let pools = Arc::new(Pools::default());
         shared.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::clone(&pools));
-        let worker = Arc::new(Worker { shared: Arc::clone(shared), pools });
+        let worker = Arc::new(Worker::new(Arc::clone(shared), pools));
         let mut listening = JoinSet::new();
         for socket in sockets {
             listening.spawn(accept_loop(socket, Arc::clone(&worker)));
@@ -274,7 +274,7 @@ fn receive(socket: TcpStream, peer: SocketAddr, worker: &Arc<Worker>) {
     let worker = Arc::clone(worker);
     let metrics = Arc::clone(&worker.shared.metrics);
     // In a box of its own: a spawned future is moved several times.
-    let session = AssertUnwindSafe(Box::pin(arrive(socket, peer, worker, admitted)));
+    let session = AssertUnwindSafe(Box::pin(live(socket, peer, worker, admitted)));
     tokio::spawn(async move {
         // As with a task of its own; the locks that sessions share are used on after a panic.
         if session.catch_unwind().await.is_err() {
@@ -293,9 +293,25 @@ impl Drop for Admitted {
     }
 }
 
-/// From the accepted connection to its end; `admitted`: none when there are too many.
-async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>, admitted: Option<Admitted>) {
-    let shared = Arc::clone(&worker.shared);
+/// A connection from its first byte to its last. Its future lives as long as an idle session does, and is small: what happens
+/// once or rarely has boxes of its own, which go when it is over.
+async fn live(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>, admitted: Option<Admitted>) {
+    let arrived = Box::pin(arrive(socket, peer, &worker, admitted)).await;
+    let Some((login, _admitted)) = arrived else { return };
+    if login.database == worker.shared.settings.load().admin.database {
+        return Box::pin(crate::admin::serve(*login, peer, &worker.shared)).await;
+    }
+    serve::serve(login, worker, peer).await;
+}
+
+/// The login of a connection, if it comes to one; `admitted`: none when there are too many.
+async fn arrive(
+    socket: TcpStream,
+    peer: SocketAddr,
+    worker: &Arc<Worker>,
+    admitted: Option<Admitted>,
+) -> Option<(Box<Login>, Admitted)> {
+    let shared = &worker.shared;
     shared.metrics.accepted.inc();
     let limit = shared.settings.load().limits.login;
     let context = shared.handshake.load_full();
@@ -307,36 +323,28 @@ async fn arrive(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>, admitt
         let turned =
             tokio::time::timeout(limit, Box::pin(handshake::turn_away(socket, &context, report))).await;
         if let Ok(Ok(Arrival::Cancel(key))) = turned {
-            cancel::cancel(&shared, &key).await;
+            cancel::cancel(shared, &key).await;
         }
-        return;
+        return None;
     };
-    let login = match tokio::time::timeout(limit, Box::pin(handshake::accept(socket, &context))).await {
-        Ok(Ok(Arrival::Login(login))) => login,
+    match tokio::time::timeout(limit, handshake::accept(socket, &context)).await {
+        Ok(Ok(Arrival::Login(login))) => return Some((login, admitted)),
         Ok(Ok(Arrival::Cancel(key))) => {
             drop(admitted);
-            return cancel::cancel(&shared, &key).await;
+            cancel::cancel(shared, &key).await;
         }
-        Ok(Ok(Arrival::Closed)) => return,
+        Ok(Ok(Arrival::Closed)) => {}
         Ok(Err(error)) => {
             shared.metrics.rejected.inc();
             shared.metrics.error(error.sqlstate());
             tracing::info!(%peer, "login failed: {error}");
-            return;
         }
         Err(_) => {
             shared.metrics.rejected.inc();
             tracing::info!(%peer, "login took longer than limits.login");
-            return;
         }
-    };
-    drop(context);
-    let login = *login;
-    if login.database == shared.settings.load().admin.database {
-        return Box::pin(crate::admin::serve(login, peer.to_string(), &shared)).await;
     }
-    // In a box: what the login needed is not kept for as long as the session lives.
-    Box::pin(serve::serve(login, worker, peer.to_string())).await;
+    None
 }
 
 /// Waits for transactions to end, up to the limit.

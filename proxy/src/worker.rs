@@ -1,8 +1,9 @@
 //! What sessions share: everything of the process ([`Shared`]) and of their thread ([`Worker`]).
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant};
 
 use crate::backend::connect::ConnectContext;
+use crate::backend::gucs::Gucs;
 use crate::backend::pool::Pools;
 use crate::backend::prepared::Registry;
 use crate::control::{Catalog, Control, Nodes};
@@ -79,11 +81,11 @@ pub enum Order {
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// Secret of its cancel key.
-    pub secret: Bytes,
+    pub secret: Box<[u8]>,
     /// Who.
     pub who: Arc<Who>,
     /// Its address.
-    pub peer: String,
+    pub peer: SocketAddr,
     /// Since when.
     pub since: Instant,
     /// What it does.
@@ -290,4 +292,61 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Its conns.
     pub pools: Arc<Pools>,
+    /// Who is connected to what: as a rule many sessions are the same.
+    pub whos: Common<Who>,
+    /// Settings of logins.
+    pub gucs: Common<Gucs>,
+}
+
+impl Worker {
+    /// Of a thread that has no session yet.
+    pub fn new(shared: Arc<Shared>, pools: Arc<Pools>) -> Self {
+        Self { shared, pools, whos: Common::default(), gucs: Common::default() }
+    }
+}
+
+/// Values that many sessions have in common, each kept once for as long as a session has it. What does not find a place here
+/// is not shared.
+#[derive(Debug)]
+pub struct Common<T>(Mutex<Vec<Weak<T>>>);
+
+impl<T> Default for Common<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: PartialEq> Common<T> {
+    /// The one that is equal to `value`.
+    pub fn share(&self, value: T) -> Arc<T> {
+        const KEPT_MAX: usize = 64;
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.iter().filter_map(Weak::upgrade).find(|known| **known == value) {
+            return known;
+        }
+        kept.retain(|known| known.strong_count() > 0);
+        let value = Arc::new(value);
+        if kept.len() < KEPT_MAX {
+            kept.push(Arc::downgrade(&value));
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_values_are_one_for_as_long_as_somebody_has_them() {
+        let common = Common::default();
+        let one = common.share("one".to_owned());
+        assert!(Arc::ptr_eq(&one, &common.share("one".to_owned())));
+        assert!(!Arc::ptr_eq(&one, &common.share("two".to_owned())));
+        drop(one);
+        assert_eq!(Arc::strong_count(&common.share("one".to_owned())), 1);
+        let many: Vec<_> = (0..1000).map(|n| common.share(n.to_string())).collect();
+        assert!(common.0.lock().expect("nobody panics").len() <= 64);
+        assert_eq!(*many[999], "999");
+    }
 }

@@ -185,3 +185,34 @@ async fn a_reload_takes_effect_and_names_what_waits_for_a_restart() {
     });
     assert!(sizes.into_iter().all(|size| size == "3"), "sessions that were there use the new size");
 }
+
+/// Memory of the process's own, without files and what it shares.
+#[cfg(target_os = "linux")]
+fn anonymous_kib(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("Linux 4.5 or later");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_application_costs_little_memory() {
+    const IDLE: usize = 300;
+    /// A release build needs half of it; what the allocator has not given back yet is in it.
+    const EACH_KIB: usize = 6;
+    let cluster = Cluster::builder().start().await;
+    let pid = cluster.proxy.pid().expect("the proxy runs");
+    let login = cluster.login();
+    let idle_one = || {
+        let mut wire = Wire::login(&login).expect("login through the proxy");
+        wire.query("SELECT 1").expect("an answer");
+        wire
+    };
+    let _first = idle_one();
+    let before = anonymous_kib(pid);
+    let _idle: Vec<Wire> = (0..IDLE).map(|_| idle_one()).collect();
+    eventually(Duration::from_secs(20), "6 KiB for each idle application are enough", || async {
+        anonymous_kib(pid) <= before + EACH_KIB * IDLE
+    })
+    .await;
+}

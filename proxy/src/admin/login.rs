@@ -1,8 +1,8 @@
 //! The login of a console: what it is told, and its line in SHOW CLIENTS.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use router_config::settings::{DatabaseKind, PoolMode, Settings};
 use tokio::time::Instant;
 
@@ -50,7 +50,7 @@ pub(super) struct Registered {
 
 impl Registered {
     /// Enters it.
-    pub(super) fn new(login: &Login, settings: &Settings, peer: String, shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(login: &Login, settings: &Settings, peer: SocketAddr, shared: &Arc<Shared>) -> Self {
         let who = Who {
             user: login.user.clone(),
             database: login.database.clone(),
@@ -67,7 +67,7 @@ impl Registered {
         let visible = Arc::new(Visible::default());
         let long: [u8; 32] = rand::random();
         let entry = Entry {
-            secret: Bytes::copy_from_slice(&long),
+            secret: Box::new(long),
             who: Arc::new(who),
             peer,
             since: Instant::now(),

@@ -12,6 +12,7 @@ mod show;
 mod topic;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -39,7 +40,7 @@ const FRAME_BYTES: usize = 1 << 20;
 const PAUSE_POLL: Duration = Duration::from_millis(20);
 
 /// Serves a login to the console until it goes or the process ends.
-pub async fn serve(login: Login, peer: String, shared: &Arc<Shared>) {
+pub async fn serve(login: Login, peer: SocketAddr, shared: &Arc<Shared>) {
     let settings = shared.settings.load_full();
     let registered = Registered::new(&login, &settings, peer, shared);
     let mut io = ClientIo::new(login.stream, login.leftover, FRAME_BYTES);

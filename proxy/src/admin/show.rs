@@ -81,7 +81,7 @@ fn clients(shared: &Shared) -> Vec<Row> {
                 pid.to_string(),
                 entry.who.user.clone(),
                 entry.who.database.clone(),
-                entry.peer.clone(),
+                entry.peer.to_string(),
                 entry.visible.doing().name().to_owned(),
                 entry.visible.verdict.requests.load(Ordering::Relaxed).to_string(),
                 entry.since.elapsed().as_secs().to_string(),

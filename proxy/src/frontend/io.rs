@@ -105,11 +105,16 @@ impl ClientIo {
 
     /// Waits for the next request without holding a buffer. Cancel-safe.
     pub async fn wait(&mut self) -> Result<(), ClientError> {
-        if self.read.is_empty() {
-            self.rest();
-            self.stream.readable().await?;
+        poll_fn(|cx| self.poll_wait(cx)).await
+    }
+
+    /// See [`Self::wait`].
+    pub fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        if !self.read.is_empty() {
+            return Poll::Ready(Ok(()));
         }
-        Ok(())
+        self.rest();
+        self.stream.poll_readable(cx).map_err(ClientError::Gone)
     }
 
     /// Writes everything that waits.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 use router_config::settings::{Database, DatabaseKind, PoolMode};
 use router_config::topology::ShardId;
+use smallvec::SmallVec;
 
 use super::failure::Failure;
 use super::handshake::Login;
@@ -34,7 +35,8 @@ pub(super) async fn open(login: Login, worker: Arc<Worker>) -> Option<Box<Sessio
         return None;
     };
     let who = who(&login.user, &login.database, login.credentials, &entry, settings.pool.mode);
-    let gucs = Arc::new(Gucs::of(startup_gucs(&login.parameters)));
+    let (who, gucs) = (worker.whos.share(who), Gucs::of(startup_gucs(&login.parameters)));
+    let gucs = worker.gucs.share(gucs);
     let mut session = Box::new(Session::new(io, worker, who, gucs));
     match session.welcome().await {
         Ok(()) => Some(session),
@@ -98,22 +100,22 @@ fn as_fatal(frame: &[u8]) -> BytesMut {
 }
 
 impl Session {
-    fn new(io: ClientIo, worker: Arc<Worker>, who: Who, gucs: Arc<Gucs>) -> Self {
+    fn new(io: ClientIo, worker: Arc<Worker>, who: Arc<Who>, gucs: Arc<Gucs>) -> Self {
         let visible = Arc::clone(&io.visible);
         let events = Events { verdict: Some(Arc::clone(&visible.verdict)), ..Events::default() };
         Self {
             io,
-            pools: Vec::new(),
+            pools: SmallVec::new(),
             pools_generation: 0,
             worker,
-            who: Arc::new(who),
+            who,
             visible,
             startup_gucs: Arc::clone(&gucs),
             read_only: false,
             gucs,
             names: super::names::Names::default(),
             block: None,
-            held: Vec::new(),
+            held: SmallVec::new(),
             pinned: None,
             draws: super::draws::Draws::default(),
             listening: None,

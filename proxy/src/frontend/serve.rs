@@ -1,6 +1,7 @@
 //! The loop of a session, from login to Terminate: the one place that sees the whole line of a request.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -24,7 +25,7 @@ use crate::wire::error::Report;
 use crate::wire::frontend::tag;
 use crate::wire::startup::Protocol;
 use crate::wire::{reply, sqlstate};
-use crate::worker::{Entry, Phase, Worker};
+use crate::worker::{Entry, Phase, Shared, Worker};
 
 /// Frames of the extended protocol that are collected before they are worked off without waiting for Sync, bytes.
 const BATCH_BYTES: usize = 256 << 10;
@@ -39,45 +40,83 @@ enum Request {
     Terminate,
 }
 
-/// Serves one logged-in application until it goes or is told to.
-pub async fn serve(login: Login, worker: Arc<Worker>, peer: String) {
+/// Serves one logged-in application until it goes or is told to. What an idle session does not need has boxes of its own.
+pub async fn serve(login: Box<Login>, worker: Arc<Worker>, peer: SocketAddr) {
+    let begun = Box::pin(begin(login, worker, peer)).await;
+    let Some((mut session, registered)) = begun else { return };
+    let ended = session.requests().await;
+    Box::pin(end(session, registered, ended)).await;
+}
+
+/// Opens the session of a login and greets the application; `None`: it is gone, or was told why there is none.
+async fn begin(
+    login: Box<Login>,
+    worker: Arc<Worker>,
+    peer: SocketAddr,
+) -> Option<(Box<Session>, Registered)> {
     let protocol = login.protocol;
-    let mut session = match Box::pin(open(login, worker)).await {
-        Some(session) => session,
-        None => return,
+    let mut session = open(*login, worker).await?;
+    let long: [u8; 32] = rand::random();
+    let secret = match protocol {
+        Protocol::V3_0 => &long[..4],
+        Protocol::V3_2 => &long,
     };
-    let registered = Registered::new(&session, protocol, peer);
-    reply::backend_key(&mut session.io.out, registered.process, &registered.secret);
+    let registered = Registered::new(&session, secret, peer);
+    reply::backend_key(&mut session.io.out, registered.process, secret);
     reply::ready(&mut session.io.out, Status::Idle);
-    let ended = match session.io.flush().await {
-        Ok(()) => session.requests().await,
-        Err(error) => Err(error),
-    };
+    match session.io.flush().await {
+        Ok(()) => Some((session, registered)),
+        Err(error) => {
+            end(session, registered, Err(error)).await;
+            None
+        }
+    }
+}
+
+/// Last words where the application is owed some; conns that the session kept are reset or closed.
+async fn end(mut session: Box<Session>, registered: Registered, ended: Result<(), ClientError>) {
     if let Err(ClientError::Frame(error)) = &ended {
         session.worker.shared.metrics.error(error.sqlstate());
         Report::fatal(error.sqlstate(), &error.to_string()).write(&mut session.io.out);
         let _ = session.io.flush().await;
     }
     drop(registered);
-    Box::pin((*session).part()).await;
+    session.part().await;
+}
+
+/// Whether a session may be ended while the process drains.
+#[derive(Clone, Copy)]
+enum MayGo {
+    /// It is in a transaction, or keeps a conn.
+    No,
+    /// It has just come, and does not know yet that it is better served elsewhere.
+    New,
+    Yes,
+}
+
+fn dismisses(shared: &Shared, may_go: MayGo) -> bool {
+    let greeted = || shared.draining().is_some_and(|drain| Instant::now() < drain.first_until);
+    match *shared.phase.borrow() {
+        Phase::Running | Phase::Paused => false,
+        Phase::Draining => match may_go {
+            MayGo::No => false,
+            MayGo::New => !greeted(),
+            MayGo::Yes => true,
+        },
+        Phase::Ending => true,
+    }
 }
 
 /// A session's entry in the table, for as long as it lives.
 struct Registered {
     process: i32,
-    secret: Bytes,
     worker: Arc<Worker>,
 }
 
 impl Registered {
-    fn new(session: &Session, protocol: Protocol, peer: String) -> Self {
-        let long: [u8; 32] = rand::random();
-        let secret = match protocol {
-            Protocol::V3_0 => Bytes::copy_from_slice(&long[..4]),
-            Protocol::V3_2 => Bytes::copy_from_slice(&long),
-        };
+    fn new(session: &Session, secret: &[u8], peer: SocketAddr) -> Self {
         let entry = Entry {
-            secret: secret.clone(),
+            secret: secret.into(),
             who: Arc::clone(&session.who),
             peer,
             since: tokio::time::Instant::now(),
@@ -93,7 +132,7 @@ impl Registered {
         };
         sessions.insert(process, entry);
         drop(sessions);
-        Self { process, secret, worker }
+        Self { process, worker }
     }
 }
 
@@ -111,8 +150,10 @@ impl Session {
                 Some(request) => request,
                 None => return Ok(()),
             };
-            if let Err(failure) = self.pass_pause(&request).await {
-                self.turn_back(request, failure).await?;
+            if *self.worker.shared.phase.borrow() == Phase::Paused
+                && let Err(failure) = Box::pin(self.pass_pause(&request)).await
+            {
+                Box::pin(self.turn_back(request, failure)).await?;
                 self.io.flush().await?;
                 continue;
             }
@@ -149,12 +190,52 @@ impl Session {
         }
     }
 
-    /// Waits for bytes; `false` when the session is to end.
+    /// Waits for bytes; `false` when the session is to end. Most sessions wait for nothing else, in little memory.
     async fn idle(&mut self) -> Result<bool, ClientError> {
-        let worker = Arc::clone(&self.worker);
-        let visible = Arc::clone(&self.visible);
         let idle_limit = self.worker.shared.settings.load().limits.client_idle;
         let idle_limit = if idle_limit.is_zero() || self.block.is_some() { None } else { Some(idle_limit) };
+        if self.pinned.is_some() || self.listening.is_some() || idle_limit.is_some() {
+            return Box::pin(self.attend(idle_limit)).await;
+        }
+        let stays = !self.told_to_go()
+            && poll_fn(|cx| {
+                if let Poll::Ready(waited) = self.io.poll_wait(cx) {
+                    return Poll::Ready(waited.map(|()| true));
+                }
+                // Whoever changes the phase wakes the sessions afterwards.
+                self.visible.waker.register(cx.waker());
+                if self.told_to_go() { Poll::Ready(Ok(false)) } else { Poll::Pending }
+            })
+            .await?;
+        if !stays {
+            self.dismiss().await?;
+        }
+        Ok(stays)
+    }
+
+    /// Whether the process ends, and the session with it.
+    fn told_to_go(&self) -> bool {
+        dismisses(&self.worker.shared, self.may_go())
+    }
+
+    fn may_go(&self) -> MayGo {
+        if self.block.is_some() || !self.held.is_empty() {
+            return MayGo::No;
+        }
+        let is_new = self.visible.verdict.requests.load(Ordering::Relaxed) == 0;
+        if is_new { MayGo::New } else { MayGo::Yes }
+    }
+
+    async fn dismiss(&mut self) -> Result<(), ClientError> {
+        Report::fatal(sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+            .write(&mut self.io.out);
+        self.io.flush().await
+    }
+
+    /// As [`Self::idle`], for sessions that also listen to a conn, to notifications or to the clock.
+    async fn attend(&mut self, idle_limit: Option<Duration>) -> Result<bool, ClientError> {
+        let worker = Arc::clone(&self.worker);
+        let visible = Arc::clone(&self.visible);
         let in_block = self.block.is_some();
         let hears = !in_block && self.held.iter().all(|held| !held.unsynced);
         loop {
@@ -162,25 +243,11 @@ impl Session {
                 self.io.flush().await?;
                 return Ok(false);
             }
-            let may_go = !in_block && self.held.is_empty();
-            // Who has just come does not know yet that it is better served elsewhere.
-            let is_new = visible.verdict.requests.load(Ordering::Relaxed) == 0;
-            let greets =
-                || is_new && worker.shared.draining().is_some_and(|drain| Instant::now() < drain.first_until);
-            let told_to_go = || match *worker.shared.phase.borrow() {
-                Phase::Running | Phase::Paused => false,
-                Phase::Draining => may_go && !greets(),
-                Phase::Ending => true,
-            };
-            if told_to_go() {
-                Report::fatal(
-                    sqlstate::ADMIN_SHUTDOWN,
-                    "terminating connection due to administrator command",
-                )
-                .write(&mut self.io.out);
-                self.io.flush().await?;
+            if self.told_to_go() {
+                self.dismiss().await?;
                 return Ok(false);
             }
+            let may_go = self.may_go();
             tokio::select! {
                 biased;
                 waited = self.io.wait() => { waited?; return Ok(true); }
@@ -197,7 +264,7 @@ impl Session {
                 () = poll_fn(|cx| {
                     // Whoever changes the phase wakes the sessions afterwards.
                     visible.waker.register(cx.waker());
-                    if told_to_go() { Poll::Ready(()) } else { Poll::Pending }
+                    if dismisses(&worker.shared, may_go) { Poll::Ready(()) } else { Poll::Pending }
                 }) => {}
                 () = sleep_or_never(idle_limit) => {
                     Report::fatal(sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
@@ -241,9 +308,6 @@ impl Session {
 
     /// While the proxy is paused, requests outside of a transaction wait.
     async fn pass_pause(&mut self, request: &Request) -> Result<(), Failure> {
-        if *self.worker.shared.phase.borrow() != Phase::Paused {
-            return Ok(());
-        }
         let under_way =
             self.block.is_some() || self.pipeline.skipping || self.held.iter().any(|held| held.unsynced);
         if under_way || matches!(request, Request::Terminate) {
@@ -350,7 +414,7 @@ impl Session {
     }
 
     /// The end of a session: conns that it kept are reset or closed.
-    async fn part(mut self) {
+    async fn part(&mut self) {
         for held in &mut self.held {
             let reusable = held.lease.status == Status::Idle && held.lease.is_quiet() && !held.lease.spoiled;
             if self.who.mode != PoolMode::Session || !reusable {
@@ -391,5 +455,21 @@ async fn sleep_or_never(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_is_small() {
+        fn bytes<F>(_: impl Fn(Box<Login>, Arc<Worker>, SocketAddr) -> F) -> usize {
+            size_of::<F>()
+        }
+        // All of it is held once for every idle application.
+        let (future, session) = (bytes(serve), size_of::<Session>());
+        assert!(future <= 400, "the future of an idle session: {future} bytes");
+        assert!(session <= 1400, "the state of a session: {session} bytes");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use router_config::settings::{DatabaseKind, PoolMode, Reads, Settings};
 use router_config::topology::{ShardId, Topology};
+use smallvec::SmallVec;
 
 use super::floor::Ticket;
 use super::hints::Hints;
@@ -24,7 +25,7 @@ use crate::wire::backend::Status;
 use crate::worker::Worker;
 
 /// Who is connected, to what.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Who {
     /// Role.
     pub user: String,
@@ -83,7 +84,7 @@ pub struct Session {
     /// Its socket.
     pub io: ClientIo,
     /// The pools that it has used, by node; valid in this generation of the thread's pools.
-    pub pools: Vec<(Option<NodeId>, Arc<crate::backend::pool::Pool>)>,
+    pub pools: SmallVec<[(Option<NodeId>, Arc<crate::backend::pool::Pool>); 1]>,
     /// See `pools`.
     pub pools_generation: u64,
     /// The thread's pools and what all sessions share.
@@ -101,7 +102,7 @@ pub struct Session {
     /// Open transaction block.
     pub block: Option<Box<Block>>,
     /// Conns.
-    pub held: Vec<Held>,
+    pub held: SmallVec<[Held; 1]>,
     /// Why the session keeps its conn, and on which shard.
     pub pinned: Option<(PinCause, ShardId)>,
     /// What it has drawn from sequences.

@@ -15,7 +15,7 @@ use crate::exec::single;
 use crate::wire::backend::Status;
 
 impl Session {
-    /// After a request: conns that nothing binds go back to their pools.
+    /// After a request: conns that nothing binds go back to their pools. Room for several is not kept by an idle session.
     pub fn settle(&mut self) {
         self.learn_block();
         if self.block.is_none() {
@@ -34,6 +34,7 @@ impl Session {
                     held.lease.spoiled |= running.cancelling > 0;
                 }
                 running.conns.clear();
+                running.conns.shrink_to_fit();
             }
             let (draws, names) = (&self.draws, &self.names);
             self.held.retain(|held| {
@@ -44,7 +45,9 @@ impl Session {
                     || names.holds_cursor(held.shard);
                 usable && !held.replica && bound
             });
-            if !self.held.is_empty() {
+            if self.held.is_empty() {
+                self.held.shrink_to_fit();
+            } else {
                 let mut running = self.visible.running();
                 running.conns.extend(self.held.iter().map(|held| {
                     (Arc::clone(held.lease.key()), held.lease.process_id, held.lease.secret.clone())

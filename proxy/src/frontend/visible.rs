@@ -11,6 +11,7 @@ use std::{future::poll_fn, time::Duration};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use smallvec::SmallVec;
 
 use super::failure::Failure;
 use super::io::{ClientIo, StepError};
@@ -75,7 +76,7 @@ pub struct Visible {
 #[derive(Debug, Default)]
 pub struct Running {
     /// Node, process, secret.
-    pub conns: Vec<(Arc<PoolKey>, i32, Bytes)>,
+    pub conns: SmallVec<[(Arc<PoolKey>, i32, Bytes); 1]>,
     /// Cancel requests on their way to them: such a conn is not lent again.
     pub cancelling: usize,
     turn: Turn,

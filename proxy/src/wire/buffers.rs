@@ -10,7 +10,7 @@ use bytes::BytesMut;
 /// Bytes of a new buffer.
 const BUFFER_BYTES: usize = 8 << 10;
 /// A buffer that has grown beyond this is freed when it is given back.
-const SPARE_BYTES_MAX: usize = 32 << 10;
+const SPARE_BYTES_MAX: usize = 16 << 10;
 /// Spare buffers of a thread.
 const SPARE_MAX: usize = 32;
 

@@ -56,7 +56,7 @@ impl fmt::Debug for Credentials {
 }
 
 /// As whom to log in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendLogin {
     /// Role.
     pub user: Arc<str>,
