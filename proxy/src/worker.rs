@@ -185,6 +185,15 @@ impl Shared {
         self.control.nodes()
     }
 
+    /// Whether an idle session is to end; `may_go`: no transaction of its is open.
+    pub fn tells_to_go(&self, may_go: bool) -> bool {
+        match *self.phase.borrow() {
+            Phase::Running | Phase::Paused => false,
+            Phase::Draining => may_go,
+            Phase::Ending => true,
+        }
+    }
+
     /// Idle sessions look at the phase again.
     pub fn wake_sessions(&self) {
         self.sessions().values().for_each(|entry| entry.visible.waker.wake());

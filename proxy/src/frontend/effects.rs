@@ -112,7 +112,7 @@ impl Session {
         &mut self,
         facts: &Facts,
         sets: Option<&Arc<[Setting]>>,
-        text: &str,
+        text: &[u8],
         shard: ShardId,
     ) -> Result<(), Failure> {
         let others = |held: &&Held| held.enlisted && held.shard != shard;
@@ -120,7 +120,8 @@ impl Session {
         if others.is_empty() || !(sets.is_some() || sets_something(&facts.command)) {
             return Ok(());
         }
-        let sql = sets.map_or_else(|| text.to_owned(), |sets| sets_sql(sets));
+        let as_written = || String::from_utf8_lossy(text).trim().to_owned();
+        let sql = sets.map_or_else(as_written, |sets| sets_sql(sets));
         self.leave_all().await?;
         if self.events.error.is_some() {
             return Ok(());
@@ -135,6 +136,14 @@ impl Session {
 
     /// Applies what the completed statements of the request do to the session.
     pub fn apply_completed(&mut self) {
+        if self.pending.is_empty() && self.events.error.is_none() {
+            (self.sent, self.events.completed) = (0, 0);
+            self.events.rolled_back.clear();
+            if self.block.is_none() {
+                self.settle_gucs();
+            }
+            return;
+        }
         let completed = std::mem::take(&mut self.events.completed);
         let rolled_back = std::mem::take(&mut self.events.rolled_back);
         self.sent = 0;
@@ -217,7 +226,7 @@ impl Session {
                 self.note_local(&set_sql(&set.name, set.value.as_deref(), set.local));
                 self.apply_set((&set.name, set.value.as_deref(), set.local), *conn);
             }
-        } else if let Some(cause) = pin_of(facts).filter(|_| !self.acts_on(&facts.command)) {
+        } else if let Some(cause) = facts.pin().filter(|_| !self.acts_on(&facts.command)) {
             self.pin(cause, conn.map(|(shard, _)| shard));
         }
         if facts.effects.changes_catalog {
@@ -376,15 +385,6 @@ impl Session {
     }
 }
 
-/// Why a statement binds the session to its conn, if it does. An UPDATE of pg_settings is a SET that the proxy cannot follow.
-pub fn pin_of(facts: &Facts) -> Option<PinCause> {
-    facts.effects.pins.or_else(|| {
-        let sets = matches!(facts.command, Command::Modify(_))
-            && facts.tables.iter().any(|table| table.ends_with("pg_settings"));
-        sets.then_some(PinCause::Config)
-    })
-}
-
 /// Whether a command changes settings, for the session or the transaction.
 pub fn sets_something(command: &Command) -> bool {
     matches!(command, Command::Set { .. } | Command::SetTransaction { .. } | Command::Reset(_))
@@ -396,7 +396,7 @@ fn sets_sql(sets: &[Setting]) -> String {
 }
 
 fn leaves_trace(facts: &Facts) -> bool {
-    pin_of(facts).is_some()
+    facts.pin().is_some()
         || facts.effects.changes_catalog
         || matches!(
             facts.command,

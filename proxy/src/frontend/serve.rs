@@ -32,7 +32,8 @@ const RESET_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the application wants next.
 enum Request {
-    Query(Bytes),
+    /// A Query frame of so many bytes, at the front of what has been read.
+    Query(usize),
     Batch(Bytes),
     FunctionCall(Bytes),
     Terminate,
@@ -114,7 +115,13 @@ impl Session {
             self.visible.state.store(1, Ordering::Relaxed);
             self.watch.begin();
             match request {
-                Request::Query(frame) => Box::pin(self.simple_query(frame)).await?,
+                Request::Query(len) => match self.send_plain(len) {
+                    Some(at) => self.pass_plain(at).await?,
+                    None => {
+                        let frame = self.io.read.split_to(len).freeze();
+                        Box::pin(self.simple_query(frame)).await?;
+                    }
+                },
                 Request::Batch(batch) => Box::pin(self.extended(batch)).await?,
                 Request::FunctionCall(frame) => Box::pin(self.function_call(frame)).await?,
                 Request::Terminate => return Ok(()),
@@ -123,6 +130,7 @@ impl Session {
             self.visible.state.store(if self.block.is_some() { 2 } else { 0 }, Ordering::Relaxed);
             self.io.flush().await?;
             self.observe();
+            self.io.drop_current();
         }
     }
 
@@ -145,6 +153,36 @@ impl Session {
 
     /// Waits for bytes; `false` when the session is to end.
     async fn idle(&mut self) -> Result<bool, ClientError> {
+        let limited = !self.worker.shared.settings.load().limits.client_idle.is_zero();
+        let bound = self.pinned.is_some() || self.listening.is_some();
+        if (self.block.is_some() || !limited) && !bound && self.idle_alone().await? {
+            return Ok(true);
+        }
+        Box::pin(self.idle_with_others()).await
+    }
+
+    /// Waits where nobody else can speak and no time runs; `false` when the session is told to go.
+    async fn idle_alone(&mut self) -> Result<bool, ClientError> {
+        self.io.rest();
+        let may_go = self.block.is_none() && self.held.is_empty();
+        let Self { io, visible, worker, .. } = self;
+        let told_to_go = || worker.shared.tells_to_go(may_go);
+        let mut told = told_to_go();
+        poll_fn(|cx| {
+            // Whoever is told to go takes no further request; a request that is there already is taken.
+            if !told && let Poll::Ready(waited) = io.stream.poll_readable(cx) {
+                return Poll::Ready(waited.map(|()| true).map_err(ClientError::Gone));
+            }
+            // Whoever changes the phase wakes the sessions afterwards.
+            visible.waker.register(cx.waker());
+            told |= told_to_go();
+            if told { Poll::Ready(Ok(false)) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Waits for bytes, for what servers say of their own accord, for the phase to change and for the time to run out.
+    async fn idle_with_others(&mut self) -> Result<bool, ClientError> {
         let worker = Arc::clone(&self.worker);
         let visible = Arc::clone(&self.visible);
         let idle_limit = self.worker.shared.settings.load().limits.client_idle;
@@ -157,11 +195,7 @@ impl Session {
                 return Ok(false);
             }
             let may_go = !in_block && self.held.is_empty();
-            let told_to_go = || match *worker.shared.phase.borrow() {
-                Phase::Running | Phase::Paused => false,
-                Phase::Draining => may_go,
-                Phase::Ending => true,
-            };
+            let told_to_go = || worker.shared.tells_to_go(may_go);
             if told_to_go() {
                 Report::fatal(
                     sqlstate::ADMIN_SHUTDOWN,
@@ -265,10 +299,9 @@ impl Session {
                 continue;
             }
             if alone {
-                let frame = self.io.read.split_to(header.len).freeze();
                 return Ok(Some(match header.tag {
-                    tag::QUERY => Request::Query(frame),
-                    tag::FUNCTION_CALL => Request::FunctionCall(frame),
+                    tag::QUERY => Request::Query(header.len),
+                    tag::FUNCTION_CALL => Request::FunctionCall(self.io.read.split_to(header.len).freeze()),
                     _ => Request::Terminate,
                 }));
             }

@@ -83,23 +83,28 @@ impl Stream {
 
     /// Waits until `try_read_buf` may have something. Cancel safe.
     pub async fn readable(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// See [`Stream::readable`]. One task reads a stream: its own place for a waker costs less than a place in the list of those
+    /// who wait.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            // One task reads a stream: its own place for a waker costs less than a place in the list of those who wait.
-            Self::Plain(socket) => poll_fn(|cx| socket.poll_read_ready(cx)).await,
-            Self::Unix(socket) => poll_fn(|cx| socket.poll_read_ready(cx)).await,
+            Self::Plain(socket) => socket.poll_read_ready(cx),
+            Self::Unix(socket) => socket.poll_read_ready(cx),
             Self::ServerTls(tls) => {
                 let (socket, state) = tls.get_mut();
                 if state.process_new_packets().map_or(true, |io| io.plaintext_bytes_to_read() > 0) {
-                    return Ok(());
+                    return Poll::Ready(Ok(()));
                 }
-                socket.readable().await
+                socket.poll_read_ready(cx)
             }
             Self::ClientTls(tls) => {
                 let (socket, state) = tls.get_mut();
                 if state.process_new_packets().map_or(true, |io| io.plaintext_bytes_to_read() > 0) {
-                    return Ok(());
+                    return Poll::Ready(Ok(()));
                 }
-                socket.readable().await
+                socket.poll_read_ready(cx)
             }
         }
     }
