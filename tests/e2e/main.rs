@@ -10,6 +10,7 @@ mod inserts;
 mod key_types;
 mod life;
 mod listen;
+mod lost;
 mod oids;
 mod own_catalog;
 mod pitfalls;

@@ -392,12 +392,12 @@ impl Session {
         let held = &mut self.held[at];
         let conn = &mut *held.lease;
         held.unnamed = None;
+        held.committing |= matches!(facts.command, Command::Commit { .. });
         match via {
             Via::Simple => {
                 reply::query(&mut conn.write, text.as_bytes());
                 conn.owe(Owed::Query(Show::ALL.without(Show::READY)));
-                let committing = matches!(facts.command, Command::Commit { .. });
-                self.run_to_end(at, committing).await
+                self.run_to_end(at, false).await
             }
             Via::Extended => {
                 reply::parse(&mut conn.write, b"", text.as_bytes(), &[]);

@@ -27,7 +27,7 @@ pub enum Failure {
         shard: String,
         /// How.
         error: ConnError,
-        /// A COMMIT was on its way: nobody knows whether it took place.
+        /// A COMMIT was on its way, or a write outside of a block: nobody knows whether it took place.
         committing: bool,
     },
     /// No connection could be had.
@@ -137,7 +137,8 @@ fn lost(out: &mut BytesMut, shard: &str, error: &ConnError, committing: bool) {
     };
     let detail = said.unwrap_or_else(|| error.to_string());
     if committing {
-        let message = format!("connection to shard \"{shard}\" lost during COMMIT: its outcome is unknown");
+        let message =
+            format!("connection to shard \"{shard}\" lost: whether the transaction was committed is unknown");
         Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, &message)
             .detail(detail.as_str())
             .hint(

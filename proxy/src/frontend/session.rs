@@ -80,6 +80,8 @@ pub struct Held {
     pub untouched: bool,
     /// Something was written in the transaction.
     pub wrote: bool,
+    /// A COMMIT has been sent.
+    pub committing: bool,
     /// Frames of the extended protocol were sent since the last Sync.
     pub unsynced: bool,
     /// The conn's unnamed statement is this shared one.
@@ -109,6 +111,7 @@ impl Held {
             enlisted: false,
             untouched: false,
             wrote: false,
+            committing: false,
             unsynced: false,
             unnamed: None,
             gucs_moved: false,

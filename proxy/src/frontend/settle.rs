@@ -113,6 +113,8 @@ impl Session {
             self.temp_tables = false;
         }
         let shard = self.shard_name(held.shard);
+        // Outside of a block the server commits on its own as soon as it has executed.
+        let committing = committing || held.committing || (held.wrote && !held.enlisted);
         Failure::of_step(error, &shard, committing)
     }
 
@@ -141,6 +143,7 @@ fn end_transaction(held: &mut Held, shared: &crate::worker::Shared) {
         held.lease.applied = None;
     }
     held.enlisted = false;
+    held.committing = false;
 }
 
 /// `pg_lsn` in text out of a DataRow body of one column.

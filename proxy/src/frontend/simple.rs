@@ -161,6 +161,8 @@ impl Session {
             }
             let held = &mut self.held[at];
             held.unnamed = None;
+            held.committing |=
+                analysed.statements().iter().any(|s| matches!(s.facts.command, Command::Commit { .. }));
             held.lease.write.extend_from_slice(frame);
             held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
             return self.run_to_end(at, false).await;
