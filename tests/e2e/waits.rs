@@ -38,7 +38,7 @@ async fn until_waiting(console: &Client, count: usize) {
 
 fn sqlstates(session: &mut Wire) -> Vec<String> {
     let frames = session.read_until_ready(1).expect("an answer");
-    frames.iter().filter_map(wire_print::sqlstate).map(Into::into).collect()
+    frames.iter().filter_map(wire_print::sqlstate).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,11 +2,15 @@
 //!
 //! A session thread has pools of its own, so that a reply wakes nobody on another thread; the bound of a pool is the configured one
 //! divided by the number of threads, at least one. Waiting is first come, first served.
+//!
+//! A conn that comes back is kept at hand: the next request takes it without a word with deadpool, for which it is still lent.
+//! Invariant: nobody waits while a conn is at hand. Whoever waits has found none there, and what comes back meanwhile goes to
+//! deadpool, which gives it to whoever has waited longest.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleError, RecycleResult, Timeouts};
@@ -93,6 +97,8 @@ impl managed::Manager for Manager {
 /// A pool of one key.
 pub struct Pool {
     inner: managed::Pool<Manager>,
+    /// Conns that came back since they were last looked through, the last one on top.
+    at_hand: Mutex<Vec<Object<Manager>>>,
 }
 
 /// Why no conn could be had.
@@ -157,11 +163,26 @@ impl Pool {
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .expect("a runtime is given, the only thing that build checks");
-        Self { inner }
+        Self { inner, at_hand: Mutex::default() }
+    }
+
+    /// Lends a conn that is at hand, if one is. `now`: the time, for its age.
+    pub fn lease_at_hand(self: &Arc<Self>, now: Instant) -> Option<Lease> {
+        loop {
+            let mut object = self.at_hand().pop()?;
+            if object.is_dead() || now >= object.expires {
+                drop(Object::take(object));
+                continue;
+            }
+            return Some(self.lend(object, Duration::ZERO));
+        }
     }
 
     /// Lends a conn: an idle one, a new one, or the next that becomes free.
-    pub async fn lease(&self) -> Result<Lease, LeaseError> {
+    pub async fn lease(self: &Arc<Self>) -> Result<Lease, LeaseError> {
+        if let Some(lease) = self.lease_at_hand(Instant::now()) {
+            return Ok(lease);
+        }
         // A wait of zero asks without a timer and without a look at the clock: the common case.
         let mut waited = Duration::ZERO;
         let now = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
@@ -179,9 +200,8 @@ impl Pool {
         };
         match got {
             Ok(object) => {
-                self.inner.manager().active.fetch_add(1, Ordering::Relaxed);
                 let waited = waited.max(object.opened_in.unwrap_or_default());
-                Ok(Lease { object: Some(object), waited, pool: self.inner.clone() })
+                Ok(self.lend(object, waited))
             }
             Err(managed::PoolError::Timeout(_)) => {
                 let manager = self.inner.manager();
@@ -196,11 +216,38 @@ impl Pool {
         }
     }
 
+    fn lend(self: &Arc<Self>, object: Object<Manager>, waited: Duration) -> Lease {
+        self.inner.manager().active.fetch_add(1, Ordering::Relaxed);
+        Lease { object: Some(object), waited, pool: Arc::clone(self) }
+    }
+
+    fn at_hand(&self) -> MutexGuard<'_, Vec<Object<Manager>>> {
+        self.at_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a clean conn at hand, unless somebody waits for one or the pool is closed.
+    fn take_back(&self, mut object: Object<Manager>) {
+        object.shrink();
+        let mut at_hand = self.at_hand();
+        // Within the lock: `close` empties it afterwards.
+        if self.inner.manager().waiting.load(Ordering::Relaxed) == 0 && !self.inner.is_closed() {
+            at_hand.push(object);
+            return;
+        }
+        drop(at_hand);
+        object.last_used = Instant::now();
+    }
+
     /// Closes conns that have been unused for too long.
     pub fn reap(&self) {
         let limits = self.inner.manager().limits;
         let mut spare = self.status().idle.saturating_sub(limits.min_idle);
         let now = Instant::now();
+        let at_hand = std::mem::take(&mut *self.at_hand());
+        for mut object in at_hand {
+            // It was used since the last time.
+            object.last_used = now;
+        }
         self.inner.retain(|conn, _| {
             let stale = now.duration_since(conn.last_used) > limits.idle || now >= conn.expires;
             let close = stale && spare > 0;
@@ -222,6 +269,8 @@ impl Pool {
     /// Closes idle conns at once, lent ones when they come back; new requests fail.
     pub fn close(&self) {
         self.inner.close();
+        let at_hand = std::mem::take(&mut *self.at_hand());
+        drop(at_hand);
     }
 
     /// Numbers.
@@ -266,7 +315,7 @@ pub struct Lease {
     object: Option<Object<Manager>>,
     /// How long it took to get it.
     pub waited: Duration,
-    pool: managed::Pool<Manager>,
+    pool: Arc<Pool>,
 }
 
 impl Deref for Lease {
@@ -286,35 +335,33 @@ impl DerefMut for Lease {
 impl Lease {
     /// The node that it leads to.
     pub fn node(&self) -> &NodeAddress {
-        &self.pool.manager().key.node
+        &self.pool.inner.manager().key.node
     }
 
     /// What the conns of its pool have in common.
     pub fn key(&self) -> &Arc<PoolKey> {
-        &self.pool.manager().key
+        &self.pool.inner.manager().key
     }
 
     /// Conns of its pool that are open and unused.
     pub fn idle_of_pool(&self) -> usize {
-        let active = self.pool.manager().active.load(Ordering::Relaxed);
-        let opening = CONNECTS_AT_ONCE.saturating_sub(self.pool.manager().gate.available_permits());
-        self.pool.status().size.saturating_sub(active + opening)
+        let active = self.pool.inner.manager().active.load(Ordering::Relaxed);
+        let opening = CONNECTS_AT_ONCE.saturating_sub(self.pool.inner.manager().gate.available_permits());
+        self.pool.inner.status().size.saturating_sub(active + opening)
     }
 
     /// How connections of its pool are made (for cancel requests).
     pub fn context(&self) -> &Arc<ConnectContext> {
-        &self.pool.manager().context
+        &self.pool.inner.manager().context
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.manager().active.fetch_sub(1, Ordering::Relaxed);
-        let Some(mut object) = self.object.take() else { return };
+        self.pool.inner.manager().active.fetch_sub(1, Ordering::Relaxed);
+        let Some(object) = self.object.take() else { return };
         if object.is_clean() {
-            object.shrink();
-            object.last_used = Instant::now();
-            return;
+            return self.pool.take_back(object);
         }
         let conn = Object::take(object);
         if conn.owed_len() > 0 && tokio::runtime::Handle::try_current().is_ok() {
@@ -372,5 +419,84 @@ impl Pools {
         for (_, pool) in pools.drain() {
             pool.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use router_config::settings::{BackendTls, Settings};
+
+    use super::*;
+    use crate::backend::connect::Credentials;
+    use crate::testing::postgres::{Server, server};
+
+    /// A pool of one conn.
+    fn pool_of_one(server: &Server) -> Arc<Pool> {
+        let key =
+            PoolKey { user: "postgres".to_owned(), database: "postgres".to_owned(), node: server.tcp() };
+        let login = BackendLogin {
+            user: "postgres".into(),
+            database: "postgres".into(),
+            credentials: Credentials::None,
+            parameters: Vec::new(),
+        };
+        let mut settings = Settings::default();
+        settings.backend.tls = BackendTls::Off;
+        let context = ConnectContext::from_settings(&settings).expect("nothing to read");
+        let limits = PoolLimits {
+            size: 1,
+            wait: Duration::from_secs(30),
+            max_lifetime: Duration::from_secs(3600),
+            idle: Duration::ZERO,
+            min_idle: 0,
+        };
+        Arc::new(Pool::new(key, login, Arc::new(context), limits))
+    }
+
+    #[tokio::test]
+    async fn a_conn_that_comes_back_is_at_hand_unless_somebody_waits() {
+        let server = server();
+        let pool = pool_of_one(&server);
+        assert!(pool.lease_at_hand(Instant::now()).is_none(), "none is open");
+        let first = pool.lease().await.expect("it opens");
+        let process = first.process_id;
+        drop(first);
+        let again = pool.lease_at_hand(Instant::now()).expect("it came back");
+        assert_eq!((again.process_id, pool.status().active, pool.status().idle), (process, 1, 0));
+
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.lease().await }
+        });
+        while pool.status().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(again);
+        assert!(pool.lease_at_hand(Instant::now()).is_none(), "it is whose turn it is");
+        let next = waiting.await.expect("no panic").expect("a lease");
+        assert_eq!(next.process_id, process);
+    }
+
+    #[tokio::test]
+    async fn what_is_at_hand_is_aged_reaped_and_closed_like_the_others() {
+        let server = server();
+        let pool = pool_of_one(&server);
+        drop(pool.lease().await.expect("it opens"));
+        let old = Instant::now() + Duration::from_secs(2 * 3600);
+        assert!(pool.lease_at_hand(old).is_none(), "past its lifetime");
+        assert_eq!(pool.status().idle, 0);
+
+        drop(pool.lease().await.expect("another opens"));
+        // Used since the last look, then not used for longer than the limit of zero.
+        pool.reap();
+        assert_eq!(pool.status().idle, 1);
+        pool.reap();
+        assert_eq!(pool.status().idle, 0);
+
+        let lent = pool.lease().await.expect("another opens");
+        pool.close();
+        drop(lent);
+        assert!(pool.lease_at_hand(Instant::now()).is_none(), "closed");
+        assert_eq!(pool.status().idle, 0);
     }
 }

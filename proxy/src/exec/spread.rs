@@ -107,6 +107,20 @@ impl Merge {
     }
 }
 
+impl Ask {
+    fn check_row_limit(&self, shares: usize) -> Result<(), Failure> {
+        match self.form {
+            Form::Execute { max_rows: 1.., .. } if shares > 1 && self.facts.returns_rows => {
+                Err(Failure::unsupported(
+                    "a row limit on rows that are put in order of several shards' answers is not supported",
+                    "Fetch all rows at once, or name the shard key.",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Session {
     /// Executes a statement on the shards of its plan; the answer, without ReadyForQuery, goes to the application.
     pub async fn spread(&mut self, ask: Ask) -> Result<(), Failure> {
@@ -122,16 +136,7 @@ impl Session {
         let (mut shares, merge) = self.shares(&ask)?;
         self.read_clocks(&ask.facts, &mut shares).await?;
         let writes = ask.facts.access != Access::Read;
-        if let Form::Execute { max_rows, .. } = ask.form
-            && max_rows > 0
-            && shares.len() > 1
-            && ask.facts.returns_rows
-        {
-            return Err(Failure::unsupported(
-                "a row limit on rows that are put in order of several shards' answers is not supported",
-                "Fetch all rows at once, or name the shard key.",
-            ));
-        }
+        ask.check_row_limit(shares.len())?;
         if writes && shares.len() > 1 {
             self.may_prepare()?;
             self.open_implicit();

@@ -1,6 +1,7 @@
 //! How a session comes by a conn: which node, from which pool, with its settings and its open block on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use router_config::settings::DatabaseKind;
 use router_config::topology::ShardId;
@@ -25,9 +26,37 @@ impl Session {
     /// The index of a held conn to `shard`, fit for the purpose: taken from the pool if there is none, brought to the
     /// session's settings, and part of the open block.
     pub async fn acquire(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
+        match self.acquire_at_hand(shard, replica) {
+            Some(at) => Ok(at),
+            None => Box::pin(self.acquire_patiently(shard, replica)).await,
+        }
+    }
+
+    /// As [`Self::acquire`] where nothing has to be waited for, looked up or refused: the conn is held, or at hand in its pool, and
+    /// has the settings. `None`: nothing has been done.
+    pub(super) fn acquire_at_hand(&mut self, shard: ShardId, replica: bool) -> Option<usize> {
+        let at = match self.held_for(shard, replica) {
+            Some(at) if self.needs_settings(at) => return None,
+            Some(at) => at,
+            None => {
+                let plain = self.held.is_empty() && !replica && !self.draws.asks();
+                if !plain || self.block.as_ref().is_some_and(|block| block.opaque) {
+                    return None;
+                }
+                let held = self.lease_at_hand(shard)?;
+                self.show_running(&held);
+                self.hold(held)
+            }
+        };
+        self.join_block(at);
+        self.held[at].untouched = false;
+        Some(at)
+    }
+
+    async fn acquire_patiently(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
         if let Some(at) = self.held_for(shard, replica) {
             self.renew_settings(at).await?;
-            self.join_block(at)?;
+            self.join_block(at);
             self.held[at].untouched = false;
             return Ok(at);
         }
@@ -40,16 +69,11 @@ impl Session {
         self.check_isolation()?;
         let held = self.lease(shard, replica).await?;
         let mut held = self.recall(held).await?;
-        self.visible.running().conns.push((
-            Arc::clone(held.lease.key()),
-            held.lease.process_id,
-            held.lease.secret.clone(),
-        ));
+        self.show_running(&held);
         let wanted = self.wanted_gucs();
         self.bring_settings(&mut held, &wanted).await?;
-        self.held.push(held);
-        let at = self.held.len() - 1;
-        self.join_block(at)?;
+        let at = self.hold(held);
+        self.join_block(at);
         self.ask_lsn(at);
         Ok(at)
     }
@@ -62,6 +86,18 @@ impl Session {
         {
             self.worker.shared.close_idle(&database);
         }
+    }
+
+    /// Cancel requests of the application reach the conn from here on.
+    fn show_running(&self, held: &Held) {
+        let lease = &held.lease;
+        let shown = (Arc::clone(lease.key()), lease.process_id, lease.secret.clone());
+        self.visible.running().conns.push(shown);
+    }
+
+    fn hold(&mut self, held: Held) -> usize {
+        self.held.push(held);
+        self.held.len() - 1
     }
 
     /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
@@ -92,6 +128,30 @@ impl Session {
         joined.or_else(|| self.held.iter().position(|held| of_shard(held) && (!held.replica || replica)))
     }
 
+    /// A conn to the primary of `shard` that is at hand in its pool and has the session's settings.
+    fn lease_at_hand(&self, shard: ShardId) -> Option<Held> {
+        let shared = &self.worker.shared;
+        let node = match self.who.kind {
+            DatabaseKind::Node(_) => None,
+            DatabaseKind::Sharded | DatabaseKind::FirstShard => Some(shared.nodes().primary(shard)?),
+        };
+        if self.pools_generation != self.worker.pools.generation() {
+            return None;
+        }
+        let (_, pool) = self.pools.iter().find(|(known, _)| *known == node)?;
+        let lease = pool.lease_at_hand(self.watch.now())?;
+        let has_settings = lease.applied.as_ref().is_some_and(|applied| applied.same(self.wanted()));
+        // The cell for the shard's OIDs was put there when the conn was first leased for a routed database.
+        let translates =
+            shard == ShardId(0) || self.catalog.is_none() || (lease.oids.is_some() && !lease.oids_unread());
+        if !has_settings || !translates {
+            return None;
+        }
+        shared.metrics.pool_wait(shard, ServedBy::Primary, Duration::ZERO);
+        let load = node.and_then(|node| shared.nodes().enter(node));
+        Some(Held::new((shard, node, false), lease, None, load))
+    }
+
     pub(super) async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
         let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
         let pool = self.pool(node).ok_or_else(|| self.no_primary(shard))?;
@@ -105,31 +165,16 @@ impl Session {
             }
         };
         let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
-        if let Some(metrics) = self.worker.shared.metrics.shard(shard, role) {
-            metrics.pool_wait(lease.waited);
-            if let Some(took) = lease.opened_in.take() {
-                metrics.connected(took);
-            }
+        let metrics = &self.worker.shared.metrics;
+        metrics.pool_wait(shard, role, lease.waited);
+        if let (Some(took), Some(metrics)) = (lease.opened_in.take(), metrics.shard(shard, role)) {
+            metrics.connected(took);
         }
         if shard != ShardId(0) && self.translate_oids(shard, &mut lease).await {
             self.context = None;
         }
         let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
-        Ok(Held {
-            shard,
-            node,
-            replica,
-            lease,
-            enlisted: false,
-            untouched: false,
-            wrote: false,
-            committing: false,
-            unsynced: false,
-            unnamed: None,
-            gucs_moved: false,
-            asks_lsn,
-            load,
-        })
+        Ok(Held::new((shard, node, replica), lease, asks_lsn, load))
     }
 
     /// Node, whether it is a replica, and the duty to ask the shard for its LSN.
@@ -212,8 +257,19 @@ impl Session {
     }
 
     /// What a conn must have before the session uses it: a block's own changes come behind its BEGIN.
+    fn wanted(&self) -> &Arc<Gucs> {
+        self.block.as_ref().map_or(&self.gucs, |block| block.gucs_at_begin())
+    }
+
     fn wanted_gucs(&self) -> Arc<Gucs> {
-        self.block.as_ref().map_or_else(|| Arc::clone(&self.gucs), |block| block.gucs_before())
+        Arc::clone(self.wanted())
+    }
+
+    /// Whether a held conn is at rest and has other settings than it must have.
+    fn needs_settings(&self, at: usize) -> bool {
+        let held = &self.held[at];
+        let at_rest = !held.enlisted && !held.unsynced && held.lease.is_quiet();
+        at_rest && !held.lease.applied.as_ref().is_some_and(|applied| applied.same(self.wanted()))
     }
 
     /// Replays settings where the conn's differ. What the server rejects is told to the application.
@@ -231,12 +287,11 @@ impl Session {
 
     /// Brings a held conn at rest to the settings that it must have.
     pub async fn renew_settings(&mut self, at: usize) -> Result<(), Failure> {
-        let wanted = self.wanted_gucs();
-        let held = &mut self.held[at];
-        let at_rest = !held.enlisted && !held.unsynced && held.lease.is_quiet();
-        if !at_rest || held.lease.applied.as_ref().is_some_and(|applied| applied.same(&wanted)) {
+        if !self.needs_settings(at) {
             return Ok(());
         }
+        let wanted = self.wanted_gucs();
+        let held = &mut self.held[at];
         match bring(&mut self.io, &mut held.lease, &wanted).await {
             Ok(events) => self.settings_brought(events),
             Err(error) => Err(self.lose(at, error, false)),
@@ -244,11 +299,11 @@ impl Session {
     }
 
     /// Begins the open block on the conn, along with what is sent next.
-    fn join_block(&mut self, at: usize) -> Result<(), Failure> {
+    fn join_block(&mut self, at: usize) {
         let held = &mut self.held[at];
-        let Some(block) = &self.block else { return Ok(()) };
+        let Some(block) = &self.block else { return };
         if held.enlisted {
-            return Ok(());
+            return;
         }
         let conn = &mut *held.lease;
         reply::query(&mut conn.write, block.join_sql().as_bytes());
@@ -256,7 +311,6 @@ impl Session {
         held.enlisted = true;
         held.gucs_moved = true;
         held.unnamed = None;
-        Ok(())
     }
 
     /// Asks for the LSN in front of a read on the primary, so that later reads may go to replicas that have it.

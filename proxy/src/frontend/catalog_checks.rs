@@ -145,12 +145,8 @@ impl Session {
         if lease.oids.is_none() {
             lease.oids = catalog.oid_cell(shard);
         }
-        let unread = |lease: &Lease| {
-            let cell = lease.oids.as_ref().map(|cell| cell.load_full());
-            cell.flatten().is_some_and(|oids| oids.unread)
-        };
         // The shard did not answer when the catalog was read, and does now. If it still does not, what cannot be translated
         // is an error.
-        unread(lease) && catalog.reread().await.is_ok()
+        lease.oids_unread() && catalog.reread().await.is_ok()
     }
 }

@@ -317,7 +317,7 @@ impl Session {
         held.lease.owe(Owed::Query(Show::ERRORS));
         self.run_to_end(at, false).await?;
         if self.events.error.is_none() {
-            self.set_elsewhere(facts, None, &sql, conn.0).await?;
+            self.set_elsewhere(facts, None, sql.as_bytes(), conn.0).await?;
             self.note_local(&sql);
             self.reset(name, Some(conn));
             self.answer("RESET");
@@ -345,7 +345,9 @@ impl Session {
         self.pass_on_home(facts, text, via).await?;
         let first = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
         match first {
-            Some(shard) if self.events.error.is_none() => self.set_elsewhere(facts, None, text, shard).await,
+            Some(shard) if self.events.error.is_none() => {
+                self.set_elsewhere(facts, None, text.as_bytes(), shard).await
+            }
             _ => Ok(()),
         }
     }

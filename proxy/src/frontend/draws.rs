@@ -56,6 +56,11 @@ impl Default for Draws {
 }
 
 impl Draws {
+    /// Whether the session asks for what it has drawn.
+    pub fn asks(&self) -> bool {
+        self.asks
+    }
+
     /// A statement begins.
     pub fn next_statement(&mut self) {
         self.key = None;

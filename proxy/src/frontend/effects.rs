@@ -113,13 +113,14 @@ impl Session {
         &mut self,
         facts: &Facts,
         sets: Option<&Arc<[Setting]>>,
-        text: &str,
+        text: &[u8],
         shard: ShardId,
     ) -> Result<(), Failure> {
         if !(sets.is_some() || sets_something(&facts.command)) {
             return Ok(());
         }
-        let sql = sets.map_or_else(|| text.to_owned(), |sets| sets_sql(sets));
+        let as_written = || String::from_utf8_lossy(text).trim().to_owned();
+        let sql = sets.map_or_else(as_written, |sets| sets_sql(sets));
         self.tell_others(&sql, shard).await
     }
 
@@ -144,6 +145,14 @@ impl Session {
 
     /// Applies what the completed statements of the request do to the session.
     pub fn apply_completed(&mut self) {
+        if self.pending.is_empty() && self.events.error.is_none() {
+            (self.sent, self.events.completed) = (0, 0);
+            self.events.rolled_back.clear();
+            if self.block.is_none() {
+                self.settle_gucs();
+            }
+            return;
+        }
         let completed = std::mem::take(&mut self.events.completed);
         let rolled_back = std::mem::take(&mut self.events.rolled_back);
         self.sent = 0;
@@ -239,7 +248,7 @@ impl Session {
                 self.note_local(&set_sql(&set.name, set.value.as_deref(), set.local));
                 self.apply_set((&set.name, set.value.as_deref(), set.local), *conn);
             }
-        } else if let Some(cause) = pin_of(facts).filter(|_| !self.acts_on(&facts.command)) {
+        } else if let Some(cause) = facts.pin().filter(|_| !self.acts_on(&facts.command)) {
             self.pin(cause, conn.map(|(shard, _)| shard));
         }
         if facts.effects.changes_catalog {
@@ -300,7 +309,7 @@ impl Session {
 
     /// What a statement may have left on conns does not reach another session.
     fn spoil(&mut self, expected: &Expected) {
-        if pin_of(&expected.facts).is_some() || expected.facts.effects.spoils {
+        if expected.facts.pin().is_some() || expected.facts.effects.spoils {
             let ran = |held: &&mut Held| expected.conn.is_none_or(|(shard, _)| held.shard == shard);
             self.held.iter_mut().filter(ran).for_each(|held| held.lease.spoiled = true);
         }
@@ -404,15 +413,6 @@ impl Session {
     }
 }
 
-/// Why a statement binds the session to its conn, if it does. An UPDATE of pg_settings is a SET that the proxy cannot follow.
-pub fn pin_of(facts: &Facts) -> Option<PinCause> {
-    facts.effects.pins.or_else(|| {
-        let sets = matches!(facts.command, Command::Modify(_))
-            && facts.tables.iter().any(|table| table.ends_with("pg_settings"));
-        sets.then_some(PinCause::Config)
-    })
-}
-
 /// Whether a command changes settings, for the session or the transaction.
 pub fn sets_something(command: &Command) -> bool {
     matches!(command, Command::Set { .. } | Command::SetTransaction { .. } | Command::Reset(_))
@@ -424,7 +424,7 @@ fn sets_sql(sets: &[Setting]) -> String {
 }
 
 fn leaves_trace(facts: &Facts) -> bool {
-    pin_of(facts).is_some()
+    facts.pin().is_some()
         || facts.effects.spoils
         || facts.effects.changes_catalog
         || matches!(

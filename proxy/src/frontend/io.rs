@@ -6,14 +6,14 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::visible::Visible;
 use crate::backend::conn::{Conn, ConnError, Events};
 use crate::backend::traffic::Moved;
 use crate::wire::buffers;
-use crate::wire::frame::{self, FrameError, Header};
+use crate::wire::frame::{self, FrameError, HEADER, Header};
 use crate::wire::stream::Stream;
 
 /// Bytes read at a time while a session is quiet.
@@ -49,6 +49,8 @@ pub struct ClientIo {
     pub eof: bool,
     /// Longest frame accepted, bytes.
     pub max_frame: usize,
+    /// Bytes at the front of `read` that are the request under way: it is passed on where it stands.
+    pub current: usize,
     /// Bytes read and written that nobody has counted yet.
     pub moved: Moved,
     /// What others see of its session.
@@ -64,6 +66,7 @@ impl ClientIo {
             out: BytesMut::new(),
             eof: false,
             max_frame,
+            current: 0,
             moved: Moved::default(),
             visible: Arc::default(),
         }
@@ -86,6 +89,21 @@ impl ClientIo {
         self.moved.read += n as u64;
         self.moved.calls += 1;
         Ok(())
+    }
+
+    /// The text of a Query that stands in `read`.
+    pub fn current_text(&self) -> &[u8] {
+        self.read.get(HEADER..self.current.saturating_sub(1)).unwrap_or_default()
+    }
+
+    /// The request under way, to be kept.
+    pub fn take_current(&mut self) -> Bytes {
+        self.read.split_to(std::mem::take(&mut self.current)).freeze()
+    }
+
+    /// The request under way is over, if it stands in `read`.
+    pub fn drop_current(&mut self) {
+        self.read.advance(std::mem::take(&mut self.current));
     }
 
     /// Gives back the buffers in which nothing waits: an idle session owns none.
@@ -144,10 +162,14 @@ impl ClientIo {
         Poll::Ready(Ok(()))
     }
 
-    /// One step of `conn`, watching at the same time whether the application hangs up. Cancel-safe.
+    /// Sends what waits and takes a piece of the answer, watching at the same time whether the application hangs up. Cancel-safe.
     pub async fn step(&mut self, conn: &mut Conn, events: &mut Events) -> Result<(), StepError> {
         poll_fn(|cx| {
-            if let Poll::Ready(done) = conn.poll_step(cx, &mut self.out, events) {
+            let polled = match conn.owed_len() {
+                0 => conn.poll_step(cx, &mut self.out, events),
+                _ => conn.poll_answer(cx, &mut self.out, events),
+            };
+            if let Poll::Ready(done) = polled {
                 return Poll::Ready(done.map_err(StepError::Backend));
             }
             self.poll_hangup(cx)
@@ -179,7 +201,8 @@ impl ClientIo {
             }
         }
         // An application may send its last request and close its side: only a hang-up with nothing left to do ends it.
-        if self.eof && (self.read.is_empty() || *self.read == TERMINATE) {
+        let rest = &self.read[self.current.min(self.read.len())..];
+        if self.eof && (rest.is_empty() || *rest == TERMINATE) {
             return Poll::Ready(Err(StepError::Client(gone())));
         }
         Poll::Pending

@@ -20,6 +20,7 @@ mod opening;
 pub mod own_catalog;
 pub mod param_types;
 pub mod pipeline;
+mod plain;
 pub mod planning;
 pub mod secrets;
 pub mod serve;

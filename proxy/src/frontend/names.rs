@@ -119,3 +119,15 @@ pub struct Names {
     /// Portals of kind [`Place::Walk`] so far.
     pub walks: u64,
 }
+
+impl Names {
+    /// A simple query takes the place of what has no name.
+    pub fn forget_unnamed(&mut self) {
+        if !self.statements.is_empty() {
+            self.statements.remove(&b""[..]);
+        }
+        if !self.portals.is_empty() {
+            self.portals.remove(&b""[..]);
+        }
+    }
+}

@@ -48,6 +48,11 @@ impl CatalogChanges {
         self.own.as_ref()
     }
 
+    /// Whether the transaction has run DDL.
+    pub fn any(&self) -> bool {
+        self.changed
+    }
+
     /// The transaction is over; whether the catalog may have changed.
     fn take(&mut self) -> bool {
         std::mem::take(self).changed

@@ -46,16 +46,8 @@ impl Session {
     }
 
     fn with_context<R>(&mut self, use_it: impl FnOnce(&crate::sql::cache::Cache, &Context<'_>) -> R) -> R {
-        let shared = Arc::clone(&self.worker.shared);
-        let schema = self.schema();
-        let fresh = self.context.as_ref().is_some_and(|context| {
-            context.generation == schema.generation
-                && context.gucs == self.gucs_in_force().fingerprint()
-                && context.temp_tables == self.temp_tables
-        });
-        if !fresh {
-            self.context = Some(self.make_context(&schema));
-        }
+        let schema = self.renew_context();
+        let shared = &self.worker.shared;
         let made = self.context.as_ref().expect("made just now if it was missing");
         let context = Context {
             schema: &schema,
@@ -68,9 +60,24 @@ impl Session {
         use_it(&shared.facts, &context)
     }
 
+    /// Makes the facts' context anew where it is missing or out of date; the catalog that it is of.
+    fn renew_context(&mut self) -> Arc<Schema> {
+        let schema = self.schema();
+        let fresh = self.context.as_ref().is_some_and(|context| {
+            context.generation == schema.generation
+                && context.gucs == self.gucs_in_force().fingerprint()
+                && context.temp_tables == self.temp_tables
+        });
+        if !fresh {
+            self.context = Some(self.make_context(&schema));
+        }
+        schema
+    }
+
     /// A number that is equal as long as texts are read alike.
     pub fn reading(&mut self) -> u32 {
-        self.with_context(|_, context| context.id)
+        self.renew_context();
+        self.context.as_ref().map_or(0, |context| context.id)
     }
 
     fn make_context(&self, schema: &Schema) -> SessionContext {
@@ -187,16 +194,12 @@ impl Session {
         }
         let shared = &self.worker.shared;
         let topology = shared.topology.load();
+        let settings = shared.settings.load();
         let hints = request.analysed.hints();
         let text_of = |range: &Option<Range<usize>>| {
             range.as_ref().and_then(|range| std::str::from_utf8(request.text.get(range.clone())?).ok())
         };
-        if let Some(word) = text_of(&hints.unknown) {
-            return Err(Refusal::bad_hint(
-                format!("routing hint: \"{word}\" is not one"),
-                "Hints are key=VALUE and shard=NAME.",
-            ));
-        }
+        text_of(&hints.unknown).map_or(Ok(()), |word| Err(Refusal::unknown_hint(word)))?;
         let view = SessionView {
             hint_key: text_of(&hints.key).or(self.hints.key.as_deref()),
             hint_shard: text_of(&hints.shard).or(self.hints.shard.as_deref()),
@@ -205,9 +208,9 @@ impl Session {
             enlisted: self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard),
             spread: self.spread,
             pinned: self.pinned.map(|(_, shard)| shard),
-            two_phase: shared.settings.load().routing.two_phase,
+            two_phase: settings.routing.two_phase,
             // A standby has no serializable transactions.
-            reads_replica: self.reads_replica() && !self.is_serializable(),
+            reads_replica: self.reads_replica(&settings) && !self.is_serializable(),
         };
         let values = Values {
             text: request.text,
@@ -220,9 +223,9 @@ impl Session {
         if several && view.hint_shard.is_none() {
             self.check_problems(&statement.facts)?;
         }
-        let own = &request.text[request.analysed.range(request.index)];
+        let own = || &request.text[request.analysed.range(request.index)];
         if statement.facts.effects.pins == Some(PinCause::Config)
-            && self.followed(&statement.facts, own, request.params).is_some()
+            && self.followed(&statement.facts, own(), request.params).is_some()
         {
             // As a SET: the planner reads the names that come after it by what it says.
             let facts = Facts { barred: None, ..Facts::clone(&statement.facts) };
@@ -237,7 +240,7 @@ impl Session {
             self.check_copy(&statement.facts, &plan)?;
         }
         if statement.facts.effects.listening_channels && self.listening.is_some() {
-            return self.plan_channels(own, request.params.map_or(0, BindParams::len), plan);
+            return self.plan_channels(own(), request.params.map_or(0, BindParams::len), plan);
         }
         self.check_config(&plan)?;
         if let Command::Fetch(name) | Command::CloseCursor(Some(name)) = &statement.facts.command
@@ -246,7 +249,7 @@ impl Session {
             return Ok(Plan { target: Target::One(*shard), ..plan });
         }
         if statement.facts.effects.currval {
-            return self.plan_drawn_value(own, &statement.facts, plan);
+            return self.plan_drawn_value(own(), &statement.facts, plan);
         }
         Ok(self.at_writer(&statement.facts, plan))
     }

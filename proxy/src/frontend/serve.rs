@@ -34,7 +34,8 @@ const RESET_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the application wants next.
 enum Request {
-    Query(Bytes),
+    /// A Query frame of so many bytes, at the front of what has been read.
+    Query(usize),
     Batch(Bytes),
     FunctionCall(Bytes),
     Terminate,
@@ -150,6 +151,9 @@ impl Session {
                 Some(request) => request,
                 None => return Ok(()),
             };
+            if let Request::Query(len) = request {
+                self.io.current = len;
+            }
             if *self.worker.shared.phase.borrow() == Phase::Paused
                 && let Err(failure) = Box::pin(self.pass_pause(&request)).await
             {
@@ -161,7 +165,13 @@ impl Session {
             self.visible.began_ms.store(began.as_millis() as u64, Ordering::Relaxed);
             self.visible.set_doing(Doing::Active);
             match request {
-                Request::Query(frame) => Box::pin(self.simple_query(frame)).await?,
+                Request::Query(len) => match self.send_plain(len) {
+                    Some(at) => self.pass_plain(at).await?,
+                    None => {
+                        let frame = self.io.take_current();
+                        Box::pin(self.simple_query(frame)).await?;
+                    }
+                },
                 Request::Batch(batch) => Box::pin(self.extended(batch)).await?,
                 Request::FunctionCall(frame) => Box::pin(self.function_call(frame)).await?,
                 Request::Terminate => return Ok(()),
@@ -170,6 +180,7 @@ impl Session {
             self.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
             self.io.flush().await?;
             self.observe();
+            self.io.drop_current();
         }
     }
 
@@ -325,6 +336,7 @@ impl Session {
             self.refuse(failure).await?;
             return self.extended(batch).await;
         }
+        self.io.drop_current();
         self.count_failure(&failure);
         failure.report(&mut self.io.out)?;
         self.ready();
@@ -358,10 +370,9 @@ impl Session {
                 continue;
             }
             if alone {
-                let frame = self.io.read.split_to(header.len).freeze();
                 return Ok(Some(match header.tag {
-                    tag::QUERY => Request::Query(frame),
-                    tag::FUNCTION_CALL => Request::FunctionCall(frame),
+                    tag::QUERY => Request::Query(header.len),
+                    tag::FUNCTION_CALL => Request::FunctionCall(self.io.read.split_to(header.len).freeze()),
                     _ => Request::Terminate,
                 }));
             }

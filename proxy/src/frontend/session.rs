@@ -71,6 +71,33 @@ pub struct Held {
     pub load: Option<InFlight>,
 }
 
+impl Held {
+    /// A conn on which the session has done nothing yet; `place`: shard, node, whether it is a replica.
+    pub(super) fn new(
+        place: (ShardId, Option<NodeId>, bool),
+        lease: Lease,
+        asks_lsn: Option<Ticket>,
+        load: Option<InFlight>,
+    ) -> Self {
+        let (shard, node, replica) = place;
+        Self {
+            shard,
+            node,
+            replica,
+            lease,
+            enlisted: false,
+            untouched: false,
+            wrote: false,
+            committing: false,
+            unsynced: false,
+            unnamed: None,
+            gucs_moved: false,
+            asks_lsn,
+            load,
+        }
+    }
+}
+
 impl Who {
     /// Conns per pool, over all session threads, as the settings have it now.
     pub(super) fn pool_size(&self, settings: &Settings) -> usize {
@@ -204,11 +231,9 @@ impl Session {
     }
 
     /// Whether reads may go to replicas.
-    pub fn reads_replica(&self) -> bool {
+    pub fn reads_replica(&self, settings: &Settings) -> bool {
         let sharded = matches!(self.who.kind, DatabaseKind::Sharded);
-        sharded
-            && self.who.mode == PoolMode::Transaction
-            && self.worker.shared.settings.load().routing.reads == Reads::Replica
+        sharded && self.who.mode == PoolMode::Transaction && settings.routing.reads == Reads::Replica
     }
 }
 

@@ -22,14 +22,14 @@ impl Session {
             self.names.portals.clear();
             let session_mode = self.who.mode == PoolMode::Session;
             let pinned = self.pinned.map(|(_, shard)| shard);
-            let shared = Arc::clone(&self.worker.shared);
+            let shared = &self.worker.shared;
             {
                 let mut running = self.visible.running();
                 for held in &mut self.held {
                     if let Some(listening) = self.listening.as_mut().filter(|_| held.wrote && !held.replica) {
                         listening.wrote(held.shard);
                     }
-                    end_transaction(held, &shared);
+                    end_transaction(held, shared);
                     self.worker.pools.backend.add(std::mem::take(&mut held.lease.moved));
                     held.lease.spoiled |= running.cancelling > 0;
                 }

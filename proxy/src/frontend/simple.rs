@@ -28,9 +28,7 @@ impl Session {
         }
         self.next_events();
         self.tag_at = None;
-        // A simple query takes the place of what has no name.
-        self.names.statements.remove(&b""[..]);
-        self.names.portals.remove(&b""[..]);
+        self.names.forget_unnamed();
         let outcome = match frontend::query(&frame[HEADER..]) {
             Ok(text) => {
                 let text = frame.slice(HEADER..HEADER + text.len());
@@ -54,7 +52,7 @@ impl Session {
                 }
                 self.statement(frame, text, &analysed, 0).await
             }
-            _ => self.several(frame, text, &analysed).await,
+            _ => Box::pin(self.several(frame, text, &analysed)).await,
         }
     }
 
@@ -72,7 +70,7 @@ impl Session {
         self.asks_drawn(&facts);
         if self.acts_on(&facts.command) {
             let own = String::from_utf8_lossy(&own);
-            return self.control(&facts, own.trim(), Via::Simple).await;
+            return Box::pin(self.control(&facts, own.trim(), Via::Simple)).await;
         }
         if matches!(facts.command, Command::ExplainGavel(_)) {
             let plan = self.plan_simple(text, analysed, index);
@@ -81,7 +79,7 @@ impl Session {
             return Ok(());
         }
         if self.prepares_here(&facts) {
-            return self.prepare_here(&facts, &own, None).await;
+            return Box::pin(self.prepare_here(&facts, &own, None)).await;
         }
         if matches!(facts.command, Command::TwoPhase) {
             self.check_no_listens()?;
@@ -95,9 +93,9 @@ impl Session {
                 let drawn = self.draw(&draw, None).await?;
                 self.drew_key(&facts, &draw, &drawn);
                 let plan = self.plan_drawn(text, analysed, index, &drawn)?;
-                return self.spread_query(plan, &facts, &own).await;
+                return Box::pin(self.spread_query(plan, &facts, &own)).await;
             }
-            _ => return self.spread_query(plan, &facts, &own).await,
+            _ => return Box::pin(self.spread_query(plan, &facts, &own)).await,
         };
         self.note(why, &own);
         let before = self.touched(shard);
@@ -108,8 +106,7 @@ impl Session {
         self.forward_query(at, frame, &facts, &own).await?;
         if self.events.error.is_none() {
             let sets = self.followed(&facts, &own, None);
-            let text = String::from_utf8_lossy(&own);
-            self.set_elsewhere(&facts, sets.as_ref(), text.trim(), shard).await?;
+            self.set_elsewhere(&facts, sets.as_ref(), &own, shard).await?;
         }
         Ok(())
     }
@@ -324,7 +321,7 @@ impl Session {
     }
 
     /// Effects of what has completed so far; then the implicit transaction, if the proxy opened one, ends.
-    async fn finish_simple(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
+    pub(super) async fn finish_simple(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
         let mut outcome = outcome;
         let failed = outcome.is_err() || self.events.error.is_some();
         self.finish_statement_effects();
@@ -403,8 +400,10 @@ impl Session {
     pub async fn run_to_end(&mut self, at: usize, committing: bool) -> Result<(), Failure> {
         loop {
             let held = &mut self.held[at];
-            let done = crate::exec::single::run(&mut self.io, &mut held.lease, &mut self.events).await;
-            if let Err(error) = done {
+            if !self.events.copy_in
+                && let Err(error) =
+                    crate::exec::single::run(&mut self.io, &mut held.lease, &mut self.events).await
+            {
                 return Err(self.lose(at, error, committing));
             }
             if !std::mem::take(&mut self.events.copy_in) {
@@ -449,7 +448,7 @@ fn savepoint_name(command: &Command) -> &'static str {
 
 /// Whether the session must know when the statement has completed.
 fn leaves_a_name(facts: &Facts) -> bool {
-    super::effects::pin_of(facts).is_some()
+    facts.pin().is_some()
         || facts.effects.changes_catalog
         || !matches!(facts.command, Command::Query | Command::Modify(_) | Command::Empty)
 }

@@ -21,10 +21,10 @@ use crate::wire::{frontend, reply, sqlstate};
 impl Session {
     /// Whether PREPARE or EXECUTE is the session's own to run.
     pub fn prepares_here(&self, facts: &Facts) -> bool {
-        let several = self.worker.shared.topology.load().shards.len() > 1;
+        let several = || self.worker.shared.topology.load().shards.len() > 1;
         match &facts.command {
-            Command::Prepare(_) => several && matches!(facts.scope, Scope::Sharded(_)),
-            Command::Execute(name) => several && self.names.statements.contains_key(name.as_bytes()),
+            Command::Prepare(_) => several() && matches!(facts.scope, Scope::Sharded(_)),
+            Command::Execute(name) => several() && self.names.statements.contains_key(name.as_bytes()),
             _ => false,
         }
     }

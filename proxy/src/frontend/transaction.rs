@@ -77,7 +77,12 @@ impl Block {
 
     /// Settings to return to when the transaction is rolled back.
     pub fn gucs_before(&self) -> Arc<Gucs> {
-        Arc::clone(&self.gucs)
+        Arc::clone(self.gucs_at_begin())
+    }
+
+    /// The same, to look at.
+    pub fn gucs_at_begin(&self) -> &Arc<Gucs> {
+        &self.gucs
     }
 
     /// COMMIT AND CHAIN: another transaction with the same BEGIN, its settings as of now.

@@ -68,7 +68,8 @@ pub struct Watch {
     began: Option<Instant>,
     statements: u32,
     notes: SmallVec<[Note; 2]>,
-    first: Option<(Bytes, Why)>,
+    /// The first statement; without its text where that still stands in the read buffer.
+    first: Option<(Option<Bytes>, Why)>,
 }
 
 impl Watch {
@@ -81,17 +82,37 @@ impl Watch {
         self.first = None;
         now
     }
+
+    /// The text of the first statement, which does not stand in the read buffer any more.
+    pub fn keep_text(&mut self, text: Bytes) {
+        if let Some((noted, _)) = &mut self.first {
+            *noted = Some(text);
+        }
+    }
+
+    /// When the request under way was read.
+    pub fn now(&self) -> Instant {
+        self.began.unwrap_or_else(Instant::now)
+    }
 }
 
 impl Session {
     /// A statement of the request with this plan goes out.
     pub fn note(&mut self, why: Why, text: &Bytes) {
+        self.note_in_place(why);
+        if self.watch.first.as_ref().is_some_and(|(noted, _)| noted.is_none()) {
+            self.watch.keep_text(text.clone());
+        }
+    }
+
+    /// As [`Self::note`], of a statement that stands in the read buffer until the answer has been written.
+    pub(super) fn note_in_place(&mut self, why: Why) {
         self.watch.statements += 1;
         if let Some(slot) = why.slot {
             self.worker.shared.metrics.slot(slot);
         }
         if self.watch.first.is_none() {
-            self.watch.first = Some((text.clone(), why));
+            self.watch.first = Some((None, why));
         }
     }
 
@@ -123,6 +144,7 @@ impl Session {
 
     fn log_slow(&self, took: Duration) {
         let Some((text, why)) = &self.watch.first else { return };
+        let text = text.as_deref().unwrap_or_else(|| self.io.current_text());
         let shared = &self.worker.shared;
         let topology = shared.topology.load();
         let mut shards: Vec<String> =

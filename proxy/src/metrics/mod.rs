@@ -227,6 +227,13 @@ impl Metrics {
         self.shards.load().get(usize::from(shard.0)).map(|pair| Arc::clone(&pair[role as usize]))
     }
 
+    /// A lease on a conn of the shard was waited for.
+    pub fn pool_wait(&self, shard: ShardId, role: ServedBy, waited: Duration) {
+        if let Some(pair) = self.shards.load().get(usize::from(shard.0)) {
+            pair[role as usize].pool_wait(waited);
+        }
+    }
+
     /// A statement was answered by a shard, by this plan and in this time.
     pub fn statement(&self, shard: ShardId, role: ServedBy, (plan, took): (PlanKind, Duration)) {
         if let Some(pair) = self.shards.load().get(usize::from(shard.0)) {

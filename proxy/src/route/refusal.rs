@@ -195,6 +195,12 @@ impl Refusal {
         .because(why.to_owned())
     }
 
+    /// A word of a hint that is none.
+    pub(crate) fn unknown_hint(word: &str) -> Self {
+        let message = format!("routing hint: \"{word}\" is not one");
+        Self::bad_hint(message, "Hints are key=VALUE and shard=NAME.")
+    }
+
     /// A hint that names nothing.
     pub(crate) fn bad_hint(message: String, hint: &str) -> Self {
         Self { sqlstate: "22023", message, detail: None, hint: Some(hint.to_owned()) }

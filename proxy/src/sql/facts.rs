@@ -35,6 +35,26 @@ pub struct Facts {
     pub defaults: Option<Box<DefaultsShape>>,
 }
 
+impl Facts {
+    /// Why the statement binds the session to its conn, if it does. An UPDATE of pg_settings is a SET that the proxy cannot follow.
+    pub fn pin(&self) -> Option<PinCause> {
+        self.effects.pins.or_else(|| {
+            let sets = matches!(self.command, Command::Modify(_))
+                && self.tables.iter().any(|table| table.ends_with("pg_settings"));
+            sets.then_some(PinCause::Config)
+        })
+    }
+
+    /// Whether it reads or writes rows and does nothing else that the session must know of.
+    pub fn is_plain(&self) -> bool {
+        let Effects { changes_catalog, currval, notifies, listening_channels, spoils, .. } = self.effects;
+        matches!(self.command, Command::Query | Command::Modify(_))
+            && self.pin().is_none()
+            && !self.unknown_name
+            && !(changes_catalog || currval || notifies || listening_channels || spoils)
+    }
+}
+
 /// A table as it will be.
 #[derive(Debug, Clone)]
 pub struct Reshaped {

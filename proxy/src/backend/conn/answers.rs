@@ -138,6 +138,11 @@ impl Conn {
         }
     }
 
+    /// Whether the OIDs of its shard could not be read so far.
+    pub fn oids_unread(&self) -> bool {
+        self.oids.as_ref().is_some_and(|cell| cell.load().as_ref().is_some_and(|oids| oids.unread))
+    }
+
     /// Parameter types of a Parse for this conn, given those that the application named.
     pub fn own_types<'t>(&self, types: &'t Bytes) -> Result<Cow<'t, Bytes>, OidError> {
         match self.oids.as_ref().and_then(|cell| cell.load_full()) {

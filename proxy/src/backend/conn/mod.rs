@@ -213,7 +213,20 @@ impl Conn {
         out: &mut BytesMut,
         events: &mut Events,
     ) -> Poll<Result<(), ConnError>> {
-        let mut progress = false;
+        let before = self.moved.written;
+        match self.poll_answer(cx, out, events) {
+            Poll::Pending if self.moved.written > before => Poll::Ready(Ok(())),
+            polled => polled,
+        }
+    }
+
+    /// As [`Conn::poll_step`], for whoever has nothing more to send: that something was sent is no progress.
+    pub fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut BytesMut,
+        events: &mut Events,
+    ) -> Poll<Result<(), ConnError>> {
         while !self.write.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.write) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed())),
@@ -221,7 +234,6 @@ impl Conn {
                     self.moved.written += n as u64;
                     self.moved.calls += 1;
                     self.write.advance(n);
-                    progress = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(self.last_words(out, events, error)),
                 Poll::Pending => break,
@@ -235,20 +247,18 @@ impl Conn {
         self.read.reserve(self.read_size);
         let read = pin!(self.stream.read_buf(&mut self.read)).poll(cx);
         match read {
-            Poll::Ready(Ok(0)) => return Poll::Ready(Err(closed())),
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(closed())),
             Poll::Ready(Ok(n)) => {
                 self.moved.read += n as u64;
                 self.moved.calls += 1;
                 if n >= self.read_size && self.read_size < READ_MAX {
                     self.read_size *= 2;
                 }
-                self.absorb(out, events)?;
-                progress = true;
+                Poll::Ready(self.absorb(out, events))
             }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-            Poll::Pending => {}
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Pending => Poll::Pending,
         }
-        if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     /// A server that ends the connection says why before it closes: a failed write is no reason not to read it.

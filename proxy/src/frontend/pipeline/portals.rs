@@ -56,7 +56,7 @@ impl Session {
         };
         let plan = match plan.target {
             Target::Draw(draw) => {
-                let drawn = self.draw(&draw, Some((&prepared, bind.rest))).await?;
+                let drawn = Box::pin(self.draw(&draw, Some((&prepared, bind.rest)))).await?;
                 self.drew_key(&facts, &draw, &drawn);
                 self.plan_bind(&prepared, bind.rest, Some(&drawn))?
             }
@@ -68,7 +68,7 @@ impl Session {
             Target::One(shard) | Target::Nowhere(shard) => shard,
             Target::Any => self.any_shard_for(bind.rest),
             _ => {
-                self.check_containers(None, &prepared, bind.rest).await?;
+                Box::pin(self.check_containers(None, &prepared, bind.rest)).await?;
                 let rest = body.slice_ref(bind.rest);
                 let place = Place::Spread { plan: Box::new(plan), bind: rest };
                 self.names.portals.insert(name, Portal { statement: prepared, place, sets: None });
@@ -119,7 +119,7 @@ impl Session {
             return self.raw(ShardId(0), tag::EXECUTE, body, Owed::Execute(Show::ALL)).await;
         };
         match portal.place {
-            Place::Control { bind } => self.execute_control(&facts, &portal.statement, &bind).await,
+            Place::Control { bind } => Box::pin(self.execute_control(&facts, &portal.statement, &bind)).await,
             Place::Shard(shard) => {
                 let before = self.touched(shard);
                 let at = self.goto(shard, false).await?;
@@ -128,10 +128,10 @@ impl Session {
                     self.writes(at)?;
                     self.free_database(&facts, &portal.statement.shared.text);
                 }
-                let text = String::from_utf8_lossy(&portal.statement.shared.text);
                 self.expect_sets(&facts, &portal.statement.shared.text, Some(at), portal.sets.clone());
                 self.put_raw(at, tag::EXECUTE, body, Owed::Execute(Show::ALL));
-                self.set_elsewhere(&facts, portal.sets.as_ref(), text.trim(), shard).await
+                let text = &portal.statement.shared.text;
+                self.set_elsewhere(&facts, portal.sets.as_ref(), text, shard).await
             }
             Place::Walk { .. } => {
                 self.leave_all().await?;
@@ -158,7 +158,7 @@ impl Session {
                     max_rows: execute.max_rows,
                 };
                 let text = portal.statement.shared.text.clone();
-                self.spread(Ask { plan: *plan, facts, text, form }).await?;
+                Box::pin(self.spread(Ask { plan: *plan, facts, text, form })).await?;
                 if self.events.error.is_some() {
                     self.pipeline.skipping = true;
                 }

@@ -123,7 +123,6 @@ impl Session {
 
     /// Sends a Parse where the conn does not have the statement yet.
     fn put_parse(&mut self, at: usize, prepared: &Prepared, show: Show) -> Result<(), Failure> {
-        let limit = self.worker.shared.settings.load().pool.statements;
         let held = &mut self.held[at];
         let conn = &mut *held.lease;
         let shared = &prepared.shared;
@@ -149,6 +148,7 @@ impl Session {
             held.unnamed = Some(shared.id);
             return Ok(());
         }
+        let limit = self.worker.shared.settings.load().pool.statements;
         if let Some(old) = conn.prepared.add(shared.id, limit) {
             reply::named(&mut conn.write, tag::CLOSE, false, format!("gavel_{old}").as_bytes());
             conn.owe(Owed::Close(Show::ERRORS));

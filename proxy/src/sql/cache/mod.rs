@@ -39,6 +39,8 @@ pub struct Statement {
     pub facts: Arc<Facts>,
     /// Number of literals of the text before this statement.
     pub literal_base: usize,
+    /// See [`Facts::is_plain`].
+    pub plain: bool,
 }
 
 /// A text with its facts: what the cache answers. Translates offsets of the analysed text into this one.
@@ -317,7 +319,8 @@ fn build(text: &[u8], normalised: &Normalised, ctx: &Context<'_>) -> (Script, bo
         temp_tables |= facts.effects.pins == Some(PinCause::Temporary)
             || matches!(facts.command, super::facts::Command::Ddl(DdlKind::Temporary));
         let literal_base = normalised.literals.partition_point(|l| l.start < range.start);
-        statements.push(Statement { range, facts: Arc::new(facts), literal_base });
+        let plain = facts.is_plain();
+        statements.push(Statement { range, facts: Arc::new(facts), literal_base, plain });
     }
     let script = Script {
         statements,
