@@ -113,7 +113,7 @@ async fn the_setting_decides() {
     run(&client, &["CREATE TABLE mails (auction_id bigint, email text UNIQUE)"]).await;
     let notice = notices.recv().await.expect("a notice");
     assert!(notice.contains("mails_email_key") && notice.contains("each shard alone"), "{notice}");
-    run(&client, &["CREATE INDEX ON mails (email)", "INSERT INTO mails VALUES (1, 'a'), (2, 'a'), (3, 'a')"])
+    run(&client, &["CREATE INDEX ON mails (email)", "INSERT INTO mails VALUES (1, 'a'), (2, 'b'), (3, 'c')"])
         .await;
     refused(
         &client,
@@ -145,7 +145,7 @@ async fn constraints_made_on_the_nodes_are_shown_and_not_believed() {
     }
     let client = cluster.connect().await;
     run(&client, &["INSERT INTO mails (auction_id, email) VALUES (1, 'a'), (2, 'b')"]).await;
-    let admin = cluster.connect_to("gavel").await;
+    let admin = cluster.connect_to("gavel_admin").await;
     let problems = admin.simple_query("SHOW PROBLEMS").await.expect("shown");
     let problems = format!("{problems:?}");
     assert!(problems.contains("mails_email_key") && problems.contains("noted_id_fkey"), "{problems}");

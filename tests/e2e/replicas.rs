@@ -14,8 +14,8 @@ const NOTICE: Duration = Duration::from_secs(20);
 
 /// Whether the read of an auction is answered by a replica.
 async fn on_replica(client: &Client) -> bool {
-    let sql = "SELECT current_setting('transaction_read_only') FROM auctions WHERE auction_id = 1";
-    first_column(client, sql).await == ["on"]
+    let sql = "SELECT current_setting('cluster_name') FROM auctions WHERE auction_id = 1";
+    first_column(client, sql).await.concat().contains("replica")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

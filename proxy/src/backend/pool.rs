@@ -243,11 +243,8 @@ impl Pool {
         let limits = self.inner.manager().limits;
         let mut spare = self.status().idle.saturating_sub(limits.min_idle);
         let now = Instant::now();
-        let at_hand = std::mem::take(&mut *self.at_hand());
-        for mut object in at_hand {
-            // It was used since the last time.
-            object.last_used = now;
-        }
+        // Those were used since the last time.
+        std::mem::take(&mut *self.at_hand()).iter_mut().for_each(|object| object.last_used = now);
         self.inner.retain(|conn, _| {
             let stale = now.duration_since(conn.last_used) > limits.idle || now >= conn.expires;
             let close = stale && spare > 0;
@@ -258,6 +255,7 @@ impl Pool {
 
     /// Closes the conns that nobody uses now.
     pub fn close_idle(&self) {
+        drop(std::mem::take(&mut *self.at_hand()));
         self.inner.retain(|_, _| false);
     }
 
@@ -269,8 +267,7 @@ impl Pool {
     /// Closes idle conns at once, lent ones when they come back; new requests fail.
     pub fn close(&self) {
         self.inner.close();
-        let at_hand = std::mem::take(&mut *self.at_hand());
-        drop(at_hand);
+        drop(std::mem::take(&mut *self.at_hand()));
     }
 
     /// Numbers.

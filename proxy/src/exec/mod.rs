@@ -5,6 +5,7 @@ pub mod copy_in;
 pub mod copy_split;
 pub mod cursors;
 pub mod draw;
+mod merge;
 pub mod password;
 pub mod single;
 pub mod spread;

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use router_config::topology::ShardId;
 
 use super::bind::{self, Rebound};
+use super::merge::{order_rows, sum_tags};
 use crate::backend::conn::{Conn, Events};
 use crate::backend::copy_trim::CopyTrim;
 use crate::backend::owed::{Owed, Show};
@@ -465,44 +466,4 @@ pub fn first_share(plan: &Plan, statement: &Prepared, bind: &Bytes) -> (ShardId,
     let bound = rebound(statement, bind, params)
         .unwrap_or_else(|_| Rebound { rest: bind.clone(), types: statement.type_bytes() });
     (shard, text, bound)
-}
-
-/// Captured rows in the order of the application's VALUES; one share after the other where the numbers do not match (ON CONFLICT).
-fn order_rows(outcome: &[Events], shares: &[Share], out: &mut BytesMut) {
-    let complete = outcome.iter().zip(shares).all(|(events, share)| events.rows.len() == share.rows.len());
-    let mut rows: Vec<(u32, &Bytes)> = Vec::new();
-    for (events, share) in outcome.iter().zip(shares) {
-        for (n, row) in events.rows.iter().enumerate() {
-            let position = if complete { share.rows[n] } else { rows.len() as u32 };
-            rows.push((position, row));
-        }
-    }
-    rows.sort_by_key(|(position, _)| *position);
-    for (_, row) in rows {
-        reply::frame(out, tag::DATA_ROW, |b| b.extend_from_slice(row));
-    }
-}
-
-/// `INSERT 0 2` and `INSERT 0 3` make `INSERT 0 5`; tags without a count stay as they are.
-fn sum_tags(tags: &[&[u8]]) -> Option<String> {
-    let first = std::str::from_utf8(tags.first()?).ok()?;
-    let Some((words, _)) = first.rsplit_once(' ').filter(|(_, n)| n.parse::<u64>().is_ok()) else {
-        return Some(first.to_owned());
-    };
-    let count = |tag: &&[u8]| std::str::from_utf8(tag).ok()?.rsplit(' ').next()?.parse::<u64>().ok();
-    let sum: u64 = tags.iter().filter_map(count).sum();
-    Some(format!("{words} {sum}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tags_with_counts_are_added_up() {
-        assert_eq!(sum_tags(&[b"INSERT 0 2", b"INSERT 0 3"]).as_deref(), Some("INSERT 0 5"));
-        assert_eq!(sum_tags(&[b"SELECT 0", b"SELECT 7"]).as_deref(), Some("SELECT 7"));
-        assert_eq!(sum_tags(&[b"CREATE TABLE", b"CREATE TABLE"]).as_deref(), Some("CREATE TABLE"));
-        assert_eq!(sum_tags(&[]), None);
-    }
 }

@@ -275,14 +275,14 @@ async fn another_node_answers_for_a_lost_one_and_then_what_was_last_known() {
     });
     let source = source(&settings);
     for source in [&source, &forgetful] {
-        assert!(source.lookup("al").await.expect("the second one answers").is_some());
+        assert!(source.lookup("scram_user").await.expect("the second one answers").is_some());
     }
     *nodes.lock().expect("no panic") = vec![nowhere];
-    assert!(source.lookup("al").await.expect("remembered").is_some());
-    source.forget("al");
-    assert!(source.lookup("al").await.expect("a wrong password does not change that").is_some());
+    assert!(source.lookup("scram_user").await.expect("remembered").is_some());
+    source.forget("scram_user");
+    assert!(source.lookup("scram_user").await.expect("a wrong password does not change that").is_some());
     assert!(source.lookup("never_seen").await.is_err());
-    assert!(forgetful.lookup("al").await.is_err(), "its time is over");
+    assert!(forgetful.lookup("scram_user").await.is_err(), "its time is over");
 }
 
 /// Sends a startup packet of user `al` and then `frames`; the error and all that was answered.

@@ -9,7 +9,7 @@ use router_config::topology::ShardId;
 use super::{Op, unknown_portal, unknown_statement};
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
-use crate::frontend::names::{Place, Prepared};
+use crate::frontend::names::{Cursor, Place, Prepared};
 use crate::frontend::session::Session;
 use crate::metrics::Cache;
 use crate::route::plan::{Plan, Target};
@@ -114,6 +114,11 @@ impl Session {
 
     /// The shard that is asked about a statement before its values are known.
     pub(in crate::frontend) fn describing_shard(&mut self, prepared: &Prepared) -> ShardId {
+        if let Some(Command::Fetch(name)) = prepared.facts().map(|facts| &facts.command)
+            && let Some(Cursor::One { shard, .. }) = self.names.cursors.get(name)
+        {
+            return *shard;
+        }
         let busy = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
         match (prepared.facts().map(|facts| &facts.scope), busy) {
             (Some(Scope::Nothing | Scope::Reference | Scope::Sharded(_)), Some(shard)) => shard,
