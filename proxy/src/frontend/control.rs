@@ -444,9 +444,11 @@ impl Session {
         if self.block.as_ref().is_some_and(|block| block.doomed) { Err(aborted()) } else { Ok(()) }
     }
 
-    /// A refused statement in a block: as after any error, only ROLLBACK is left.
+    /// A refused statement in a block: as after any error, only ROLLBACK is left. A block that a shard has failed already stays
+    /// what it is.
     pub fn doom(&mut self) {
-        if let Some(block) = &mut self.block {
+        let failed = self.failed_shard().is_some();
+        if let Some(block) = self.block.as_mut().filter(|_| !failed) {
             block.doomed = true;
         }
     }

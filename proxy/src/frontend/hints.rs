@@ -35,6 +35,14 @@ impl Session {
         local: bool,
         via: Via,
     ) -> Result<(), Failure> {
+        // In a pipeline the block may be about to end.
+        self.finish_pipelines().await?;
+        if self.block.is_some() {
+            self.apply_completed();
+        }
+        if self.failed_shard().is_some() {
+            return Err(aborted());
+        }
         match (name, &value) {
             ("key", _) | ("shard", None) => {}
             ("shard", Some(shard)) => {
@@ -45,14 +53,6 @@ impl Session {
                     format!("there is no setting gavel.{name}; hints are gavel.key and gavel.shard");
                 return Err(Failure::error(sqlstate::INVALID_PARAMETER_VALUE, message));
             }
-        }
-        // In a pipeline the block may be about to end.
-        self.finish_pipelines().await?;
-        if self.block.is_some() {
-            self.apply_completed();
-        }
-        if self.failed_shard().is_some() {
-            return Err(aborted());
         }
         match &mut self.block {
             Some(block) => {
