@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
@@ -112,6 +112,8 @@ pub struct Shared {
     pub handshake: ArcSwap<HandshakeContext>,
     /// Catalog of databases that are not routed.
     pub no_schema: Arc<Schema>,
+    /// Grows with DDL in such databases: what was prepared before is not shared with sessions that prepare afterwards.
+    pub unrouted_ddl: AtomicU64,
     /// Sessions by the process id of their cancel key.
     pub sessions: Mutex<HashMap<i32, Entry>>,
     /// Sessions that have logged in or are about to.
@@ -176,6 +178,7 @@ impl Shared {
             connect: ArcSwap::new(parts.connect),
             handshake: ArcSwap::from_pointee(parts.handshake),
             no_schema: Arc::default(),
+            unrouted_ddl: AtomicU64::new(0),
             sessions: Mutex::default(),
             clients: AtomicUsize::new(0),
             threads: parts.threads,

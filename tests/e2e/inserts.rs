@@ -1,11 +1,14 @@
 //! INSERT of many rows, however they are written: each row is where its key belongs, once, and the answer is PostgreSQL's.
 
 use tests::cluster::{Cluster, first_column};
+use tests::wire::Wire;
+use tests::{wire_message as message, wire_print};
 use tokio_postgres::Client;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::house::{build, holders};
+use crate::set_off::refused;
 
 /// Every row is found by its key, and nowhere else.
 async fn all_in_place(cluster: &Cluster, client: &Client, table: &str, rows: usize) {
@@ -276,4 +279,47 @@ async fn more_literals_than_parameters_could_be_and_sources_in_parentheses() {
         client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
     all_in_place(&cluster, &client, "wrapped", 13).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reference_table_gets_the_same_values_on_every_shard_or_none() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    client.batch_execute("CREATE TABLE users (id int, at timestamptz, e text)").await.expect("create");
+    for sql in [
+        "INSERT INTO users VALUES (1, '2024-01-01', 'now and then, cheaply'), (2, now(), 'lot')",
+        "INSERT INTO users (id, e) VALUES (3, coalesce(current_setting('app.x', true), ''))",
+        "UPDATE users SET at = '2024-01-02 10:00' WHERE id = 3",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    for sql in [
+        "INSERT INTO users VALUES (4, 'now', '')",
+        "INSERT INTO users SELECT 4, ' Today 10:00'",
+        "UPDATE users SET at = 'now' WHERE id = 1",
+        "INSERT INTO users (id, e) VALUES (4, ('now'::timestamptz)::text)",
+        "INSERT INTO users (id, e) VALUES (4, txid_current()::text)",
+        "INSERT INTO users (id, e) VALUES (4, pg_backend_pid()::text)",
+        "INSERT INTO users (id, e) VALUES (4, inet_server_port()::text)",
+        "INSERT INTO users (id, e) VALUES (4, current_setting('port'))",
+        "INSERT INTO users (id, e) VALUES (4, 'users'::regclass::oid::text)",
+        "INSERT INTO users (id, e) SELECT 4, xmin::text FROM users WHERE id = 1",
+        "UPDATE users SET e = tableoid::text",
+        "DELETE FROM users WHERE users.ctid = '(0,1)'",
+    ] {
+        refused(&client, sql, "evaluated separately on each shard").await;
+    }
+    let mut wire = Wire::login(&cluster.login()).expect("login");
+    let steps = [
+        message::parse("", "INSERT INTO users VALUES (4, $1, '')", &[]),
+        message::bind("", "", &[message::Value::Text(b"now".to_vec())], &[]),
+        message::execute("", 0),
+        message::sync(),
+    ];
+    wire.send(&steps.concat()).expect("sent");
+    let frames = wire.read_until_ready(1).expect("answered");
+    let states: Vec<_> = frames.iter().filter_map(wire_print::sqlstate).collect();
+    assert_eq!(states, ["0A000"], "{frames:?}");
+    let rows = cluster.on_each_primary("SELECT (id, at, e)::text FROM users ORDER BY id").await;
+    assert!(rows[0].len() == 3 && rows[0] == rows[1], "{rows:?}");
 }

@@ -7,15 +7,19 @@ use tests::wire::Wire;
 use tests::wire_message as message;
 use tokio_postgres::Client;
 
-use crate::house::{add_auctions, build, holders};
+use crate::house::{add_auctions, build, holders, one_of_each};
 
 /// How long the proxy may take to notice what happened to a node.
 const NOTICE: Duration = Duration::from_secs(20);
 
 /// Whether the read of an auction is answered by a replica.
 async fn on_replica(client: &Client) -> bool {
-    let sql = "SELECT current_setting('cluster_name') FROM auctions WHERE auction_id = 1";
-    first_column(client, sql).await.concat().contains("replica")
+    is_on_replica(client, 1).await
+}
+
+async fn is_on_replica(client: &Client, auction: i64) -> bool {
+    let sql = format!("SELECT current_setting('cluster_name') FROM auctions WHERE auction_id = {auction}");
+    first_column(client, &sql).await.concat().contains("replica")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,6 +63,33 @@ async fn a_write_does_not_follow_a_read_to_a_replica() {
         assert_eq!(tags, "12DC12C12DCZ", "{frames:?}");
         let read = frames.iter().rfind(|frame| frame.tag == b'D').expect("a row");
         assert!(read.body.ends_with(price.to_string().as_bytes()), "its own write is seen: {read:?}");
+    }
+}
+
+/// A pipeline that has written is a writing transaction, also for a shard where it has only read so far.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_that_has_written_reads_on_primaries() {
+    let cluster = Cluster::builder().replicas(1).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    let (one, two) = one_of_each(&cluster).await;
+    let mut wire = Wire::login(&cluster.login()).expect("login through the proxy");
+    let step = |sql: &str| {
+        [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)].concat()
+    };
+    for price in 1..=15 {
+        eventually(NOTICE, "a read on a replica", || is_on_replica(&client, two)).await;
+        let pipeline = [
+            step(&format!("UPDATE auctions SET price = {price} WHERE auction_id = {one}")),
+            step(&format!("SELECT title FROM auctions WHERE auction_id = {two}")),
+            step(&format!("UPDATE auctions SET price = {price} WHERE auction_id = {two}")),
+            message::sync(),
+        ];
+        wire.send(&pipeline.concat()).expect("sent");
+        let frames = wire.read_until_ready(1).expect("an answer");
+        let tags: String = frames.iter().map(|frame| char::from(frame.tag)).collect();
+        assert_eq!(tags, "12C12DC12CZ", "{frames:?}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! Logging in, and what a session sees of the cluster.
 
-use tests::cluster::{Cluster, first_column};
+use std::time::Duration;
+
+use tests::cluster::{Cluster, eventually, first_column};
 use tokio_postgres::error::SqlState;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,4 +132,55 @@ async fn other_databases_pass_through_to_the_first_shard() {
     assert_eq!(first_column(&client, "SELECT a FROM plain").await, ["7"]);
     let port = cluster.shard(0).primary.port.to_string();
     assert_eq!(first_column(&client, "SHOW port").await, [port]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_other_databases_do_not_meet() {
+    let cluster = Cluster::builder().config_extra("[pool]\nsize = 4").start().await;
+    let (one, two) = (cluster.connect_to("postgres").await, cluster.connect_to("postgres").await);
+    let lock = "SELECT pg_try_advisory_lock(7001)::text";
+    assert_eq!(first_column(&one, lock).await, ["true"]);
+    assert_eq!(first_column(&two, lock).await, ["false"]);
+    drop(one);
+    eventually(Duration::from_secs(10), "the lock goes with its session", async || {
+        first_column(&two, lock).await == ["true"]
+    })
+    .await;
+    let setter = cluster.connect_to("postgres").await;
+    first_column(&setter, "SELECT set_config('app.x', 'secret', false)").await;
+    assert_eq!(first_column(&setter, "SELECT current_setting('app.x')").await, ["secret"]);
+    drop(setter);
+    for _ in 0..4 {
+        let next = cluster.connect_to("postgres").await;
+        assert_eq!(first_column(&next, "SELECT coalesce(current_setting('app.x', true), '')").await, [""]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_session_of_another_database_prepares_anew_after_ddl() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect_to("postgres").await;
+    client
+        .batch_execute("CREATE TABLE m (id int, a int); INSERT INTO m VALUES (1, 1)")
+        .await
+        .expect("create");
+    let columns = async || {
+        let session = cluster.connect_to("postgres").await;
+        let rows = session.query("SELECT * FROM m WHERE id = $1", &[&1_i32]).await?;
+        Ok::<_, tokio_postgres::Error>(rows[0].len())
+    };
+    for _ in 0..3 {
+        assert_eq!(columns().await.expect("rows"), 2);
+    }
+    client.batch_execute("ALTER TABLE m ADD b int").await.expect("altered");
+    for _ in 0..3 {
+        assert_eq!(columns().await.expect("a session that has prepared nothing before"), 3);
+    }
+    // Behind the proxy's back: the first one that meets it tells the others.
+    let node = cluster.shard(0).primary.connect("postgres").await.expect("the node is up");
+    node.batch_execute("ALTER TABLE m ADD c int").await.expect("altered");
+    let _ = columns().await;
+    for _ in 0..3 {
+        assert_eq!(columns().await.expect("told"), 4);
+    }
 }

@@ -66,6 +66,12 @@ impl Events {
         self.error.as_ref().and_then(|frame| backend::error_field(&frame[HEADER..], b'C'))
     }
 
+    /// Whether this function of the server's has raised the error.
+    pub fn is_of(&self, routine: &[u8]) -> bool {
+        let raised = self.error.as_ref().and_then(|frame| backend::error_field(&frame[HEADER..], b'R'));
+        raised == Some(routine)
+    }
+
     /// What the application is told in place of an error that a node has reported.
     pub(super) fn edited(&self, frame: &[u8]) -> Option<Bytes> {
         self.verdict.as_ref()?.instead_of(frame)

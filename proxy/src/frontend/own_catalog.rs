@@ -4,6 +4,7 @@
 //! Invariant: a statement is analysed when it is its turn, with everything done that comes before it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use router_config::settings::DatabaseKind;
 use router_config::topology::ShardId;
@@ -116,6 +117,9 @@ impl Session {
     pub async fn refresh_catalog(&mut self) {
         if self.block.is_none() && self.changes.take() {
             self.worker.shared.catalog_changed(self.catalog.as_ref()).await;
+            if !matches!(self.who.kind, DatabaseKind::Sharded) {
+                self.worker.shared.unrouted_ddl.fetch_add(1, Ordering::Relaxed);
+            }
             self.context = None;
         }
     }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use router_config::settings::DatabaseKind;
 use router_config::topology::ShardId;
@@ -130,7 +131,12 @@ impl Session {
     /// Identity of what a Parse of this session reads besides its text.
     pub fn parse_context(&self) -> u64 {
         use std::hash::BuildHasher;
-        let schema = self.schema().generation;
+        let schema = match self.who.kind {
+            DatabaseKind::Sharded => self.schema().generation,
+            DatabaseKind::FirstShard | DatabaseKind::Node(_) => {
+                self.worker.shared.unrouted_ddl.load(Ordering::Relaxed)
+            }
+        };
         let private = if self.temp_tables { Arc::as_ptr(&self.visible) as u64 } else { 0 };
         foldhash::fast::FixedState::default().hash_one((
             self.who.user.as_str(),

@@ -230,10 +230,14 @@ impl Session {
         }
     }
 
-    /// Whether reads may go to replicas.
+    /// Whether reads may go to replicas: not those of a pipeline that has written, which is one transaction.
     pub fn reads_replica(&self, settings: &Settings) -> bool {
         let sharded = matches!(self.who.kind, DatabaseKind::Sharded);
-        sharded && self.who.mode == PoolMode::Transaction && settings.routing.reads == Reads::Replica
+        let writes = self.held.iter().any(|held| held.wrote && held.unsynced);
+        sharded
+            && !writes
+            && self.who.mode == PoolMode::Transaction
+            && settings.routing.reads == Reads::Replica
     }
 }
 

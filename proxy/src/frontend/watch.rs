@@ -18,6 +18,7 @@ use crate::metrics::{PlanKind, RefusalClass, ServedBy};
 use crate::route::plan::{Plan, Reason};
 use crate::route::refusal::Refusal;
 use crate::sql::normalise::normalise;
+use crate::wire::sqlstate;
 
 /// Characters of a slow statement that are logged.
 const TEXT_CHARS: usize = 1000;
@@ -184,6 +185,12 @@ impl Session {
     pub fn count_shard_error(&self) {
         if let Some(code) = self.events.sqlstate() {
             self.worker.shared.metrics.error(&String::from_utf8_lossy(code));
+            if code == sqlstate::FEATURE_NOT_SUPPORTED.as_bytes()
+                && self.events.is_of(b"RevalidateCachedQuery")
+            {
+                // DDL that did not pass here: a statement that others have prepared is not what it was.
+                self.worker.shared.unrouted_ddl.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -235,6 +235,10 @@ impl Case<'_> {
         if let Some(what) = self.facts.unrepeatable.as_ref().filter(|what| !same(what)) {
             return Err(Refusal::unrepeatable(what, "A reference table has the same rows on every shard."));
         }
+        if self.facts.times && self.values.name_the_time() {
+            let what = "'now', or a text of its kind,";
+            return Err(Refusal::unrepeatable(what, "A reference table has the same rows on every shard."));
+        }
         if matches!(self.facts.command, Command::Prepare(_) | Command::Declare { .. } | Command::Call) {
             return Err(Refusal::several_shards(
                 "this statement on a reference table",

@@ -96,6 +96,7 @@ pub(super) fn facts(command: Command, scope: Scope) -> Facts {
         unrepeatable: None,
         barred: None,
         unknown_name: false,
+        times: false,
         reshaped: Vec::new(),
         defaults: None,
     }

@@ -1,8 +1,7 @@
 //! What one SQL statement says, independent of the values of its parameters and literals.
 //!
-//! Offsets are bytes into the text *as analysed*. A text of the simple protocol shares its facts with all texts that
-//! differ in literals alone; [`ValueRef::Literal`] counts literals in order of appearance, and
-//! `normalise` translates offsets.
+//! Offsets are bytes into the text *as analysed*. A text of the simple protocol shares its facts with all texts that differ in
+//! literals alone; [`ValueRef::Literal`] counts literals in order of appearance, and `normalise` translates offsets.
 
 use router_config::key::KeyType;
 use smallvec::SmallVec;
@@ -29,6 +28,8 @@ pub struct Facts {
     pub barred: Option<String>,
     /// It names a relation that the catalog does not know.
     pub unknown_name: bool,
+    /// It writes a reference table and dates or times: a text among its values may stand for the time (`'now'`).
+    pub times: bool,
     /// Tables that DDL makes and fills, or gives other names or columns.
     pub reshaped: Vec<Reshaped>,
     /// Rows of a reference table that leave columns to defaults which are not the same on each run.

@@ -1,11 +1,32 @@
-//! Whether a text has literals that may be dates or times, whose meaning depends on TimeZone, DateStyle or IntervalStyle.
+//! Texts that are dates or times: whose meaning depends on TimeZone, DateStyle or IntervalStyle, or on the clock.
 
 use super::lexer::{Kind, Lexer};
 
 const MONTHS: [&str; 12] =
     ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 
-/// Errs on the side of yes: a number with a separator and another number, or with the name of a month.
+/// Read as the time of the statement. Source: PostgreSQL 15, `datetime.sgml`, Special Values.
+const WORDS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+
+/// Whether this names a type of dates or times, or an array of such.
+pub fn is_time(type_name: &str) -> bool {
+    let name = type_name.strip_prefix("pg_catalog.").unwrap_or(type_name);
+    ["date", "time", "abstime"].iter().any(|head| name.starts_with(head))
+}
+
+/// Whether a date or time would be read from this text by the clock: one of the words, and beside it nothing but numbers and short
+/// words (a zone, `allballs`).
+pub fn names_the_time(text: &str) -> bool {
+    let mut words = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+    let special = |word: &str| WORDS.iter().any(|special| word.eq_ignore_ascii_case(special));
+    let mut found = false;
+    words.all(|word| {
+        found |= special(word);
+        special(word) || word.len() <= 4 || word.eq_ignore_ascii_case("allballs")
+    }) && found
+}
+
+/// Whether a text has literals that may be dates or times. Errs on the side of yes: a number with a separator and another number, or with the name of a month.
 pub fn may_have_times(text: &[u8], conforming: bool) -> bool {
     Lexer::new(text, conforming).any(|token| {
         let string = matches!(token.kind, Kind::String | Kind::Escaped | Kind::Unicode | Kind::Dollar);
@@ -30,7 +51,26 @@ fn may_be_time(literal: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::may_have_times;
+    use super::{may_have_times, names_the_time};
+
+    #[test]
+    fn words_for_the_time_are_told_from_prose() {
+        for text in [
+            "now",
+            " NOW ",
+            "Today",
+            "tomorrow 10:00",
+            "yesterday allballs",
+            "{now,today}",
+            "today 10:00 CET",
+        ] {
+            assert!(names_the_time(text), "{text}");
+        }
+        for text in ["", "known", "snow", "2024-01-01", "buy it now, cheaply", "epoch", "infinity", "nowhere"]
+        {
+            assert!(!names_the_time(text), "{text}");
+        }
+    }
 
     #[test]
     fn dates_and_times_are_told_from_other_strings() {

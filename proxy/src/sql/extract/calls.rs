@@ -106,6 +106,22 @@ pub(super) fn of_node(setting: &str) -> bool {
     matches!(setting, "in_hot_standby" | "transaction_read_only")
 }
 
+/// Whether a setting is that of the session, the same on every shard.
+fn of_session(setting: &str) -> bool {
+    const OF_SESSION: [&str; 9] = [
+        "application_name",
+        "client_encoding",
+        "datestyle",
+        "intervalstyle",
+        "role",
+        "search_path",
+        "server_encoding",
+        "server_version_num",
+        "timezone",
+    ];
+    setting.contains('.') || OF_SESSION.contains(&setting)
+}
+
 /// Take the name of a relation as a value.
 const BY_NAME: [&str; 12] = [
     "nextval",
@@ -189,20 +205,27 @@ impl<'q> Reader<'_, 'q> {
         }
         if name == "current_setting" {
             let setting = args.first().and_then(argument_value).and_then(|value| self.text_value(value));
-            if setting.is_some_and(|setting| of_node(&setting.to_lowercase())) {
+            let setting = setting.map(|setting| setting.to_lowercase());
+            if !setting.as_deref().is_some_and(of_session) {
+                self.seen
+                    .of_shard
+                    .get_or_insert_with(|| "current_setting() of a setting of the server".to_string());
+            }
+            if setting.as_deref().is_some_and(of_node) {
                 self.seen.primary.get_or_insert_with(|| "a setting that a standby has otherwise".to_string());
             }
         }
         if EXECUTE.contains(&name.as_str()) {
             self.unknown(format!("{name}() runs a query that is handed to it as a value"));
         }
+        // Before the name is looked up: where the catalog is not read, in databases that pass through, all names are unknown.
+        self.sequences_and_locks(&name, args);
         let Some(function) = self.ctx.schema.function(&name).copied() else {
             if !tells_time(&name) && !GRAMMAR.contains(&name.as_str()) {
                 self.unknown(unknown_function(&name));
             }
             return Ok(None);
         };
-        self.sequences_and_locks(&name, args);
         if let Some(position) = function.key_argument {
             return self.keyed_call(&name, args, position).map(Some);
         }

@@ -3,11 +3,13 @@
 
 use super::groups::NodeId;
 use super::reader::{Read, Reader};
+use super::scope::fold;
 use crate::sql::parse::ast::{
     AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, NamedWindowDefinition, NamedWindowExpr, OrderByExpr, Subscript, WindowFrameBound,
-    WindowSpec, WindowType,
+    FunctionArguments, Ident, NamedWindowDefinition, NamedWindowExpr, OrderByExpr, Subscript,
+    WindowFrameBound, WindowSpec, WindowType,
 };
+use crate::sql::times::is_time;
 
 impl<'q> Reader<'_, 'q> {
     pub(super) fn exprs(&mut self, list: &'q [Expr]) -> Read<()> {
@@ -26,12 +28,15 @@ impl<'q> Reader<'_, 'q> {
     /// Reads an expression for what is inside of it.
     pub(super) fn expr(&mut self, e: &'q Expr) -> Read<()> {
         match e {
-            Expr::Identifier(_)
-            | Expr::CompoundIdentifier(_)
-            | Expr::Value(_)
-            | Expr::TypedString(_)
-            | Expr::Wildcard(_)
-            | Expr::QualifiedWildcard(..) => {
+            Expr::Identifier(name) => {
+                self.system_column(name);
+                Ok(())
+            }
+            Expr::CompoundIdentifier(names) => {
+                names.last().into_iter().for_each(|name| self.system_column(name));
+                Ok(())
+            }
+            Expr::Value(_) | Expr::TypedString(_) | Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => {
                 self.typed(e);
                 Ok(())
             }
@@ -142,6 +147,15 @@ impl<'q> Reader<'_, 'q> {
         }
     }
 
+    /// `ddl.sgml`, System Columns
+    fn system_column(&mut self, name: &Ident) {
+        const SYSTEM: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
+        let name = fold(name);
+        if SYSTEM.contains(&name.as_str()) {
+            self.seen.of_shard.get_or_insert(name);
+        }
+    }
+
     /// `'name'::regclass` and the like name relations by value.
     fn typed(&mut self, e: &Expr) {
         let data_type = match e {
@@ -150,6 +164,7 @@ impl<'q> Reader<'_, 'q> {
             _ => return,
         };
         let name = data_type.to_string().to_lowercase();
+        self.seen.times |= is_time(&name);
         if name.starts_with("reg") || name.starts_with("pg_catalog.reg") {
             self.seen.by_value = true;
             self.seen.home_alone.get_or_insert_with(|| format!("a name of type {name}"));

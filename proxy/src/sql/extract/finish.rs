@@ -46,6 +46,7 @@ impl Reader<'_, '_> {
         facts.unrepeatable = seen.unrepeatable;
         facts.barred = seen.barred;
         facts.unknown_name = seen.unknown_name;
+        facts.times = seen.times && seen.writes_reference.is_some();
         facts.defaults = seen.defaults;
         Analysis { facts, by_value: seen.by_value }
     }
@@ -83,8 +84,10 @@ fn plain_scope(seen: &mut Seen) -> Scope {
             let why = format!("it writes the reference table {reference} and uses {other} of the home shard");
             return Scope::Unknown { why };
         }
-        if let Some(why) = seen.arbitrary_rows.take() {
-            seen.unrepeatable = Some(why);
+        // The greater hindrance is told: the time could be put in its place.
+        let differs = [seen.arbitrary_rows.take(), seen.home_alone.take(), seen.of_shard.take()];
+        if let Some(what) = differs.into_iter().flatten().next() {
+            seen.unrepeatable = Some(what);
         }
         return Scope::ReferenceWrite;
     }

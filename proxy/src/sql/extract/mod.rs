@@ -276,6 +276,7 @@ fn base(command: Command, scope: Scope) -> Facts {
         unrepeatable: None,
         barred: None,
         unknown_name: false,
+        times: false,
         reshaped: Vec::new(),
         defaults: None,
     }

@@ -70,6 +70,8 @@ pub(super) struct Seen {
     pub(super) unrepeatable: Option<String>,
     pub(super) defaults: Option<Box<crate::sql::facts::DefaultsShape>>,
     pub(super) effects: Effects,
+    /// A value that may be another one on each shard, though it is the same in each run on one.
+    pub(super) of_shard: Option<String>,
     /// Why nothing certain can be said of the statement.
     pub(super) unknown: Option<String>,
     /// setval of a sequence that every shard draws from.
@@ -78,6 +80,8 @@ pub(super) struct Seen {
     pub(super) barred: Option<String>,
     /// A relation is named that the catalog does not know.
     pub(super) unknown_name: bool,
+    /// Dates or times are written to a reference table, or texts are cast to such.
+    pub(super) times: bool,
     pub(super) by_value: bool,
     pub(super) returns_rows: bool,
     /// LIMIT without an order, or the like, over tables that are the same on all shards.

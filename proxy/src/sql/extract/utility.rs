@@ -130,7 +130,8 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     facts.returns_rows = false;
     facts.tables = tables.iter().take(16).map(|r| r.full_name()).collect();
     // Defaults, expressions of indexes and queries are evaluated by some commands.
-    facts.effects.spoils = ctx.schema.functions.values().any(|function| function.reach.leaves);
+    let called = (0..t.len()).any(|at| t.is(at, "set_config") || t.keyword(at).contains("advisory"));
+    facts.effects.spoils = called || ctx.schema.functions.values().any(|function| function.reach.leaves);
     // RESTART IDENTITY: sequences are aligned as after DDL.
     let restarts = t.is(0, "truncate") && (1..t.len()).any(|i| t.is(i, "restart"));
     facts.effects.changes_catalog = restarts
