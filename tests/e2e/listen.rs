@@ -146,11 +146,8 @@ async fn pitfall_4_listen_takes_effect_at_commit() {
 async fn pitfall_4_listen_in_a_pipeline() {
     let cluster = Cluster::builder().start().await;
     let mut wire = login(&cluster);
-    let step = |sql: &str| {
-        [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)].concat()
-    };
     let pipeline = |wire: &mut Wire, texts: &[&str]| {
-        let mut bytes: Vec<u8> = texts.iter().flat_map(|sql| step(sql)).collect();
+        let mut bytes: Vec<u8> = texts.iter().flat_map(|sql| message::step(sql)).collect();
         bytes.extend(message::sync());
         wire.send(&bytes).expect("sent");
         tags(&wire.read_until_ready(1).expect("an answer"))

@@ -8,15 +8,8 @@ use tests::{wire_message as message, wire_print};
 
 use crate::house::{add_auctions, build};
 
-/// Parse, Bind, Execute, Sync.
 fn extended(sql: &str) -> Vec<u8> {
-    let frames = [
-        message::parse("", sql, &[]),
-        message::bind("", "", &[], &[]),
-        message::execute("", 0),
-        message::sync(),
-    ];
-    frames.concat()
+    [message::step(sql), message::sync()].concat()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,14 +47,11 @@ async fn a_write_does_not_follow_a_read_to_a_replica() {
     add_auctions(&client, 2).await;
     eventually(NOTICE, "a read on a replica", || on_replica(&client)).await;
     let mut wire = Wire::login(&cluster.login()).expect("login through the proxy");
-    let step = |sql: &str| {
-        [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)].concat()
-    };
     for price in 1..=30 {
         let pipeline = [
-            step("SELECT title FROM auctions WHERE auction_id = 1"),
-            step(&format!("UPDATE auctions SET price = {price} WHERE auction_id = 2")),
-            step("SELECT price FROM auctions WHERE auction_id = 2"),
+            message::step("SELECT title FROM auctions WHERE auction_id = 1"),
+            message::step(&format!("UPDATE auctions SET price = {price} WHERE auction_id = 2")),
+            message::step("SELECT price FROM auctions WHERE auction_id = 2"),
             message::sync(),
         ];
         wire.send(&pipeline.concat()).expect("sent");
@@ -75,15 +72,12 @@ async fn a_pipeline_that_has_written_reads_on_primaries() {
     add_auctions(&client, 20).await;
     let (one, two) = one_of_each(&cluster).await;
     let mut wire = Wire::login(&cluster.login()).expect("login through the proxy");
-    let step = |sql: &str| {
-        [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)].concat()
-    };
     for price in 1..=15 {
         eventually(NOTICE, "a read on a replica", || is_on_replica(&client, two)).await;
         let pipeline = [
-            step(&format!("UPDATE auctions SET price = {price} WHERE auction_id = {one}")),
-            step(&format!("SELECT title FROM auctions WHERE auction_id = {two}")),
-            step(&format!("UPDATE auctions SET price = {price} WHERE auction_id = {two}")),
+            message::step(&format!("UPDATE auctions SET price = {price} WHERE auction_id = {one}")),
+            message::step(&format!("SELECT title FROM auctions WHERE auction_id = {two}")),
+            message::step(&format!("UPDATE auctions SET price = {price} WHERE auction_id = {two}")),
             message::sync(),
         ];
         wire.send(&pipeline.concat()).expect("sent");

@@ -153,13 +153,9 @@ async fn set_config_is_followed_as_set_is() {
     }
 }
 
-fn step(sql: &str) -> Vec<u8> {
-    [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)].concat()
-}
-
 /// Sends statements as one pipeline; the reply.
 fn pipeline(wire: &mut Wire, texts: &[&str]) -> Vec<Frame> {
-    let mut bytes: Vec<u8> = texts.iter().flat_map(|sql| step(sql)).collect();
+    let mut bytes: Vec<u8> = texts.iter().flat_map(|sql| message::step(sql)).collect();
     bytes.extend(message::sync());
     wire.send(&bytes).expect("sent");
     wire.read_until_ready(1).expect("an answer")

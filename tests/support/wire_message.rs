@@ -140,6 +140,12 @@ pub fn execute(portal: &str, max_rows: i32) -> Vec<u8> {
     frame(b'E', &body)
 }
 
+/// Parse, Bind and Execute of the unnamed statement, without parameters.
+#[must_use]
+pub fn step(sql: &str) -> Vec<u8> {
+    [parse("", sql, &[]), bind("", "", &[], &[]), execute("", 0)].concat()
+}
+
 /// Sync.
 #[must_use]
 pub fn sync() -> Vec<u8> {

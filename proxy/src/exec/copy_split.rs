@@ -81,7 +81,7 @@ impl Session {
         let outcome = match ran {
             Ok(outcome) => outcome,
             Err(Broken::Shard(_, StepError::Client(error))) => return Err(Failure::Client(error)),
-            Err(Broken::Shard(turn, error)) => return Err(self.lose(order[turn], error, false)),
+            Err(Broken::Shard(turn, error)) => return Err(self.lose(order[turn], error)),
             Err(Broken::Data(error, outcome)) => {
                 // PostgreSQL would have stopped at the first line that is wrong, whoever finds it.
                 let frames = told(&outcome, &way);

@@ -149,7 +149,7 @@ impl Session {
         reply::bare(&mut conn.write, frontend::tag::SYNC);
         conn.owe(Owed::Sync(Show::NOTHING));
         self.events.last_tag = None;
-        self.run_to_end(at, false).await?;
+        self.run_to_end(at).await?;
         if self.events.error.is_some() {
             return Ok(None);
         }
@@ -175,7 +175,7 @@ impl Session {
         conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
         reply::bare(&mut conn.write, frontend::tag::SYNC);
         conn.owe(Owed::Sync(Show::NOTHING));
-        self.run_to_end(at, false).await
+        self.run_to_end(at).await
     }
 
     /// DECLARE has run on several shards, or CLOSE.
@@ -289,7 +289,7 @@ impl Session {
 
     async fn fetched(&mut self, at: usize) -> Result<Option<u64>, Failure> {
         self.events.last_tag = None;
-        self.run_to_end(at, false).await?;
+        self.run_to_end(at).await?;
         if self.events.error.is_some() {
             return Ok(None);
         }

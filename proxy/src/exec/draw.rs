@@ -63,7 +63,7 @@ impl Session {
                     let mut events = Events::default();
                     let conn = &mut self.held[at].lease;
                     if let Err(error) = ask_bound(&mut self.io, conn, &draw.sql, bound, &mut events).await {
-                        return Err(self.lose(at, error, false));
+                        return Err(self.lose(at, error));
                     }
                     text_rows(&mut events)?
                 }

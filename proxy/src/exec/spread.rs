@@ -309,7 +309,7 @@ impl Session {
                 }
                 Ok(events)
             }
-            Err((turn, error)) => Err(self.lose(order[turn], error, false)),
+            Err((turn, error)) => Err(self.lose(order[turn], error)),
         }
     }
 

@@ -52,17 +52,13 @@ impl Session {
     /// COMMIT or ROLLBACK on one conn, which then is no longer part of the block.
     async fn end_on(&mut self, at: usize, command: &str) -> Result<(), Failure> {
         let shard = self.held[at].shard;
+        self.held[at].committing = command == "COMMIT";
         let done = self.ask(at, command).await;
         if let Some(held) = self.held.iter_mut().find(|held| held.shard == shard && held.enlisted) {
             held.enlisted = false;
             held.lease.spoiled |= held.lease.status != Status::Idle;
         }
-        match done {
-            Err(Failure::Lost { shard, error, .. }) => {
-                Err(Failure::Lost { shard, error, committing: command == "COMMIT" })
-            }
-            other => other,
-        }
+        done
     }
 
     async fn commit_two_phase(&mut self) -> Result<(), Failure> {

@@ -294,7 +294,7 @@ impl Session {
         let held = &mut self.held[at];
         match bring(&mut self.io, &mut held.lease, &wanted).await {
             Ok(events) => self.settings_brought(events),
-            Err(error) => Err(self.lose(at, error, false)),
+            Err(error) => Err(self.lose(at, error)),
         }
     }
 

@@ -133,7 +133,7 @@ impl Session {
         reply::bare(&mut held.lease.write, tag::FLUSH);
         held.unsynced = true;
         self.events.descriptions.clear();
-        self.run_to_end(at, false).await?;
+        self.run_to_end(at).await?;
         self.check_pipeline_error()?;
         let described = self.events.descriptions.drain(..).rev().find(|frame| frame.first() == Some(&b'T'));
         Ok(described.and_then(|frame| column_types(&frame)).unwrap_or_default())

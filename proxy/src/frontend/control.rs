@@ -315,7 +315,7 @@ impl Session {
         held.unnamed = None;
         reply::query(&mut held.lease.write, sql.as_bytes());
         held.lease.owe(Owed::Query(Show::ERRORS));
-        self.run_to_end(at, false).await?;
+        self.run_to_end(at).await?;
         if self.events.error.is_none() {
             self.set_elsewhere(facts, None, sql.as_bytes(), conn.0).await?;
             self.note_local(&sql);
@@ -365,7 +365,7 @@ impl Session {
         held.lease.spoiled = false;
         reply::query(&mut held.lease.write, b"DISCARD ALL");
         held.lease.owe(Owed::Query(Show::ERRORS));
-        self.run_to_end(at, false).await?;
+        self.run_to_end(at).await?;
         self.names.statements.clear();
         self.names.portals.clear();
         self.return_to(Arc::clone(&self.startup_gucs));
@@ -411,7 +411,7 @@ impl Session {
             Via::Simple => {
                 reply::query(&mut conn.write, text.as_bytes());
                 conn.owe(Owed::Query(Show::ALL.without(Show::READY)));
-                self.run_to_end(at, false).await
+                self.run_to_end(at).await
             }
             Via::Extended => {
                 reply::parse(&mut conn.write, b"", text.as_bytes(), &[]);

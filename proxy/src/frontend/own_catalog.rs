@@ -165,7 +165,7 @@ impl Session {
         let ran = single::ask(&mut self.io, &mut held.lease, sql, &mut events).await;
         self.events.parameters.append(&mut events.parameters);
         if let Err(error) = ran {
-            return Err(self.lose(at, error, false));
+            return Err(self.lose(at, error));
         }
         if let Some(ticket) = asks_lsn {
             // Its answer comes in front of the query's own rows.

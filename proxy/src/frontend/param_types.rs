@@ -73,7 +73,7 @@ impl Session {
             self.ask(at, "SAVEPOINT gavel_types").await?;
             if let Err(error) = describe(&mut self.io, &mut self.held[at].lease, statement, &mut events).await
             {
-                return Err(self.lose(at, error, false));
+                return Err(self.lose(at, error));
             }
             self.ask(at, "ROLLBACK TO SAVEPOINT gavel_types; RELEASE SAVEPOINT gavel_types").await?;
         } else {

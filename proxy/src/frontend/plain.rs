@@ -101,8 +101,8 @@ impl Session {
         self.watch.keep_text(Bytes::copy_from_slice(self.io.current_text()));
         self.io.drop_current();
         let outcome = match done {
-            Ok(()) => self.run_to_end(at, false).await,
-            Err(error) => Err(self.lose(at, error, false)),
+            Ok(()) => self.run_to_end(at).await,
+            Err(error) => Err(self.lose(at, error)),
         };
         self.finish_simple(outcome).await
     }

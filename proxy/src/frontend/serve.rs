@@ -421,7 +421,7 @@ impl Session {
         let held = &mut self.held[at];
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(crate::backend::owed::Owed::Function);
-        self.run_to_end(at, false).await
+        self.run_to_end(at).await
     }
 
     /// The end of a session: conns that it kept are reset or closed.

@@ -98,14 +98,14 @@ impl Session {
         let held = &mut self.held[at];
         let done = single::run(&mut self.io, &mut held.lease, &mut self.events).await;
         if let Err(error) = done {
-            return Err(self.lose(at, error, false));
+            return Err(self.lose(at, error));
         }
         self.learn_lsn(at);
         Ok(())
     }
 
     /// Gives up a conn on which something failed.
-    pub fn lose(&mut self, at: usize, error: super::io::StepError, committing: bool) -> Failure {
+    pub fn lose(&mut self, at: usize, error: super::io::StepError) -> Failure {
         let held = self.held.swap_remove(at);
         self.worker.pools.backend.add(held.lease.moved);
         if let (Some(node), super::io::StepError::Backend(_)) = (held.node, &error) {
@@ -130,7 +130,7 @@ impl Session {
         }
         let shard = self.shard_name(held.shard);
         // Outside of a block the server commits on its own as soon as it has executed.
-        let committing = committing || held.committing || (held.wrote && !held.enlisted);
+        let committing = held.committing || (held.wrote && !held.enlisted);
         Failure::of_step(error, &shard, committing)
     }
 

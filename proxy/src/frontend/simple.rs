@@ -137,7 +137,7 @@ impl Session {
         held.unnamed = None;
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
-        self.run_to_end(at, false).await
+        self.run_to_end(at).await
     }
 
     /// Several statements in one text: one implicit transaction. Passed on whole when all of it goes to one shard; else each
@@ -166,7 +166,7 @@ impl Session {
                 analysed.statements().iter().any(|s| matches!(s.facts.command, Command::Commit { .. }));
             held.lease.write.extend_from_slice(frame);
             held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
-            return self.run_to_end(at, false).await;
+            return self.run_to_end(at).await;
         }
         let reading = self.reading();
         for index in 0..analysed.statements().len() {
@@ -214,7 +214,7 @@ impl Session {
             return self.forward_query(at, &frame, facts, &own).await;
         }
         Box::pin(self.statement(&frame, text, analysed, index)).await?;
-        self.finish_statement_effects();
+        self.apply_completed();
         Ok(())
     }
 
@@ -324,7 +324,7 @@ impl Session {
     pub(super) async fn finish_simple(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
         let mut outcome = outcome;
         let failed = outcome.is_err() || self.events.error.is_some();
-        self.finish_statement_effects();
+        self.apply_completed();
         if self.block.as_ref().is_some_and(|block| block.implicit) {
             let ended = self.end_implicit(failed).await;
             if outcome.is_ok() && !failed {
@@ -368,11 +368,6 @@ impl Session {
         done
     }
 
-    /// Applies what completed statements do to the session.
-    pub fn finish_statement_effects(&mut self) {
-        self.apply_completed();
-    }
-
     /// The answer to EXPLAIN (GAVEL), with its description or without.
     pub fn explanation(
         &self,
@@ -397,14 +392,14 @@ impl Session {
     }
 
     /// Runs a held conn until it owes nothing, feeding it COPY data when it asks.
-    pub async fn run_to_end(&mut self, at: usize, committing: bool) -> Result<(), Failure> {
+    pub async fn run_to_end(&mut self, at: usize) -> Result<(), Failure> {
         loop {
             let held = &mut self.held[at];
             if !self.events.copy_in
                 && let Err(error) =
                     crate::exec::single::run(&mut self.io, &mut held.lease, &mut self.events).await
             {
-                return Err(self.lose(at, error, committing));
+                return Err(self.lose(at, error));
             }
             if !std::mem::take(&mut self.events.copy_in) {
                 break;
@@ -412,7 +407,7 @@ impl Session {
             let held = &mut self.held[at];
             let fed = crate::exec::copy_in::feed(&mut self.io, &mut held.lease, &mut self.events).await;
             if let Err(error) = fed {
-                return Err(self.lose(at, error, committing));
+                return Err(self.lose(at, error));
             }
             let held = &mut self.held[at];
             if let Some(ignored) = held.lease.forget_ignored_syncs() {

@@ -108,7 +108,7 @@ impl Session {
         let at = self.ask_to_parse(body, types).await?;
         let conn = &mut *self.held[at].lease;
         queue_sync(conn);
-        self.run_to_end(at, false).await
+        self.run_to_end(at).await
     }
 
     /// The statement that EXECUTE names, with a Bind of its arguments.
@@ -175,7 +175,7 @@ impl Session {
         reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, b"");
         conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
         queue_sync(conn);
-        self.run_to_end(at, false).await
+        self.run_to_end(at).await
     }
 
     async fn execute_in_sql(

@@ -42,28 +42,26 @@ const EXPRESSIONS: &str = "SELECT p.polrelid, 'the policy ' || p.polname, e.text
 
 /// Functions of the user's that run when a relation is used (0: when something of another kind is), and whether they run when
 /// it is read.
-const RUNS: &str = "SELECT x.relation, x.reads, f.proname::text FROM ( \
-       SELECT r.ev_class AS relation, true AS reads, d.refobjid AS function FROM pg_catalog.pg_depend d \
-         JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid \
-         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
-       UNION SELECT p.polrelid, true, d.refobjid FROM pg_catalog.pg_depend d \
-         JOIN pg_catalog.pg_policy p ON d.classid = 'pg_catalog.pg_policy'::regclass AND p.oid = d.objid \
-         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
-       UNION SELECT a.adrelid, false, d.refobjid FROM pg_catalog.pg_depend d \
-         JOIN pg_catalog.pg_attrdef a ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND a.oid = d.objid \
-         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
-       UNION SELECT c.conrelid, c.conrelid = 0, d.refobjid FROM pg_catalog.pg_depend d \
-         JOIN pg_catalog.pg_constraint c ON d.classid = 'pg_catalog.pg_constraint'::regclass AND c.oid = d.objid \
-         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
-       UNION SELECT t.tgrelid, false, t.tgfoid FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal \
-       UNION SELECT i.indrelid, false, d.refobjid FROM pg_catalog.pg_depend d \
-         JOIN pg_catalog.pg_index i ON d.classid = 'pg_catalog.pg_class'::regclass AND i.indexrelid = d.objid \
-         WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
-       UNION SELECT 0, true, d.refobjid FROM pg_catalog.pg_depend d WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass \
-         AND d.classid IN ('pg_catalog.pg_operator'::regclass, 'pg_catalog.pg_cast'::regclass, \
+const RUNS: &str = "WITH d AS (SELECT classid, objid, refobjid AS function FROM pg_catalog.pg_depend \
+       WHERE refclassid = 'pg_catalog.pg_proc'::regclass AND refobjid >= 16384) \
+     SELECT x.relation, x.reads, f.proname::text FROM ( \
+       SELECT r.ev_class AS relation, true AS reads, function FROM d \
+         JOIN pg_catalog.pg_rewrite r ON classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = objid \
+       UNION SELECT p.polrelid, true, function FROM d \
+         JOIN pg_catalog.pg_policy p ON classid = 'pg_catalog.pg_policy'::regclass AND p.oid = objid \
+       UNION SELECT a.adrelid, false, function FROM d \
+         JOIN pg_catalog.pg_attrdef a ON classid = 'pg_catalog.pg_attrdef'::regclass AND a.oid = objid \
+       UNION SELECT c.conrelid, c.conrelid = 0, function FROM d \
+         JOIN pg_catalog.pg_constraint c ON classid = 'pg_catalog.pg_constraint'::regclass AND c.oid = objid \
+       UNION SELECT t.tgrelid, false, t.tgfoid FROM pg_catalog.pg_trigger t \
+         WHERE NOT t.tgisinternal AND t.tgfoid >= 16384 \
+       UNION SELECT i.indrelid, false, function FROM d \
+         JOIN pg_catalog.pg_index i ON classid = 'pg_catalog.pg_class'::regclass AND i.indexrelid = objid \
+       UNION SELECT 0, true, function FROM d \
+         WHERE classid IN ('pg_catalog.pg_operator'::regclass, 'pg_catalog.pg_cast'::regclass, \
            'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_amproc'::regclass, \
            'pg_catalog.pg_opclass'::regclass)) x \
-     JOIN pg_catalog.pg_proc f ON f.oid = x.function AND f.oid >= 16384";
+     JOIN pg_catalog.pg_proc f ON f.oid = x.function";
 
 /// What is asked, in the order of the answers.
 pub(crate) const QUESTIONS: [&str; 6] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS, UNIQUES];

@@ -215,7 +215,7 @@ impl Session {
         for at in 0..self.held.len() {
             if self.held[at].lease.owed_len() > 0 {
                 reply::bare(&mut self.held[at].lease.write, tag::FLUSH);
-                self.run_to_end(at, false).await?;
+                self.run_to_end(at).await?;
             }
         }
         let _ = self.check_pipeline_error();
@@ -288,7 +288,7 @@ impl Session {
             let held = &mut self.held[at];
             if !held.unsynced {
                 if held.lease.owed_len() > 0 {
-                    outcome = outcome.and(self.run_to_end(at, false).await);
+                    outcome = outcome.and(self.run_to_end(at).await);
                 }
                 continue;
             }
@@ -298,7 +298,7 @@ impl Session {
             }
             queue_sync(&mut held.lease);
             held.unsynced = false;
-            outcome = outcome.and(self.run_to_end(at, false).await);
+            outcome = outcome.and(self.run_to_end(at).await);
         }
         outcome
     }

@@ -106,7 +106,7 @@ impl Session {
         }
         queue_sync(&mut held.lease);
         held.unsynced = false;
-        self.run_to_end(at, false).await?;
+        self.run_to_end(at).await?;
         self.check_pipeline_error()?;
         if self.block.is_some() {
             // The next shard joins the block as it is now, or none if this one has ended it.
