@@ -18,6 +18,7 @@ mod oids;
 mod own_catalog;
 mod pitfalls;
 mod replicas;
+mod reshaped;
 mod routing;
 mod session;
 mod set_off;

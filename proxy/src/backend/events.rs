@@ -6,9 +6,22 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::owed::Show;
+use super::prepared::SharedStatement;
+use super::shape::Shape;
 use super::verdict::Verdict;
 use crate::wire::backend::{self, tag};
 use crate::wire::frame::HEADER;
+
+/// A shared statement that a server has parsed to something else than another one has before.
+#[derive(Debug)]
+pub struct Reshaped {
+    /// Which.
+    pub old: Arc<SharedStatement>,
+    /// What it is now.
+    pub shape: Shape,
+    /// Whose Parse it was, see [`super::owed::Owed::Shape`].
+    pub by: usize,
+}
 
 /// What happened on a conn that its user wants to know. Reset by the user.
 #[derive(Debug, Default)]
@@ -31,6 +44,10 @@ pub struct Events {
     pub rows: Vec<Bytes>,
     /// RowDescription and the like of captured replies, as whole frames.
     pub descriptions: Vec<Bytes>,
+    /// Statements that an application has parsed and that are not what they were for others.
+    pub reshaped: Vec<Reshaped>,
+    /// A statement's rows are not those that the application was told of: what came of it was hidden.
+    pub changed: bool,
     /// Of the session that it happens to.
     pub verdict: Option<Arc<Verdict>>,
 }
@@ -53,9 +70,12 @@ impl Events {
             parameters: _,
             rows,
             descriptions,
+            reshaped,
+            changed,
             verdict: _,
         } = self;
-        (*parsed, *completed, *last_tag, *error, *copy_in) = (0, 0, None, None, false);
+        (*parsed, *completed, *last_tag, *error, *copy_in, *changed) = (0, 0, None, None, false, false);
+        reshaped.clear();
         rolled_back.clear();
         rows.clear();
         descriptions.clear();

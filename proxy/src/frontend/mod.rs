@@ -26,6 +26,7 @@ pub mod secrets;
 pub mod serve;
 pub mod session;
 pub mod settle;
+mod shapes;
 pub mod simple;
 pub mod sql_prepare;
 pub mod transaction;

@@ -129,6 +129,17 @@ fn put_field(out: &mut BytesMut, tag: u8, text: &str) {
     out.put_u8(0);
 }
 
+/// An error in the words of PostgreSQL, with the function that raises it there (field `R`): drivers look at it.
+pub fn of_routine(sqlstate: &str, message: &str, routine: &str) -> Bytes {
+    let mut out = BytesMut::from(&Report::error(sqlstate, message).to_frame()[..]);
+    out.truncate(out.len() - 1);
+    put_field(&mut out, b'R', routine);
+    out.put_u8(0);
+    let length = u32::try_from(out.len() - 1).expect("texts of a report are far below 4 GiB");
+    out[1..5].copy_from_slice(&length.to_be_bytes());
+    out.freeze()
+}
+
 /// An ErrorResponse without its position (field `P`).
 pub fn without_position(frame: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(frame.len());
