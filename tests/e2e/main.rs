@@ -24,4 +24,5 @@ mod session;
 mod set_off;
 mod settings;
 mod spread;
+mod texts;
 mod waits;

@@ -11,6 +11,7 @@ pub mod draws;
 pub mod effects;
 pub mod failure;
 pub mod floor;
+mod grammar;
 pub mod handshake;
 pub mod hints;
 pub mod io;

@@ -87,8 +87,8 @@ impl Conn {
                     return Err(ConnError::Fatal(frame));
                 }
                 self.skip_to_ready();
-                let unplaced = || self.rewritten.then(|| error::without_position(&frame));
-                let edited = events.edited(&frame).or_else(unplaced);
+                let unplaced = self.rewritten.then(|| error::without_position(&frame));
+                let edited = events.edited(unplaced.as_ref().unwrap_or(&frame)).or(unplaced);
                 if events.error.is_none() {
                     events.error = Some(edited.clone().unwrap_or(frame));
                 }
