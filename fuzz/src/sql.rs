@@ -21,7 +21,7 @@ pub(crate) fn sql(data: &[u8]) {
         statements(data, conforming);
     }
     let _ = sql_prepare::prepare(data, true);
-    let _ = sql_prepare::arguments(data, true);
+    let _ = sql_prepare::arguments(data, true, &[20, 1700]);
     shared(data);
 }
 

@@ -24,5 +24,6 @@ mod session;
 mod set_off;
 mod settings;
 mod spread;
+mod sql_prepare;
 mod texts;
 mod waits;

@@ -72,6 +72,13 @@ pub fn result_formats_as_sent(rest: &[u8]) -> &[u8] {
     results_at(rest).and_then(|at| rest.get(at..)).filter(|formats| !formats.is_empty()).unwrap_or(&[0, 0])
 }
 
+/// Number of values.
+pub fn count(rest: &[u8]) -> Option<u16> {
+    let mut body = rest;
+    let formats = usize::from(frame::i16(&mut body)? as u16);
+    Some(frame::i16(&mut body.get(2 * formats..)?)? as u16)
+}
+
 /// Where the formats of the results begin.
 fn results_at(rest: &[u8]) -> Option<usize> {
     let mut body = rest;
@@ -108,6 +115,7 @@ mod tests {
         assert_eq!(&got.rest[..], want);
         assert_eq!(&got.types[..], [0, 0, 0, 25, 0, 0, 0, 20, 0, 0, 0, 20]);
         assert_eq!(choose(b"\0\0\0\0", &[], &[1]), None);
+        assert_eq!((count(rest), count(b"\0\0\0\x07"), count(b"\0\x01\0")), (Some(2), Some(7), None));
         assert_eq!(&with_text_results(rest)[..], b"\0\x02\0\x01\0\0\0\x02\0\0\0\x02ab\xff\xff\xff\xff\0\0");
         assert_eq!(result_formats(rest), Some(vec![1]));
         assert_eq!(result_formats(b"\0\0\0\0\0\0"), Some(Vec::new()));

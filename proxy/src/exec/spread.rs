@@ -318,20 +318,6 @@ impl Session {
         }
     }
 
-    /// Rows that are not those that the application was told of have been held back.
-    fn check_rows(&self, outcome: &[Events], writes: bool) -> Result<(), Failure> {
-        if !outcome.iter().any(|events| events.changed) {
-            return Ok(());
-        }
-        if writes && self.block.is_none() {
-            return Err(Failure::error(
-                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
-                "the rows were written, but what the statement returns has changed since the application was told",
-            ));
-        }
-        Err(Failure::changed_plan())
-    }
-
     /// The one answer out of the shares' answers: errors, rows in order, the tag.
     fn conclude(&mut self, outcome: Vec<Events>, shares: &[Share], merge: Merge) -> Result<(), Failure> {
         let mut outcome = outcome;
@@ -390,6 +376,10 @@ impl Session {
             // PostgreSQL's own refusal: it cannot run inside a transaction block.
             let plan = Plan { target: Target::One(ShardId(0)), ..ask.plan };
             return Box::pin(self.spread(Ask { plan, ..ask })).await;
+        }
+        if self.events.completed > 0 && matches!(ask.form, Form::Execute { .. }) {
+            let message = "this statement cannot be executed within a pipeline";
+            return Err(Failure::error(sqlstate::ACTIVE_SQL_TRANSACTION, message));
         }
         let notices = self.judge_concurrent_index(&ask.text)?;
         for turn in 0..count {

@@ -273,6 +273,7 @@ impl Session {
             Some(_) => self.pass_on_home(facts, text, via).await,
             None => {
                 self.names.statements.clear();
+                self.names.passed.clear();
                 if let Some((_, shard)) = self.pinned
                     && let Some(at) = self.held.iter().position(|held| held.shard == shard)
                 {
@@ -367,6 +368,7 @@ impl Session {
         held.lease.owe(Owed::Query(Show::ERRORS));
         self.run_to_end(at).await?;
         self.names.statements.clear();
+        self.names.passed.clear();
         self.names.portals.clear();
         self.return_to(Arc::clone(&self.startup_gucs));
         self.pinned = None;

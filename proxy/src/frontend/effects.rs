@@ -250,6 +250,11 @@ impl Session {
             }
         } else if let Some(cause) = facts.pin().filter(|_| !self.acts_on(&facts.command)) {
             self.pin(cause, conn.map(|(shard, _)| shard));
+            if cause == PinCause::SqlPrepare
+                && let Some(name) = self.name_of_prepare(facts, text.as_bytes())
+            {
+                self.names.passed.push(name);
+            }
         }
         if facts.effects.changes_catalog {
             self.changes.note();
@@ -289,8 +294,10 @@ impl Session {
             }
             Command::CloseCursor(Some(name)) => drop(self.names.cursors.remove(name)),
             Command::CloseCursor(None) => self.names.cursors.clear(),
+            Command::Deallocate(Some(name)) => self.names.passed.retain(|passed| passed != name),
             Command::Deallocate(None) => {
                 self.names.statements.clear();
+                self.names.passed.clear();
                 for held in &mut self.held {
                     held.lease.prepared.clear();
                 }
@@ -438,7 +445,7 @@ fn leaves_trace(facts: &Facts) -> bool {
                 | Command::Release(_)
                 | Command::Commit { .. }
                 | Command::Rollback { .. }
-                | Command::Deallocate(None)
+                | Command::Deallocate(_)
                 | Command::Declare { .. }
                 | Command::CloseCursor(_)
                 | Command::Listen(_)

@@ -166,6 +166,8 @@ impl Names {
 pub struct Names {
     /// Statements; the unnamed one has the empty name.
     pub statements: HashMap<Bytes, Arc<Prepared>, RandomState>,
+    /// Names of PREPARE in SQL that a server has: the session is bound to its conn.
+    pub passed: Vec<String>,
     /// Portals, gone at the end of the transaction.
     pub portals: HashMap<Bytes, Portal, RandomState>,
     /// Cursors of DECLARE.
@@ -175,6 +177,11 @@ pub struct Names {
 }
 
 impl Names {
+    /// Whether there is a statement of this name, here or on the conn that the session is bound to.
+    pub fn has_statement(&self, name: &[u8]) -> bool {
+        self.statements.contains_key(name) || self.passed.iter().any(|passed| passed.as_bytes() == name)
+    }
+
     /// A simple query takes the place of what has no name.
     pub fn forget_unnamed(&mut self) {
         if !self.statements.is_empty() {

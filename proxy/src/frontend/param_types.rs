@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
@@ -12,6 +13,7 @@ use super::io::{ClientIo, StepError};
 use super::names::Prepared;
 use super::session::Session;
 use crate::backend::conn::{Conn, Events};
+use crate::backend::oids::OidError;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::shape::Shape;
 use crate::exec::single;
@@ -69,11 +71,16 @@ impl Session {
     async fn ask_server(&mut self, statement: &Prepared) -> Result<(), Failure> {
         let shape = match statement.shared.origin.get() {
             Some(shape) => Some(shape.clone()),
-            None => self.ask_shape(statement).await?,
+            None => match self.ask_shape(statement).await? {
+                Asked::Shape(shape) => Some(shape),
+                // What only its own conn has, another one does not know.
+                Asked::Wrong(_) if self.pinned.is_some() || self.temp_tables => None,
+                Asked::Wrong(frame) => return Err(Failure::Server(frame)),
+            },
         };
         let types = match shape {
             Some(shape) => shape.params.to_vec(),
-            // The application's own Parse will be rejected likewise, unless it is about what its conn alone has.
+            // The application's own Parse says what is wrong, if something is.
             None => unknown_types(statement),
         };
         let known = |oid: u32| if oid >= FIRST_USER_TYPE && oid != NO_TYPE { 0 } else { oid };
@@ -81,9 +88,9 @@ impl Session {
         Ok(())
     }
 
-    /// What the home shard makes of a statement as the application has written it; `None`: an error. Where nobody has parsed it
-    /// before, it is what it is from then on.
-    pub(super) async fn ask_shape(&mut self, statement: &Prepared) -> Result<Option<Shape>, Failure> {
+    /// What the home shard makes of a statement as the application has written it. Where nobody has parsed it before, it is what it
+    /// is from then on.
+    pub(super) async fn ask_shape(&mut self, statement: &Prepared) -> Result<Asked, Failure> {
         let mut events = Events::default();
         if self.changes.own().is_some() {
             self.finish_pipelines().await?;
@@ -111,8 +118,20 @@ impl Session {
             // Another session may have been faster; who parses it now parts ways if it was otherwise then.
             let _ = shared.origin.set(shape.clone());
         }
-        Ok(shape)
+        match (shape, events.error) {
+            (Some(shape), _) => Ok(Asked::Shape(shape)),
+            (None, Some(frame)) => Ok(Asked::Wrong(frame)),
+            (None, None) => Err(OidError::Truncated.into()),
+        }
     }
+}
+
+/// What a server says of a statement.
+pub(super) enum Asked {
+    /// What it makes of it.
+    Shape(Shape),
+    /// That it is wrong: an ErrorResponse.
+    Wrong(Bytes),
 }
 
 /// Parse and Describe, hidden.

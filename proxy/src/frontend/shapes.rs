@@ -10,10 +10,13 @@ use std::sync::atomic::Ordering;
 
 use super::failure::Failure;
 use super::names::Prepared;
+use super::param_types::Asked;
 use super::session::Session;
+use crate::backend::conn::Events;
+use crate::exec::bind;
 use crate::sql::facts::Access;
 use crate::wire::frontend::tag;
-use crate::wire::reply;
+use crate::wire::{reply, sqlstate};
 
 impl Session {
     /// Waits for what a conn has made of a statement that must be what it was, before anything is run with it.
@@ -75,11 +78,43 @@ impl Session {
         }
         let shape = self.ask_shape(bound).await?;
         match (bound.shared.origin.get(), shape) {
-            (Some(origin), Some(shape)) if !origin.same_rows(&shape) => {
+            (Some(origin), Asked::Shape(shape)) if !origin.same_rows(&shape) => {
                 bound.shared.stale.store(true, Ordering::Relaxed);
                 Err(Failure::changed_plan())
             }
             _ => Ok(()),
         }
+    }
+
+    /// Rows of several shards that are not those that the application was told of have been held back.
+    pub fn check_rows(&self, outcome: &[Events], writes: bool) -> Result<(), Failure> {
+        if !outcome.iter().any(|events| events.changed) {
+            return Ok(());
+        }
+        if writes && self.block.is_none() {
+            return Err(Failure::error(
+                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
+                "the rows were written, but what the statement returns has changed since the application was told",
+            ));
+        }
+        Err(Failure::changed_plan())
+    }
+
+    /// A Bind has as many values as the statement has parameters, as far as they are known.
+    pub(super) fn check_count(name: &[u8], bound: &Prepared, rest: &[u8]) -> Result<(), Failure> {
+        let (Some(shape), Some(given)) = (bound.shared.origin.get(), bind::count(rest)) else {
+            return Ok(());
+        };
+        let wanted = shape.params.len();
+        if usize::from(given) == wanted {
+            return Ok(());
+        }
+        let name = String::from_utf8_lossy(name);
+        Err(Failure::error(
+            sqlstate::PROTOCOL_VIOLATION,
+            format!(
+                "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {wanted}"
+            ),
+        ))
     }
 }

@@ -81,6 +81,10 @@ impl Session {
         if self.prepares_here(&facts) {
             return Box::pin(self.prepare_here(&facts, &own, None)).await;
         }
+        self.check_name_free(&facts, &own)?;
+        if let Some((name, execute)) = self.explains_here(&facts, &own) {
+            return Box::pin(self.explain_execute(&name, &own, execute)).await;
+        }
         if matches!(facts.command, Command::TwoPhase) {
             self.check_no_listens()?;
         }
@@ -197,12 +201,11 @@ impl Session {
                 break;
             }
         }
-        self.events.ahead = 0;
         Ok(())
     }
 
     /// Characters of a piece of the application's text.
-    fn characters(&self, text: &[u8]) -> usize {
+    pub(super) fn characters(&self, text: &[u8]) -> usize {
         let continues = |byte: &&u8| self.text_rules().utf8 && **byte & 0xC0 == 0x80;
         text.len() - text.iter().filter(continues).count()
     }
@@ -298,7 +301,10 @@ impl Session {
                 replica = false;
                 continue;
             }
-            if self.prepares_here(&statement.facts) {
+            let own = &text[analysed.range(index)];
+            let here =
+                self.prepares_here(&statement.facts) || self.explains_here(&statement.facts, own).is_some();
+            if here || self.check_name_free(&statement.facts, own).is_err() {
                 return Ok(None);
             }
             let Ok(plan) = self.plan_simple(text, analysed, index) else { return Ok(None) };
@@ -326,7 +332,7 @@ impl Session {
         match command {
             Command::SetHint { .. } | Command::Listen(_) | Command::Set { .. } => true,
             Command::Unlisten(_) => self.listening.is_some(),
-            Command::Deallocate(Some(name)) => self.names.statements.contains_key(name.as_bytes()),
+            Command::Deallocate(Some(name)) => self.names.has_statement(name.as_bytes()),
             // Among others the server refuses it.
             Command::Discard(_) => {
                 let empty = |facts: &Facts| matches!(facts.command, Command::Empty);
@@ -342,6 +348,7 @@ impl Session {
     /// Effects of what has completed so far; then the implicit transaction, if the proxy opened one, ends.
     pub(super) async fn finish_simple(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
         let mut outcome = outcome;
+        self.events.ahead = 0;
         let failed = outcome.is_err() || self.events.error.is_some();
         self.apply_completed();
         if self.block.as_ref().is_some_and(|block| block.implicit) {

@@ -8,13 +8,17 @@ use router_config::topology::ShardId;
 
 use super::control::{is_control, queue_sync};
 use super::failure::Failure;
+use super::io::{ClientIo, StepError};
 use super::names::{Prepared, Told};
+use super::own_catalog::text_rows;
 use super::session::Session;
+use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
-use crate::exec::bind;
 use crate::exec::spread::{Ask, Form};
+use crate::exec::{bind, single};
 use crate::route::plan::{Draw, Target};
-use crate::sql::facts::{Access, Command, Facts, Scope};
+use crate::route::refusal::Refusal;
+use crate::sql::facts::{Access, Command, Facts, PinCause, Scope};
 use crate::sql::sql_prepare;
 use crate::wire::{frontend, reply, sqlstate};
 
@@ -23,9 +27,53 @@ impl Session {
     pub fn prepares_here(&self, facts: &Facts) -> bool {
         let several = || self.worker.shared.topology.load().shards.len() > 1;
         match &facts.command {
-            Command::Prepare(_) => several() && matches!(facts.scope, Scope::Sharded(_)),
+            Command::Prepare(_) => {
+                matches!(facts.scope, Scope::Sharded(_) | Scope::ReferenceWrite) && several()
+            }
             Command::Execute(name) => several() && self.names.statements.contains_key(name.as_bytes()),
             _ => false,
+        }
+    }
+
+    /// The statement that EXPLAIN EXECUTE names and that is the session's own, and where EXECUTE begins.
+    pub(super) fn explains_here(&self, facts: &Facts, text: &[u8]) -> Option<(String, usize)> {
+        if !matches!(facts.command, Command::Explain) || !self.is_placed() {
+            return None;
+        }
+        let found = sql_prepare::explained(text, self.text_rules().standard_strings);
+        found.filter(|(name, _)| self.names.statements.contains_key(name.as_bytes()))
+    }
+
+    /// In the extended protocol it is refused: no server knows the statement.
+    pub(super) fn check_explained(&self, facts: &Facts, text: &[u8]) -> Result<(), Failure> {
+        match self.explains_here(facts, text) {
+            None => Ok(()),
+            Some(_) => Err(Failure::unsupported(
+                "EXPLAIN EXECUTE of a statement on sharded tables in the extended protocol is not supported",
+                "Send it by the simple protocol.",
+            )),
+        }
+    }
+
+    /// The name that a PREPARE gives.
+    pub(super) fn name_of_prepare(&self, facts: &Facts, text: &[u8]) -> Option<String> {
+        match &facts.command {
+            Command::Prepare(name) => Some(name.clone()),
+            Command::Unreadable { .. } if facts.effects.pins == Some(PinCause::SqlPrepare) => {
+                sql_prepare::unread(text, self.text_rules().standard_strings)
+            }
+            _ => None,
+        }
+    }
+
+    /// A PREPARE that goes to a server does not take a name that the session has for a statement of its own.
+    pub(super) fn check_name_free(&self, facts: &Facts, text: &[u8]) -> Result<(), Failure> {
+        if self.names.statements.is_empty() || facts.effects.pins != Some(PinCause::SqlPrepare) {
+            return Ok(());
+        }
+        match self.name_of_prepare(facts, text) {
+            Some(name) if self.names.statements.contains_key(name.as_bytes()) => Err(name_taken(&name)),
+            _ => Ok(()),
         }
     }
 
@@ -44,14 +92,14 @@ impl Session {
     }
 
     async fn prepare_in_sql(&mut self, name: &str, text: &[u8]) -> Result<(), Failure> {
-        if self.names.statements.contains_key(name.as_bytes()) {
-            let message = format!("prepared statement \"{name}\" already exists");
-            return Err(Failure::error(sqlstate::DUPLICATE_STATEMENT, message));
+        if self.names.has_statement(name.as_bytes()) {
+            return Err(name_taken(name));
         }
         self.check_statement_limit()?;
         let parts = sql_prepare::prepare(text, self.text_rules().standard_strings)
             .ok_or_else(|| Failure::error("42601", "a PREPARE of an unknown form"))?;
         let types = self.type_oids(&parts.types).await?;
+        let ahead = self.characters(&text[..parts.statement.start]);
         let body = &text[parts.statement];
         let mut raw = BytesMut::new();
         types.iter().for_each(|oid| raw.put_u32(*oid));
@@ -59,15 +107,22 @@ impl Session {
         let analysed = self.analyse_extended(body);
         let reading = self.reading();
         let shared = self.worker.shared.registry.intern(self.parse_context(), body, &raw);
-        self.try_parse(body, &raw).await?;
-        if self.events.error.is_none() {
-            let (types, gucs) = (types.into(), Arc::clone(self.gucs_in_force()));
-            let told = Told::default();
-            let prepared = Prepared { shared, analysed, reading, gucs, types, named: true, told };
-            self.names.statements.insert(Bytes::copy_from_slice(name.as_bytes()), Arc::new(prepared));
-            self.answer("PREPARE");
+        let (types, gucs, told) = (types.into(), Arc::clone(self.gucs_in_force()), Told::default());
+        let prepared = Arc::new(Prepared { shared, analysed, reading, gucs, types, named: true, told });
+        let key = Bytes::copy_from_slice(name.as_bytes());
+        self.names.statements.insert(key.clone(), Arc::clone(&prepared));
+        let before = std::mem::replace(&mut self.events.ahead, ahead);
+        self.events.ahead += before;
+        let tried = self.try_parse(&prepared, &raw).await;
+        self.events.ahead = before;
+        match self.names.statements.get(&key) {
+            Some(prepared) if tried.is_ok() && self.events.error.is_none() => {
+                prepared.told.set();
+                self.answer("PREPARE");
+            }
+            _ => drop(self.names.statements.remove(&key)),
         }
-        Ok(())
+        tried
     }
 
     /// OIDs of types by their names.
@@ -106,10 +161,13 @@ impl Session {
         Ok(at)
     }
 
-    /// What PostgreSQL has to say against the statement.
-    async fn try_parse(&mut self, body: &[u8], types: &Bytes) -> Result<(), Failure> {
-        let at = self.ask_to_parse(body, types).await?;
+    /// What PostgreSQL has to say against the statement; if nothing, what it makes of it.
+    async fn try_parse(&mut self, prepared: &Arc<Prepared>, types: &Bytes) -> Result<(), Failure> {
+        let at = self.ask_to_parse(&prepared.shared.text, types).await?;
         let conn = &mut *self.held[at].lease;
+        reply::named(&mut conn.write, frontend::tag::DESCRIBE, false, b"");
+        let (of, by) = (Arc::clone(&prepared.shared), Some(Arc::as_ptr(prepared).addr()));
+        conn.owe(Owed::Shape { of, by });
         queue_sync(conn);
         self.run_to_end(at).await
     }
@@ -132,34 +190,46 @@ impl Session {
             Failure::unsupported("EXECUTE of a command of this kind", "Send the command itself.")
         })?;
         let conforming = self.text_rules().standard_strings;
-        let arguments = match sql_prepare::arguments(text, conforming) {
+        let written = sql_prepare::expressions(text, conforming)
+            .ok_or_else(|| Failure::error("42601", "syntax error in the arguments of EXECUTE"))?;
+        let types = match statement.shared.origin.get() {
+            Some(shape) if shape.params.len() != written.len() => {
+                return Err(wrong_number(name, shape.params.len(), written.len()));
+            }
+            Some(shape) => shape.params.clone(),
+            None => statement.types.clone(),
+        };
+        let arguments = match sql_prepare::arguments(text, conforming, &types) {
             Some(arguments) => arguments,
-            None => self.evaluate(sql_prepare::expressions(text, conforming)).await?,
+            None => self.evaluate(&statement, &written).await?,
         };
         Ok((statement, facts, bind_of(&arguments, portal)))
     }
 
-    /// What computed arguments come to, on the home shard; what reads tables of several shards is refused.
-    async fn evaluate(&mut self, expressions: Option<Vec<String>>) -> Result<Vec<Option<String>>, Failure> {
-        let refused = || {
-            Failure::unsupported(
-                "EXECUTE with arguments that may read sharded tables is not supported",
-                "Give the arguments as literals, or bind them by the extended protocol.",
-            )
-        };
-        let expressions = expressions.filter(|list| !list.is_empty()).ok_or_else(refused)?;
-        let items: Vec<String> = expressions.iter().map(|item| format!("({item})::text")).collect();
-        let sql = format!("SELECT {}", items.join(", "));
-        let analysed = self.analyse_simple(sql.as_bytes());
+    /// What computed arguments come to, cast to the types of the parameters, on the home shard; what reads tables of several shards
+    /// is refused.
+    async fn evaluate(
+        &mut self,
+        statement: &Prepared,
+        written: &[String],
+    ) -> Result<Vec<Option<String>>, Failure> {
+        let items: Vec<String> = written.iter().map(|item| format!("({item})::text")).collect();
+        let analysed = self.analyse_simple(format!("SELECT {}", items.join(", ")).as_bytes());
         let facts = analysed.statements().first().map(|statement| &statement.facts);
         let harmless = |facts: &&Arc<Facts>| {
             facts.access != Access::Write
                 && matches!(facts.scope, Scope::Nothing | Scope::Reference | Scope::Home)
         };
         facts.filter(harmless).ok_or_else(refused)?;
-        let rows = self.ask_apart(&sql, None).await?;
+        let mut held = self.lease_alone(ShardId(0)).await?;
+        let mut events = Events::default();
+        let conn = &mut held.lease;
+        conn.drew_for = 0;
+        let cast = cast(&mut self.io, conn, (&statement.type_bytes(), written), &mut events).await;
+        cast.map_err(|error| Failure::of_step(error, &self.shard_name(ShardId(0)), false))?;
+        let rows = text_rows(&mut events)?;
         let row = rows.first().ok_or_else(refused)?;
-        Ok((0..expressions.len()).map(|n| row.optional(n)).collect())
+        Ok((0..written.len()).map(|n| row.optional(n)).collect())
     }
 
     /// What EXECUTE will return.
@@ -179,6 +249,26 @@ impl Session {
         conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
         queue_sync(conn);
         self.run_to_end(at).await
+    }
+
+    /// EXPLAIN of EXECUTE: of the statement with its arguments. EXECUTE begins at the byte `execute`.
+    pub(super) async fn explain_execute(
+        &mut self,
+        name: &str,
+        text: &[u8],
+        execute: usize,
+    ) -> Result<(), Failure> {
+        let (statement, _, bind) = self.called(name, &text[execute..], None).await?;
+        let text: Bytes = [&text[..execute], &statement.shared.text].concat().into();
+        let analysed = self.analyse_extended(&text);
+        let types = statement.type_bytes();
+        let shared = self.worker.shared.registry.intern(self.parse_context(), &text, &types);
+        let (types, told) = (statement.types().into(), Told::default());
+        let explained = Prepared { shared, analysed, types, told, ..(*statement).clone() };
+        let facts = explained.facts().cloned().ok_or_else(refused)?;
+        let plan = self.plan_bind(&explained, &bind, None)?;
+        let form = Form::Execute { statement: Arc::new(explained), bind, describe: true, max_rows: 0 };
+        Box::pin(self.spread(Ask { plan, facts, text, form })).await
     }
 
     async fn execute_in_sql(
@@ -203,6 +293,52 @@ impl Session {
         let form = Form::Execute { statement, bind, describe, max_rows: 0 };
         Box::pin(self.spread(Ask { plan, facts, text, form })).await
     }
+}
+
+/// Has a server cast arguments as EXECUTE does, by an EXECUTE of a statement that gives its parameters back.
+async fn cast(
+    io: &mut ClientIo,
+    conn: &mut Conn,
+    (types, written): (&Bytes, &[String]),
+    events: &mut Events,
+) -> Result<(), StepError> {
+    const NAME: &str = "gavel_arguments";
+    let columns: Vec<String> = (1..=written.len()).map(|n| format!("${n}")).collect();
+    let sync = |conn: &mut Conn| {
+        reply::bare(&mut conn.write, frontend::tag::SYNC);
+        conn.owe(Owed::Sync(Show::NOTHING));
+    };
+    (conn.capture, conn.rewritten) = (true, true);
+    let text = format!("SELECT {}", columns.join(", "));
+    reply::parse(&mut conn.write, NAME.as_bytes(), text.as_bytes(), types);
+    conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
+    sync(conn);
+    reply::query(&mut conn.write, format!("EXECUTE {NAME} ({})", written.join(", ")).as_bytes());
+    conn.owe(Owed::Query(Show::NOTHING));
+    reply::named(&mut conn.write, frontend::tag::CLOSE, false, NAME.as_bytes());
+    conn.owe(Owed::Close(Show::NOTHING));
+    sync(conn);
+    let ran = single::run(io, conn, events).await;
+    (conn.capture, conn.rewritten) = (false, false);
+    ran
+}
+
+fn name_taken(name: &str) -> Failure {
+    let message = format!("prepared statement \"{name}\" already exists");
+    Failure::error(sqlstate::DUPLICATE_STATEMENT, message)
+}
+
+fn wrong_number(name: &str, wanted: usize, given: usize) -> Failure {
+    let message = format!("wrong number of parameters for prepared statement \"{name}\"");
+    let detail = Some(format!("Expected {wanted} parameters but got {given}."));
+    Refusal { sqlstate: "42601", message, detail, hint: None }.into()
+}
+
+fn refused() -> Failure {
+    Failure::unsupported(
+        "EXECUTE with arguments that may read sharded tables is not supported",
+        "Give the arguments as literals, or bind them by the extended protocol.",
+    )
 }
 
 /// A Bind after its names: the arguments in text format, results as the portal of EXECUTE wants them.

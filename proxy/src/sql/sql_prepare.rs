@@ -28,26 +28,74 @@ pub fn prepare(text: &[u8], conforming: bool) -> Option<SqlPrepare> {
     t.is(at, "as").then_some(SqlPrepare { types, statement: first.start..last.end })
 }
 
-/// The arguments of `EXECUTE name (arguments)` in text format, `None` within for NULL; `None` where one is not a plain literal.
-pub fn arguments(text: &[u8], conforming: bool) -> Option<Vec<Option<String>>> {
+/// The arguments of `EXECUTE name (arguments)` in text format, `None` within for NULL; `None` where one is not a literal whose text
+/// is what PostgreSQL's cast to the parameter's type (one of `types`) would make of it.
+pub fn arguments(text: &[u8], conforming: bool, types: &[u32]) -> Option<Vec<Option<String>>> {
     let t = Tokens::new(text, conforming);
-    match t.len() {
-        2 => return Some(Vec::new()),
-        _ if !t.is_mark(2, "(") => return None,
-        _ => {}
+    if t.len() == 2 {
+        return Some(Vec::new());
     }
-    let close = t.closing(2)?;
-    if close + 1 != t.len() {
-        return None;
-    }
-    items(&t, 2, close).into_iter().map(|(first, last)| argument(&t, first, last, conforming)).collect()
+    let close = t.closing(2).filter(|close| t.is_mark(2, "(") && close + 1 == t.len())?;
+    let items = items(&t, 2, close).into_iter().enumerate();
+    let read = |(n, (first, last)): (usize, (usize, usize))| {
+        let of = types.get(n).copied().unwrap_or(0);
+        fits(&t, last, of).then(|| argument(&t, first, last, conforming)).flatten()
+    };
+    items.map(read).collect()
 }
 
-/// The arguments of `EXECUTE name (arguments)` as they are written.
+/// The arguments of `EXECUTE name (arguments)` as they are written, none of them without parentheses; `None` where it is
+/// wrong.
 pub fn expressions(text: &[u8], conforming: bool) -> Option<Vec<String>> {
     let t = Tokens::new(text, conforming);
-    let close = t.closing(2).filter(|close| t.is_mark(2, "(") && close + 1 == t.len())?;
+    if t.len() == 2 {
+        return Some(Vec::new());
+    }
+    let close = t.closing(2).filter(|close| t.is_mark(2, "(") && close + 1 == t.len() && *close > 3)?;
     Some(items(&t, 2, close).into_iter().map(|(first, last)| t.source(first, last)).collect())
+}
+
+/// `EXPLAIN options EXECUTE name (arguments)`: the name, and where EXECUTE begins.
+pub fn explained(text: &[u8], conforming: bool) -> Option<(String, usize)> {
+    let t = Tokens::new(text, conforming);
+    let mut at = match t.is_mark(1, "(") {
+        true => t.closing(1)? + 1,
+        false => 1,
+    };
+    while t.is_any(at, &["analyze", "analyse", "verbose"]) {
+        at += 1;
+    }
+    let found = t.is(0, "explain") && t.is(at, "execute");
+    Some((t.name(at + 1).filter(|_| found)?.into_owned(), t.list.get(at)?.start))
+}
+
+/// The name of a PREPARE that could not be read.
+pub fn unread(text: &[u8], conforming: bool) -> Option<String> {
+    let t = Tokens::new(text, conforming);
+    let named = t.is(0, "prepare") && !t.is(1, "transaction");
+    Some(t.name(1).filter(|_| named)?.into_owned())
+}
+
+/// Whether a literal that ends with this token is cast to the type by its text.
+fn fits(t: &Tokens<'_>, last: usize, of: u32) -> bool {
+    const BOOL: u32 = 16;
+    // With the digits that are never too many.
+    const INTEGERS: [(u32, usize); 3] = [(20, 18), (21, 4), (23, 9)];
+    const FRACTIONS: [u32; 3] = [700, 701, 1700];
+    let raw = t.raw(last);
+    match t.kind(last) {
+        Some(Kind::String) => true,
+        Some(Kind::Word) if t.is(last, "null") => true,
+        Some(Kind::Word) => of == BOOL,
+        Some(Kind::Number) if raw.iter().all(u8::is_ascii_digit) => {
+            let fits = |(oid, digits): &(u32, usize)| *oid == of && raw.len() <= *digits;
+            INTEGERS.iter().any(fits) || FRACTIONS.contains(&of)
+        }
+        Some(Kind::Number) => {
+            FRACTIONS.contains(&of) && raw.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+        }
+        _ => false,
+    }
 }
 
 /// First and last token of each item between parentheses.
@@ -110,8 +158,21 @@ mod tests {
     }
 
     #[test]
+    fn an_explained_execute_is_found() {
+        let read = |text: &str| explained(text.as_bytes(), true);
+        assert_eq!(read("EXPLAIN EXECUTE q (7)"), Some(("q".to_owned(), 8)));
+        assert_eq!(read("explain (costs off, verbose) execute \"Q\""), Some(("Q".to_owned(), 29)));
+        assert_eq!(read("explain analyze verbose execute q"), Some(("q".to_owned(), 24)));
+        assert_eq!(read("explain select 1"), None);
+        assert_eq!(read("execute q"), None);
+        assert_eq!(unread(b"prepare Q (int) as selec", true), Some("q".to_owned()));
+        assert_eq!(unread(b"prepare transaction 'x'", true), None);
+    }
+
+    #[test]
     fn arguments_are_plain_literals_or_nothing() {
-        let read = |text: &str| arguments(text.as_bytes(), true);
+        const TYPES: [u32; 5] = [20, 1700, 25, 25, 16];
+        let read = |text: &str| arguments(text.as_bytes(), true, &TYPES);
         let some = |values: &[Option<&str>]| Some(values.iter().map(|v| v.map(str::to_owned)).collect());
         assert_eq!(read("EXECUTE q"), some(&[]));
         assert_eq!(read("EXECUTE q (7, -1.5, 'it''s', NULL, true);"), {
@@ -120,6 +181,14 @@ mod tests {
         assert_eq!(read("EXECUTE q (1 + 1)"), None);
         assert_eq!(read("EXECUTE q ('a' 'b')"), None);
         assert_eq!(read("EXECUTE q (now())"), None);
+        // What would be rounded or refused is PostgreSQL's to cast.
+        let cast = |text: &str, of: u32| arguments(text.as_bytes(), true, &[of]);
+        assert_eq!(cast("EXECUTE q (2.5)", 20), None);
+        assert_eq!(cast("EXECUTE q (1)", 16), None);
+        assert_eq!(cast("EXECUTE q (1)", 25), None);
+        assert_eq!(cast("EXECUTE q (true)", 23), None);
+        assert_eq!(cast("EXECUTE q ('x'::text)", 23), None);
+        assert_eq!(cast("EXECUTE q ('7')", 23), some(&[Some("7")]));
         let written = expressions(b"EXECUTE q (1 + f(2, 3), 'x')", true);
         assert_eq!(written, Some(vec!["1 + f(2, 3)".to_owned(), "'x'".to_owned()]));
     }

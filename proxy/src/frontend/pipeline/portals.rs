@@ -36,6 +36,7 @@ impl Session {
         let prepared = self.reread(bind.statement, prepared);
         self.check_literals(&prepared)?;
         self.ask_types(&prepared).await?;
+        Self::check_count(bind.statement, &prepared, bind.rest)?;
         let Some(facts) = prepared.facts().cloned() else {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest).await;
@@ -49,6 +50,8 @@ impl Session {
             let at = self.goto(shard, false).await?;
             return self.put_bind(at, name, &prepared, bind.rest).await;
         }
+        self.check_name_free(&facts, &prepared.shared.text)?;
+        self.check_explained(&facts, &prepared.shared.text)?;
         self.draws.next_statement();
         self.asks_drawn(&facts);
         let plan = match self.pipeline.planned.take() {

@@ -34,7 +34,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let parse = Parse::read(body)?;
         let name = Bytes::copy_from_slice(parse.name);
-        if !name.is_empty() && self.names.statements.contains_key(&name) && self.failed_shard().is_none() {
+        if !name.is_empty() && self.names.has_statement(&name) && self.failed_shard().is_none() {
             let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name));
             return Err(Failure::error(sqlstate::DUPLICATE_STATEMENT, message));
         }
