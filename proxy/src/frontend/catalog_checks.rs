@@ -110,6 +110,13 @@ impl Session {
         Ok(())
     }
 
+    /// Whether nothing has to be asked to know that [`Self::check_containers`] refuses nothing.
+    pub(super) fn has_no_containers(&self, prepared: &Prepared, bind: &[u8]) -> bool {
+        let uniform = || self.catalog.as_ref().is_none_or(|catalog| catalog.load().oids.is_uniform());
+        let texts = || bind::result_formats(bind).is_none_or(|formats| formats.iter().all(|f| *f == 0));
+        !prepared.facts().is_some_and(|facts| facts.returns_rows) || uniform() || texts()
+    }
+
     /// As `any_shard`, but for rows in binary format the home shard where it matters: its OIDs are right as they are.
     pub(super) fn any_shard_for(&mut self, bind: &[u8]) -> ShardId {
         let uniform = self.catalog.as_ref().is_none_or(|catalog| catalog.load().oids.is_uniform());
