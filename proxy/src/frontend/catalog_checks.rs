@@ -94,12 +94,10 @@ impl Session {
         if formats.iter().all(|format| *format == 0) {
             return Ok(());
         }
-        if prepared.shared.columns.get().is_none() {
-            let columns = self.ask_columns(at, prepared).await?;
-            // Another session may have been faster, with the same answer.
-            let _ = prepared.shared.columns.set(columns);
-        }
-        let columns = prepared.shared.columns.get().map(Vec::as_slice).unwrap_or_default();
+        let columns = match prepared.shared.origin.get() {
+            Some(shape) => shape.columns.to_vec(),
+            None => self.ask_columns(at, prepared).await?,
+        };
         let binary = |n: usize| match formats.as_slice() {
             [all] => *all != 0,
             each => each.get(n).is_some_and(|format| *format != 0),
@@ -133,7 +131,7 @@ impl Session {
                 self.goto_to_describe(shard).await?
             }
         };
-        let name = self.ensure_statement(at, prepared)?;
+        let name = self.ensure_statement(at, prepared).await?;
         let held = &mut self.held[at];
         reply::named(&mut held.lease.write, tag::DESCRIBE, false, name);
         held.lease.owe(Owed::Describe(Show::ERRORS));

@@ -326,6 +326,9 @@ impl Session {
     /// After a run on a conn: what was learned.
     pub fn after_run(&mut self, at: usize) {
         self.learn_lsn(at);
+        if !self.events.reshaped.is_empty() {
+            self.adopt_shapes(at);
+        }
         if self.events.error.is_some() {
             self.held[at].unnamed = None;
         }

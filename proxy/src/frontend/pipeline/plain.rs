@@ -143,6 +143,7 @@ impl Session {
         }
         conn.owe(Owed::Execute(Show::ALL));
         conn.owe(Owed::Sync(SYNC_SHOWN));
+        prepared.told.set();
         self.name_plain(plain, prepared, shard);
         Some(at)
     }
@@ -158,6 +159,7 @@ impl Session {
         let same = known.filter(|known| {
             let shared = &known.shared;
             let text = shared.text == parse.text && shared.types == parse.types;
+            let text = text && !shared.stale.load(Ordering::Relaxed);
             sharded && text && known.reading == reading && Arc::ptr_eq(&known.gucs, self.gucs_in_force())
         });
         if let Some(same) = same {
