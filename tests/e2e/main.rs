@@ -23,4 +23,5 @@ mod session;
 mod set_off;
 mod settings;
 mod spread;
+mod times;
 mod waits;

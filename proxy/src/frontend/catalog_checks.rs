@@ -13,7 +13,8 @@ use crate::control::Forbids;
 use crate::exec::bind;
 use crate::route::plan::{Plan, Target};
 use crate::route::refusal::Refusal;
-use crate::sql::facts::{Access, Command, CopyFormat, Facts};
+use crate::sql::copy_shape::CopyFormat;
+use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::frontend::tag;
 use crate::wire::reply;
 
