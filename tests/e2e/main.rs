@@ -17,6 +17,7 @@ mod lost;
 mod oids;
 mod own_catalog;
 mod pitfalls;
+mod pools;
 mod replicas;
 mod routing;
 mod session;

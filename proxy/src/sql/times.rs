@@ -26,7 +26,7 @@ fn element_names_the_time(element: &str) -> bool {
     let is = |word: &str, other: &str| word.eq_ignore_ascii_case(other);
     let ignored = |word: &str| {
         let day = |day: &&str| word.get(..3).is_some_and(|head| is(head, day));
-        is(word, "at") || is(word, "on") || DAYS.iter().any(|name| day(name))
+        is(word, "at") || is(word, "on") || DAYS.iter().any(day)
     };
     let words = || element.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
     if words().any(|word| is(word, "now")) {
