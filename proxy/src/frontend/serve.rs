@@ -57,7 +57,7 @@ async fn begin(
     peer: SocketAddr,
 ) -> Option<(Box<Session>, Registered)> {
     let protocol = login.protocol;
-    let mut session = open(*login, worker).await?;
+    let mut session = open(*login, worker, peer).await?;
     let long: [u8; 32] = rand::random();
     let secret = match protocol {
         Protocol::V3_0 => &long[..4],
