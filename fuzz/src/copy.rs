@@ -2,7 +2,7 @@
 
 use proxy::route::copy::CopySplitter;
 use proxy::route::values::TextRules;
-use proxy::sql::facts::{CopyFormat, CopyShape};
+use proxy::sql::copy_shape::{CopyFormat, CopyShape};
 use router_config::key::KeyType;
 
 const COLUMNS: usize = 3;
@@ -26,6 +26,7 @@ pub(crate) fn copy(data: &[u8]) {
         columns: COLUMNS,
         force_null_key: false,
         encoding: None,
+        times: Vec::new(),
     };
     let whole = run(&shape, &[data]);
     let (head, tail) = data.split_at(usize::from(*cut).min(data.len()));

@@ -10,7 +10,7 @@ use proxy::sql::cache::{Analysed, Cache};
 use proxy::sql::facts::Scope;
 use proxy::sql::lexer::{Kind, Lexer, Token};
 use proxy::sql::normalise::{identifiers, normalise, split};
-use proxy::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use proxy::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Stored, Touches};
 use proxy::sql::{Context, sql_prepare};
 use router_config::key::KeyType;
 
@@ -163,6 +163,7 @@ fn new_schema() -> Schema {
             default: default.map(Into::into),
             identity_always: false,
             generated: false,
+            stored: Stored::default(),
         });
         let relation = Relation {
             schema: "public".into(),

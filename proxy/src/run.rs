@@ -191,7 +191,10 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
         let mut phase = shared.phase.subscribe();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(REAP_INTERVAL) => worker.pools.all().iter().for_each(|pool| pool.reap()),
+                () = tokio::time::sleep(REAP_INTERVAL) => {
+                    worker.pools.all().iter().for_each(|pool| pool.reap());
+                    worker.pools.sweep();
+                }
                 _ = phase.changed() => shared.wake_sessions(),
             }
             if *phase.borrow() >= Phase::Draining {

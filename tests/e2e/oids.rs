@@ -1,6 +1,7 @@
 //! Types of the user's whose OIDs differ between the shards: applications see the home shard's, whatever shard answers.
 
 use bytes::{BufMut, BytesMut};
+use futures_util::TryStreamExt as _;
 use tests::cluster::{Cluster, first_column};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -153,6 +154,31 @@ async fn containers_in_binary_are_refused_where_they_would_name_other_types() {
     let error = client.copy_out("COPY auctions TO STDOUT (FORMAT binary)").await.err().expect("refused");
     assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
     client.copy_out("COPY auctions (auction_id, feels) TO STDOUT (FORMAT csv)").await.expect("text is fine");
+    client.batch_execute("CREATE TABLE plain (auction_id bigint, v text)").await.expect("create");
+    for key in [here, there] {
+        client.batch_execute(&format!("INSERT INTO plain VALUES ({key}, 'x')")).await.expect("insert");
+    }
+    for (query, rows) in [
+        ("SELECT 1".to_owned(), 1),
+        ("SELECT ARRAY['glad'::mood]".to_owned(), 1),
+        (format!("SELECT v, ARRAY[auction_id], plain FROM plain WHERE auction_id = {there}"), 1),
+        ("SELECT auction_id, v FROM plain".to_owned(), 2),
+    ] {
+        let copy = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
+        let stream = client.copy_out(&copy).await.unwrap_or_else(|error| panic!("{copy}: {error:?}"));
+        let chunks: Vec<_> = stream.try_collect::<Vec<_>>().await.expect("data");
+        let data = chunks.concat();
+        let tuples = data.windows(2).filter(|w| *w == [0xff, 0xff]).count();
+        assert!(
+            data.starts_with(b"PGCOPY") && data.ends_with(&[0xff, 0xff]) && tuples == 1,
+            "{copy}: {data:?}"
+        );
+        assert!(data.len() > 21 + rows, "{copy}: {data:?}");
+    }
+    for query in ["SELECT ARRAY['glad'::mood] FROM plain", "SELECT felt FROM auctions"] {
+        let copy = format!("COPY ({query} WHERE auction_id = {there}) TO STDOUT (FORMAT binary)");
+        assert!(client.copy_out(&copy).await.is_err(), "accepted: {copy}");
+    }
     let built_in = "SELECT ARRAY[auction_id] FROM auctions WHERE auction_id = $1";
     let row = client.query_one(built_in, &[&there]).await.expect("an array of a built-in type");
     assert_eq!(row.get::<_, Vec<i64>>(0), [there]);

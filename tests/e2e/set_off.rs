@@ -183,6 +183,65 @@ async fn ddl_does_not_change_where_rows_are_looked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_detour_changes_where_rows_are_looked_for() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    run(
+        &client,
+        &[
+            "CREATE TYPE lot AS (auction_id bigint, x text)",
+            "CREATE TABLE lots OF lot",
+            "CREATE TYPE memo AS (id int, x text)",
+            "CREATE TABLE memos OF memo",
+            "CREATE SCHEMA kinds",
+            "CREATE DOMAIN kinds.id AS varchar(9)",
+            "CREATE TABLE named (auction_id kinds.id, x text)",
+            "CREATE TABLE plain (auction_id bigint, x text)",
+            "INSERT INTO lots VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')",
+            "INSERT INTO named VALUES ('1', 'a'), ('2', 'b'), ('3', 'c'), ('4', 'd')",
+            "INSERT INTO memos VALUES (1, 'a')",
+            "CREATE ROLE keeper",
+            "ALTER DOMAIN kinds.id OWNER TO keeper",
+        ],
+    )
+    .await;
+    for sql in [
+        "ALTER TYPE lot RENAME ATTRIBUTE auction_id TO z CASCADE",
+        "ALTER TYPE lot DROP ATTRIBUTE auction_id CASCADE",
+        "ALTER TYPE lot ALTER ATTRIBUTE auction_id TYPE text CASCADE",
+        "ALTER TYPE lot DROP ATTRIBUTE auction_id CASCADE, ADD ATTRIBUTE auction_id bigint CASCADE",
+        "ALTER TYPE memo ADD ATTRIBUTE auction_id bigint CASCADE",
+        "ALTER TYPE memo RENAME ATTRIBUTE id TO auction_id CASCADE",
+        "DROP DOMAIN kinds.id CASCADE",
+        "DROP SCHEMA kinds CASCADE",
+        "DROP OWNED BY keeper CASCADE",
+        "ALTER TABLE plain DROP COLUMN auction_id, ADD COLUMN auction_id bigint DEFAULT 7",
+        "DO $$ BEGIN DROP DOMAIN kinds.id CASCADE; END $$",
+    ] {
+        refused(&client, sql, "not looked for").await;
+        run(&client, &["BEGIN"]).await;
+        refused(&client, sql, "not looked for").await;
+        run(&client, &["ROLLBACK"]).await;
+    }
+    run(
+        &client,
+        &[
+            "ALTER TYPE lot ADD ATTRIBUTE y int CASCADE, DROP ATTRIBUTE x CASCADE",
+            "ALTER TYPE lot ALTER ATTRIBUTE auction_id TYPE int CASCADE",
+            "ALTER TABLE lots NOT OF",
+            "CREATE TABLE again (LIKE lots)",
+            "ALTER TABLE again OF lot",
+            "DROP TABLE named CASCADE",
+            "DROP SCHEMA kinds CASCADE",
+        ],
+    )
+    .await;
+    assert_eq!(first_column(&client, "SELECT auction_id FROM lots").await.len(), 4);
+    assert_eq!(first_column(&client, "SELECT auction_id FROM lots WHERE auction_id = 3").await, ["3"]);
+    assert_eq!(first_column(&client, "SELECT x FROM memos").await, ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sequences_of_sharded_tables_stay_apart() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;

@@ -105,7 +105,7 @@ fn server(topology: &Topology, node: &Node) -> Row {
     let lsn = node.replay_lsn();
     let checked = node.shard.is_some();
     let replica = node.role() == NodeRole::Replica;
-    let failure = if checked { node.failure().as_ref().clone() } else { "not checked".to_owned() };
+    let failure = if checked { node.complaint().as_ref().clone() } else { "not checked".to_owned() };
     vec![
         Some(node.shard.map(|shard| shard_name(topology, shard)).unwrap_or_default()),
         Some(node.address.to_string()),

@@ -3,7 +3,7 @@
 //! PostgreSQL sends a header line and each row as a CopyData frame of its own; the header of the binary format travels in front
 //! of the first row, its trailer is a frame of its own (`src/backend/commands/copyto.c`).
 
-use crate::sql::facts::{CopyFormat, CopyShape};
+use crate::sql::copy_shape::{CopyFormat, CopyShape};
 
 /// Signature, flags and length of the (empty) extension.
 const BINARY_HEADER_BYTES: usize = 19;
@@ -67,6 +67,7 @@ mod tests {
             columns: 1,
             force_null_key: false,
             encoding: None,
+            times: Vec::new(),
         }
     }
 

@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
+/// The setting that ends statements of the proxy's own as well.
+const TIMEOUT: &str = "statement_timeout";
+
 /// Settings that differ from those a fresh connection has: name (lower case) to the value as SQL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gucs {
@@ -85,7 +88,7 @@ impl Gucs {
             sql.push_str(&format!("SET SESSION AUTHORIZATION {value};"));
         }
         for (name, value) in &self.values {
-            if matches!(name.as_str(), "session_authorization" | "role") || !changed(name, value) {
+            if matches!(name.as_str(), "session_authorization" | "role" | TIMEOUT) || !changed(name, value) {
                 continue;
             }
             match name.as_str() {
@@ -99,7 +102,24 @@ impl Gucs {
         {
             sql.push_str(&format!("SET ROLE {value};"));
         }
+        // The commands behind it would run under it.
+        if let Some(value) = self.get(TIMEOUT).filter(|value| changed(TIMEOUT, value)) {
+            sql.push_str(&format!("SET {TIMEOUT} TO {value};"));
+        }
         (!sql.is_empty()).then_some(sql)
+    }
+
+    /// Lifts the limit of statements, on a conn that then has [`Self::unlimited`] settings.
+    pub const LIFT: &'static str = "SET statement_timeout TO 0";
+
+    /// These without the limit of statements.
+    pub fn unlimited(self: &Arc<Self>) -> Arc<Self> {
+        self.with(TIMEOUT, Some("0"))
+    }
+
+    /// Whether statements may be cut short by them.
+    pub fn limits_statements(&self) -> bool {
+        self.get(TIMEOUT).is_some()
     }
 
     /// Each as `(name, value)`.
@@ -181,6 +201,15 @@ mod tests {
         assert_eq!(
             want.replay_sql(Some(&Gucs::default())).as_deref(),
             Some("SET SESSION AUTHORIZATION alice;SET ROLE bob;")
+        );
+    }
+
+    #[test]
+    fn a_limit_of_statements_comes_last() {
+        let want = gucs(&[("role", "bob"), ("statement_timeout", "2"), ("work_mem", "'1MB'")]);
+        assert_eq!(
+            want.replay_sql(Some(&Gucs::default())).as_deref(),
+            Some("SET work_mem TO '1MB';SET ROLE bob;SET statement_timeout TO 2;")
         );
     }
 

@@ -12,8 +12,8 @@ use tokio_postgres::Client;
 
 use super::connect::Dialer;
 use super::error::ControlError;
-use super::nodes::{Node, NodeId, NodeRole, Nodes, Observation};
-use super::roles::{LagClock, ShardMemory, judge};
+use super::nodes::{Node, NodeId, Nodes, Observation};
+use super::roles::{LagClock, NodeRole, ShardMemory, judge};
 use crate::metrics::Metrics;
 
 /// However many sessions ask, a node is checked at most this often.

@@ -41,8 +41,9 @@ pub use self::catalog::{Catalog, DatabaseCatalog, Forbids, OwnCatalog, Problem, 
 pub use self::error::ControlError;
 pub use self::listen::{Lost, Notification, Subscription};
 pub use self::locks::{LockWait, NodeLocks};
-pub use self::nodes::{InFlight, Node, NodeId, NodeRole, Nodes};
+pub use self::nodes::{InFlight, Node, NodeId, Nodes};
 pub use self::oids::OidMap;
+pub use self::roles::NodeRole;
 pub use self::runtime::ControlRuntime;
 pub use self::sequences::{StrideNote, StrideReport};
 pub use self::two_phase::{

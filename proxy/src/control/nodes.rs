@@ -3,51 +3,23 @@
 //! Invariants: a [`NodeId`] names the same address for the life of the process; only `health` writes what it observed;
 //! [`Nodes::primary`] is `None` whenever it is in doubt which node may be written to.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::roles::NodeRole;
 
 /// One PostgreSQL instance, for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u16);
 
-/// What a node was when last asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NodeRole {
-    /// Not asked yet, or not of this shard (another system identifier).
-    Unknown,
-    /// Takes writes and is the one that does.
-    Primary,
-    /// In recovery, follows.
-    Replica,
-    /// Claims to be a primary, but is not written to: an older timeline, or one of two.
-    Stale,
-}
-
-impl NodeRole {
-    /// Spelling in `SHOW SERVERS` and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Primary => "primary",
-            Self::Replica => "replica",
-            Self::Stale => "stale",
-        }
-    }
-
-    fn from_u8(value: u8) -> Self {
-        match value {
-            1 => Self::Primary,
-            2 => Self::Replica,
-            3 => Self::Stale,
-            _ => Self::Unknown,
-        }
-    }
-}
+/// For how long a connection that was refused is told of.
+const REFUSAL_SHOWN: Duration = Duration::from_secs(60);
 
 /// One node's state. All fields are independent atomics: a reader may see a mix of two checks, which every use of them
 /// tolerates (a write that meets a replica is answered with 25006 and asks for a new check).
@@ -72,6 +44,8 @@ pub struct Node {
     retired: AtomicBool,
     checked: AtomicBool,
     failure: ArcSwap<String>,
+    /// When a session was last refused a connection, and in which words.
+    refused: Mutex<Option<(Instant, Arc<String>)>>,
     wake: Notify,
 }
 
@@ -107,6 +81,7 @@ impl Node {
             retired: AtomicBool::new(false),
             checked: AtomicBool::new(false),
             failure: ArcSwap::from_pointee(String::from("not checked yet")),
+            refused: Mutex::default(),
             wake: Notify::new(),
         }
     }
@@ -164,6 +139,16 @@ impl Node {
     /// Why it is down or not used; empty when it is well.
     pub fn failure(&self) -> Arc<String> {
         self.failure.load_full()
+    }
+
+    /// The same, or what it said when it refused a session a connection a moment ago.
+    pub fn complaint(&self) -> Arc<String> {
+        let failure = self.failure();
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*refused {
+            Some((at, why)) if failure.is_empty() && at.elapsed() < REFUSAL_SHOWN => Arc::clone(why),
+            _ => failure,
+        }
     }
 
     /// `host:port`, for messages.
@@ -394,6 +379,13 @@ impl Nodes {
         let node = self.get(node)?;
         node.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(InFlight(node))
+    }
+
+    /// A session was refused a connection to this node.
+    pub fn refused(&self, node: NodeId, why: &dyn std::fmt::Display) {
+        let Some(node) = self.get(node) else { return };
+        let why = Arc::new(format!("refused a connection: {why}"));
+        *node.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why));
     }
 
     /// A session saw this node fail (connection lost, 25006, 57P01): check it, and its shard, now.

@@ -9,10 +9,44 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::nodes::{NodeRole, Observation};
+use super::nodes::Observation;
 
 /// Positions of the primary that are remembered to tell lag in time.
 const LAG_SAMPLES: usize = 512;
+
+/// What a node was when last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeRole {
+    /// Not asked yet, or not of this shard (another system identifier).
+    Unknown,
+    /// Takes writes and is the one that does.
+    Primary,
+    /// In recovery, follows.
+    Replica,
+    /// Claims to be a primary, but is not written to: an older timeline, or one of two.
+    Stale,
+}
+
+impl NodeRole {
+    /// Spelling in `SHOW SERVERS` and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Stale => "stale",
+        }
+    }
+
+    pub(super) fn from_u8(value: u8) -> Self {
+        match value {
+            1 => Self::Primary,
+            2 => Self::Replica,
+            3 => Self::Stale,
+            _ => Self::Unknown,
+        }
+    }
+}
 
 /// What a shard is remembered by.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

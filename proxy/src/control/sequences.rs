@@ -271,7 +271,7 @@ fn quote(name: &str) -> String {
 #[cfg(test)]
 mod unit {
     use super::{Used, align_new, next_value};
-    use crate::sql::schema::{Column, Placement, Relation, RelationKind, Schema};
+    use crate::sql::schema::{Column, Placement, Relation, RelationKind, Schema, Stored};
     use router_config::key::KeyType;
     use std::sync::Arc;
 
@@ -295,6 +295,7 @@ mod unit {
             default: None,
             identity_always: false,
             generated: false,
+            stored: Stored::default(),
         };
         let bids = Relation {
             schema: String::from("public"),

@@ -28,7 +28,8 @@ use crate::wire::reply;
 /// What becomes of the application's data.
 enum Way {
     Split(Box<CopySplitter>),
-    All,
+    /// Every shard is given all of it, once it has been looked at.
+    All(Option<Box<CopySplitter>>),
 }
 
 /// How the data ended.
@@ -47,13 +48,16 @@ impl Session {
         };
         self.may_prepare()?;
         let topology = self.worker.shared.topology.load_full();
+        let table = ask.facts.tables.first().map_or("", String::as_str);
         let mut way = match ask.plan.target {
             Target::CopySplit => {
-                let table = ask.facts.tables.first().map_or("", String::as_str);
                 let splitter = CopySplitter::new(shape, table, self.text_rules(), topology.clone())?;
                 Way::Split(Box::new(splitter.with_key_column(&self.key_column(table))))
             }
-            _ => Way::All,
+            _ => {
+                let watch = CopySplitter::watch(shape, table, self.text_rules(), topology.clone())?;
+                Way::All(watch.map(Box::new))
+            }
         };
         let why = Why::of(&ask.plan);
         self.open_implicit();
@@ -131,7 +135,7 @@ impl Session {
         let counts = outcome.iter().filter_map(|events| {
             std::str::from_utf8(events.last_tag.as_deref()?).ok()?.rsplit(' ').next()?.parse::<u64>().ok()
         });
-        let rows: u64 = if matches!(way, Way::All) { counts.take(1).sum() } else { counts.sum() };
+        let rows: u64 = if matches!(way, Way::All(_)) { counts.take(1).sum() } else { counts.sum() };
         self.complete(&format!("COPY {rows}"));
         Ok(())
     }
@@ -158,7 +162,7 @@ fn told(outcome: &[Events], way: &Way) -> Vec<(u64, Bytes)> {
             Way::Split(splitter) => {
                 error::with_context(frame, |context| splitter.rewrite_context(shard, context))
             }
-            Way::All => frame.clone(),
+            Way::All(_) => frame.clone(),
         };
         let context = backend::error_field(frame.get(HEADER..)?, b'W');
         let line = context.and_then(|context| line_of(std::str::from_utf8(context).ok()?));
@@ -314,7 +318,9 @@ impl Copy<'_> {
 
     fn data(&mut self, way: &mut Way, chunk: &[u8]) -> Result<(), Broken> {
         match way {
-            Way::All => {
+            Way::All(watch) => {
+                let watched = watch.as_mut().map_or(Ok(()), |watch| watch.push(chunk, &mut |_, _| {}));
+                watched.map_err(broken_by)?;
                 for conn in &mut self.conns {
                     put_data(&mut conn.write, chunk);
                 }
@@ -330,7 +336,13 @@ impl Copy<'_> {
     }
 
     fn finish(&mut self, way: &mut Way) -> Result<(), Broken> {
-        let Way::Split(splitter) = way else { return Ok(()) };
+        let splitter = match way {
+            Way::Split(splitter) => splitter,
+            Way::All(watch) => {
+                let watched = watch.as_mut().map_or(Ok(()), |watch| watch.finish(&mut |_, _| {}));
+                return watched.map_err(broken_by);
+            }
+        };
         let mut frames = Frames::new(&mut self.conns);
         let finished = splitter.finish(&mut |shard, piece| frames.put(shard, piece));
         frames.close();

@@ -3,6 +3,7 @@
 //! One writing shard: a plain COMMIT. More: every writer prepares, the decision is recorded durably, every writer commits what it has
 //! prepared. What cannot be finished here is finished by the resolver, by the same decision.
 
+use crate::backend::gucs::Gucs;
 use crate::control::{Outcome, commit_prepared_sql, prepare_sql, rollback_prepared_sql};
 use crate::frontend::failure::Failure;
 use crate::frontend::session::{Held, Session};
@@ -139,7 +140,15 @@ impl Session {
         sql: &str,
     ) -> Result<(), Failure> {
         match self.held.iter().position(|held| held.shard == shard && !held.replica) {
-            Some(at) => self.ask(at, sql).await,
+            Some(at) => {
+                // What is decided is not cut short by a limit of the application's.
+                if self.gucs.limits_statements() {
+                    self.held[at].lease.applied = None;
+                    self.held[at].gucs_moved = false;
+                    self.ask(at, Gucs::LIFT).await?;
+                }
+                self.ask(at, sql).await
+            }
             None => Err(Failure::error(sqlstate::CONNECTION_FAILURE, "the shard's connection was lost")),
         }
     }

@@ -12,15 +12,20 @@ use super::io::{ClientIo, StepError};
 use super::session::{Held, Session};
 use super::visible::{Doing, wait};
 use crate::backend::conn::{Conn, Events};
+use crate::backend::connect::Fault;
 use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
-use crate::backend::pool::{Pool, PoolKey, PoolLimits};
+use crate::backend::pool::{Lease, LeaseError, Pool, PoolKey, PoolLimits};
 use crate::control::NodeId;
 use crate::exec::single;
 use crate::metrics::ServedBy;
 use crate::sql::facts::{Command, DdlKind, Facts};
 use crate::sql::free_database::must_be_free;
-use crate::wire::{reply, sqlstate};
+use crate::wire::frame::HEADER;
+use crate::wire::{backend, reply, sqlstate};
+
+/// How often the settings of a conn are replayed under a limit of statements that cuts off its own removal.
+const LIFTS_MAX: usize = 5;
 
 impl Session {
     /// The index of a held conn to `shard`, fit for the purpose: taken from the pool if there is none, brought to the
@@ -39,11 +44,11 @@ impl Session {
             Some(at) if self.needs_settings(at) => return None,
             Some(at) => at,
             None => {
-                let plain = self.held.is_empty() && !replica && !self.draws.asks();
-                if !plain || self.block.as_ref().is_some_and(|block| block.opaque) {
+                let opaque = self.block.as_ref().is_some_and(|block| block.opaque);
+                if !self.held.is_empty() || self.draws.asks() || opaque {
                     return None;
                 }
-                let held = self.lease_at_hand(shard)?;
+                let held = self.lease_at_hand(shard, replica)?;
                 self.show_running(&held);
                 self.hold(held)
             }
@@ -128,12 +133,15 @@ impl Session {
         joined.or_else(|| self.held.iter().position(|held| of_shard(held) && (!held.replica || replica)))
     }
 
-    /// A conn to the primary of `shard` that is at hand in its pool and has the session's settings.
-    fn lease_at_hand(&self, shard: ShardId) -> Option<Held> {
+    /// A conn to `shard` that is at hand in its pool and has the session's settings.
+    fn lease_at_hand(&self, shard: ShardId, replica: bool) -> Option<Held> {
         let shared = &self.worker.shared;
-        let node = match self.who.kind {
-            DatabaseKind::Node(_) => None,
-            DatabaseKind::Sharded | DatabaseKind::FirstShard => Some(shared.nodes().primary(shard)?),
+        let (node, replica) = match self.who.kind {
+            DatabaseKind::Node(_) => (None, false),
+            DatabaseKind::Sharded | DatabaseKind::FirstShard => {
+                let picked = if replica { self.replica_at_hand(shard)? } else { None };
+                (Some(picked.or_else(|| shared.nodes().primary(shard))?), picked.is_some())
+            }
         };
         if self.pools_generation != self.worker.pools.generation() {
             return None;
@@ -147,23 +155,28 @@ impl Session {
         if !has_settings || !translates {
             return None;
         }
-        shared.metrics.pool_wait(shard, ServedBy::Primary, Duration::ZERO);
+        let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
+        shared.metrics.pool_wait(shard, role, Duration::ZERO);
         let load = node.and_then(|node| shared.nodes().enter(node));
-        Some(Held::new((shard, node, false), lease, None, load))
+        Some(Held::new((shard, node, replica), lease, None, load))
+    }
+
+    /// The replica that a read may go to, if one is fit; `None`: the shard has to be asked for its LSN.
+    fn replica_at_hand(&self, shard: ShardId) -> Option<Option<NodeId>> {
+        let shared = &self.worker.shared;
+        match shared.floor(shard).look() {
+            Look::Replica(floor) => {
+                let lag = shared.settings.load().routing.max_replica_lag;
+                Some(shared.nodes().pick_replica(shard, floor, lag))
+            }
+            Look::Primary => Some(None),
+            Look::Ask(_) => None,
+        }
     }
 
     pub(super) async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
         let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
-        let pool = self.pool(node).ok_or_else(|| self.no_primary(shard))?;
-        let mut lease = match wait(&mut self.io, Doing::Waiting, pool.lease()).await? {
-            Ok(lease) => lease,
-            Err(error) => {
-                if let Some(node) = node {
-                    self.worker.shared.nodes().check_now(node);
-                }
-                return Err(Failure::Lease { shard: self.shard_name(shard), error });
-            }
-        };
+        let mut lease = self.lease_of(shard, node).await?;
         let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
         let metrics = &self.worker.shared.metrics;
         metrics.pool_wait(shard, role, lease.waited);
@@ -175,6 +188,36 @@ impl Session {
         }
         let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
         Ok(Held::new((shard, node, replica), lease, asks_lsn, load))
+    }
+
+    async fn lease_of(&mut self, shard: ShardId, node: Option<NodeId>) -> Result<Lease, Failure> {
+        loop {
+            let pool = self.pool(node).ok_or_else(|| self.no_primary(shard))?;
+            match wait(&mut self.io, Doing::Waiting, pool.lease()).await? {
+                Ok(Some(lease)) => return Ok(lease),
+                // A reload has closed it: the wait goes on in the pool that has taken its place.
+                Ok(None) => {}
+                Err(error) => return Err(self.no_lease(shard, node, error)),
+            }
+        }
+    }
+
+    /// Tells the console and the log of a node that gives no connections.
+    fn no_lease(&self, shard: ShardId, node: Option<NodeId>, error: LeaseError) -> Failure {
+        let shared = &self.worker.shared;
+        let shard = self.shard_name(shard);
+        if let Some(node) = node {
+            shared.nodes().check_now(node);
+        }
+        if let LeaseError::Connect(connect) = &error
+            && connect.fault() == Fault::Node
+        {
+            node.iter().for_each(|node| shared.nodes().refused(*node, connect.said()));
+            if let Some(unsaid) = shared.refusals.due() {
+                tracing::warn!(shard, user = self.who.user, unsaid, "no connection to a node: {connect}");
+            }
+        }
+        Failure::Lease { shard, error }
     }
 
     /// Node, whether it is a replica, and the duty to ask the shard for its LSN.
@@ -242,8 +285,8 @@ impl Session {
             let limits = PoolLimits {
                 size: self.who.pool_size(&settings).div_ceil(worker.shared.threads).max(1),
                 wait: pool.wait,
-                max_lifetime: pool.max_lifetime,
-                idle: pool.idle,
+                max_lifetime: or_never(pool.max_lifetime),
+                idle: or_never(pool.idle),
                 min_idle: pool.min_idle,
             };
             Pool::new(key.clone(), self.who.login.clone(), worker.shared.connect.load_full(), limits)
@@ -325,16 +368,44 @@ impl Session {
     }
 }
 
-/// Brings a conn to settings; what it said meanwhile.
+/// A limit of which zero means that there is none.
+fn or_never(limit: Duration) -> Duration {
+    const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    if limit.is_zero() { NEVER } else { limit }
+}
+
+/// Brings a conn to settings; what it said meanwhile. A `statement_timeout` that somebody has left on it does not hit what is said
+/// here: a message of several commands runs under the one with which it began.
 async fn bring(io: &mut ClientIo, conn: &mut Conn, wanted: &Arc<Gucs>) -> Result<Events, StepError> {
     let mut events = Events::default();
-    let Some(sql) = wanted.replay_sql(conn.applied.as_deref()) else { return Ok(events) };
-    reply::query(&mut conn.write, sql.as_bytes());
-    conn.owe(Owed::Query(Show::NOTHING));
-    conn.applied = None;
-    single::run(io, conn, &mut events).await?;
+    let limited = conn.applied.as_ref().is_none_or(|applied| applied.limits_statements());
+    let lifted = conn.applied.as_ref().filter(|_| limited).map(Gucs::unlimited);
+    let Some(sql) = wanted.replay_sql(lifted.as_deref().or(conn.applied.as_deref())) else {
+        return Ok(events);
+    };
+    for _ in 0..LIFTS_MAX {
+        if limited {
+            reply::query(&mut conn.write, Gucs::LIFT.as_bytes());
+            conn.owe(Owed::Query(Show::NOTHING));
+        }
+        reply::query(&mut conn.write, sql.as_bytes());
+        conn.owe(Owed::Query(Show::NOTHING));
+        conn.applied = None;
+        single::run(io, conn, &mut events).await?;
+        if !(limited && events.error.take_if(|error| has_timed_out(error)).is_some()) {
+            break;
+        }
+    }
     if events.error.is_none() {
         conn.applied = Some(Arc::clone(wanted));
     }
     Ok(events)
+}
+
+/// 57014, but not for a cancel request.
+fn has_timed_out(error: &[u8]) -> bool {
+    let field = |tag| backend::error_field(error.get(HEADER..).unwrap_or_default(), tag).unwrap_or_default();
+    let asked = b"due to user request";
+    field(b'C') == sqlstate::QUERY_CANCELED.as_bytes()
+        && !field(b'M').windows(asked.len()).any(|w| w == asked)
 }

@@ -1,19 +1,24 @@
 //! What the catalog forbids besides what the planner knows: tables with problems, and binary data with OIDs in them that are
 //! not the same on every shard.
 
+use std::sync::Arc;
+
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
 use super::names::Prepared;
 use super::session::Session;
-use crate::backend::oids::{OidError, column_types};
+use crate::backend::oids::{FIRST_USER_OID, OidError, column_types};
 use crate::backend::owed::{Owed, Show};
 use crate::backend::pool::Lease;
 use crate::control::Forbids;
 use crate::exec::bind;
 use crate::route::plan::{Plan, Target};
 use crate::route::refusal::Refusal;
-use crate::sql::facts::{Access, Command, CopyFormat, Facts};
+use crate::sql::copy_shape::CopyFormat;
+use crate::sql::facts::{Access, Command, Facts};
+use crate::sql::normalise::identifiers;
+use crate::sql::schema::{Relation, Schema};
 use crate::wire::frontend::tag;
 use crate::wire::reply;
 
@@ -48,15 +53,20 @@ impl Session {
     }
 
     /// COPY in binary format carries the OIDs of elements and columns.
-    pub(super) fn check_copy(&self, facts: &Facts, plan: &Plan) -> Result<(), Refusal> {
+    pub(super) fn check_copy(&self, facts: &Facts, plan: &mut Plan, text: &[u8]) -> Result<(), Refusal> {
         let (Command::CopyIn(shape) | Command::CopyOut(shape)) = &facts.command else { return Ok(()) };
         let Some(catalog) = self.catalog.as_ref().filter(|_| shape.format == CopyFormat::Binary) else {
             return Ok(());
         };
         let current = catalog.load();
-        let at_home =
-            matches!(plan.target, Target::One(shard) | Target::Nowhere(shard) if shard == ShardId(0));
-        if at_home || current.oids.is_uniform() {
+        if current.oids.is_uniform() {
+            return Ok(());
+        }
+        if plan.target == Target::Any && self.held.is_empty() {
+            // Where the OIDs are as the application is told.
+            plan.target = Target::One(ShardId(0));
+        }
+        if matches!(plan.target, Target::One(shard) | Target::Nowhere(shard) if shard == ShardId(0)) {
             return Ok(());
         }
         let differs = |name: &String| {
@@ -66,15 +76,36 @@ impl Session {
                 relation.columns.iter().any(|column| current.oids.binary_differs(column.type_oid))
             })
         };
-        // The columns of a query are not known here.
         let query = facts.tables.is_empty() || shape.columns == 0;
-        if query || facts.tables.iter().any(differs) {
+        let refused = if query {
+            self.may_have_user_types(facts, text, &current.schema)
+        } else {
+            facts.tables.iter().any(differs)
+        };
+        if refused {
             return Err(Refusal::unsupported(
                 format!("COPY in binary format: {}", OidError::Container),
                 "Use the text or the csv format.",
             ));
         }
         Ok(())
+    }
+
+    /// Whether a value of a query may be of a type of the user's, or hold one: the columns of the query itself are not known here, but
+    /// what they are made of.
+    fn may_have_user_types(&self, facts: &Facts, text: &[u8], schema: &Schema) -> bool {
+        let tables: Vec<_> = facts.tables.iter().map(|table| schema.by_full_name(table)).collect();
+        let read = || tables.iter().flatten();
+        let user =
+            |table: &Arc<Relation>| table.columns.iter().any(|column| column.type_oid >= FIRST_USER_OID);
+        let mut found = tables.iter().any(Option::is_none) || read().any(|table| user(table));
+        identifiers(text, self.text_rules().standard_strings, false, &mut |name| {
+            // The type of a table's rows has its name.
+            let row = || read().any(|table| table.name == name);
+            found |= schema.types.contains_key(name) && !row();
+            found |= schema.function(name).is_some_and(|function| !function.built_in);
+        });
+        found
     }
 
     /// Refuses rows in binary format with OIDs in them that are another shard's. `at`: the conn that has the statement or is
@@ -106,6 +137,13 @@ impl Session {
             return Err(OidError::Container.into());
         }
         Ok(())
+    }
+
+    /// Whether nothing has to be asked to know that [`Self::check_containers`] refuses nothing.
+    pub(super) fn has_no_containers(&self, prepared: &Prepared, bind: &[u8]) -> bool {
+        let uniform = || self.catalog.as_ref().is_none_or(|catalog| catalog.load().oids.is_uniform());
+        let texts = || bind::result_formats(bind).is_none_or(|formats| formats.iter().all(|f| *f == 0));
+        !prepared.facts().is_some_and(|facts| facts.returns_rows) || uniform() || texts()
     }
 
     /// As `any_shard`, but for rows in binary format the home shard where it matters: its OIDs are right as they are.

@@ -1,5 +1,5 @@
 //! DDL is looked at when it has run and before it is committed: a constraint that the shards cannot hold, each for itself, is
-//! refused, or accepted with a notice, whatever the words that made it.
+//! refused, or accepted with a notice, whatever the words that made it; and so is a table whose rows would be looked for elsewhere.
 
 use bytes::BytesMut;
 use router_config::settings::UniqueWithoutKey;
@@ -13,19 +13,34 @@ use crate::sql::normalise::identifiers;
 use crate::sql::tokens::Tokens;
 use crate::wire::error::Report;
 
-/// DDL without any of these words makes no constraint, and no column that generates values.
-const CONSTRAINING: [&str; 5] = ["table", "unique", "schema", "sequence", "execute"];
+/// DDL without any of these words makes no constraint, no column that generates values, and changes no column of a table.
+const RESHAPING: [&str; 11] = [
+    "table",
+    "unique",
+    "schema",
+    "sequence",
+    "execute",
+    "type",
+    "domain",
+    "attribute",
+    "extension",
+    "owned",
+    "cascade",
+];
 
 impl Session {
     /// Behind DDL that has completed on all shards, in its open transaction; its tag is the last that the application was given.
     pub async fn judge_ddl(&mut self, facts: &Facts, text: &[u8]) -> Result<(), Failure> {
-        if !facts.effects.changes_catalog || self.events.error.is_some() || !self.may_constrain(text) {
+        if !facts.effects.changes_catalog || self.events.error.is_some() || !self.may_reshape(text) {
             return Ok(());
         }
         let before = self.schema();
         let judged = match self.read_own_catalog().await {
             Ok(()) => {
                 let now = self.schema();
+                if let Some(table) = now.reshaped(&before) {
+                    return self.take_back(Refusal::reshapes(&table.full_name()).into());
+                }
                 let new = now.unheld.iter().filter(|new| !before.unheld.iter().any(|old| old.is(new)));
                 self.judge(new)
             }
@@ -40,18 +55,21 @@ impl Session {
                 self.io.out.extend_from_slice(&tag);
                 Ok(())
             }
-            Err(failure) => {
-                self.io.out.truncate(at);
-                self.events.completed = self.events.completed.saturating_sub(1);
-                Err(failure)
-            }
+            Err(failure) => self.take_back(failure),
         }
     }
 
-    fn may_constrain(&self, text: &[u8]) -> bool {
+    /// The DDL is not told of as completed: the transaction fails.
+    fn take_back(&mut self, failure: Failure) -> Result<(), Failure> {
+        self.io.out.truncate(self.tag_at.unwrap_or(self.io.out.len()));
+        self.events.completed = self.events.completed.saturating_sub(1);
+        Err(failure)
+    }
+
+    fn may_reshape(&self, text: &[u8]) -> bool {
         let mut found = false;
         identifiers(text, self.text_rules().standard_strings, true, &mut |name| {
-            found |= CONSTRAINING.contains(&name);
+            found |= RESHAPING.contains(&name);
         });
         found
     }

@@ -124,7 +124,6 @@ impl Failure {
             Self::Lease { error: LeaseError::Timeout { .. }, .. } => {
                 sqlstate::TOO_MANY_CONNECTIONS.to_owned()
             }
-            Self::Lease { error: LeaseError::Closed, .. } => sqlstate::CONNECTION_FAILURE.to_owned(),
             Self::Client(_) => sqlstate::PROTOCOL_VIOLATION.to_owned(),
         }
     }
@@ -180,17 +179,13 @@ fn of_oids(error: &OidError) -> Refusal {
 
 fn no_lease(out: &mut BytesMut, shard: &str, error: LeaseError) {
     match error {
-        LeaseError::Connect(error) => error.write(Severity::Error, out),
+        LeaseError::Connect(error) => error.write(Severity::Error, shard, out),
         LeaseError::Timeout { .. } => {
             let message = format!("shard \"{shard}\" has no free connection");
             Report::error(sqlstate::TOO_MANY_CONNECTIONS, &message)
                 .detail(error.to_string().as_str())
                 .hint("Raise pool.size, or shorten the transactions that hold the connections.")
                 .write(out);
-        }
-        LeaseError::Closed => {
-            let message = format!("the pool of shard \"{shard}\" was closed by a reload");
-            Report::error(sqlstate::CONNECTION_FAILURE, &message).hint("Run the statement again.").write(out);
         }
     }
 }

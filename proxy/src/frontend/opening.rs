@@ -1,6 +1,7 @@
 //! The beginning of a session: from a login to its state, its settings and what the application is told of them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
@@ -20,7 +21,7 @@ use crate::wire::{reply, sqlstate};
 use crate::worker::{Welcome, Worker};
 
 /// The session of a login, with ParameterStatus in its output; `None` when it could not be had (the application was told).
-pub(super) async fn open(login: Login, worker: Arc<Worker>) -> Option<Box<Session>> {
+pub(super) async fn open(login: Login, worker: Arc<Worker>, peer: SocketAddr) -> Option<Box<Session>> {
     let settings = worker.shared.settings.load_full();
     let entry = settings.database(&login.database).cloned();
     let max_frame = settings.limits.message_bytes;
@@ -32,6 +33,7 @@ pub(super) async fn open(login: Login, worker: Arc<Worker>) -> Option<Box<Sessio
             .hint("Add it to [[databases]], or an entry with name = \"*\".")
             .write(&mut io.out);
         let _ = io.flush().await;
+        failed(&worker, peer, (sqlstate::INVALID_CATALOG_NAME, &message));
         return None;
     };
     let who = who(&login.user, &login.database, login.credentials, &entry, settings.pool.mode);
@@ -41,14 +43,26 @@ pub(super) async fn open(login: Login, worker: Arc<Worker>) -> Option<Box<Sessio
     match session.welcome().await {
         Ok(()) => Some(session),
         Err(failure) => {
+            let (code, why) = (failure.sqlstate(), failure.to_string());
             let mut told = BytesMut::new();
             if failure.report(&mut told).is_ok() {
                 session.io.out.extend_from_slice(&as_fatal(&told));
                 let _ = session.io.flush().await;
             }
+            let worker = Arc::clone(&session.worker);
+            drop(session);
+            failed(&worker, peer, (&code, &why));
             None
         }
     }
+}
+
+/// Counts a login that came to nothing; the pool of a name that was tried goes with it.
+fn failed(worker: &Worker, peer: SocketAddr, (sqlstate, why): (&str, &str)) {
+    worker.shared.metrics.rejected.inc();
+    worker.shared.metrics.error(sqlstate);
+    tracing::info!(%peer, "login failed: {why}");
+    worker.pools.sweep();
 }
 
 fn who(

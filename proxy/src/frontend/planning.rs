@@ -241,12 +241,12 @@ impl Session {
             let plan = route::plan(&topology, &facts, &values, &view)?;
             return Ok(Plan { target: Target::Any, ..plan });
         }
-        let plan = match drawn {
+        let mut plan = match drawn {
             None => route::plan(&topology, &statement.facts, &values, &view),
             Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
         }?;
         if several {
-            self.check_copy(&statement.facts, &plan)?;
+            self.check_copy(&statement.facts, &mut plan, own())?;
         }
         if statement.facts.effects.listening_channels && self.listening.is_some() {
             return self.plan_channels(own(), request.params.map_or(0, BindParams::len), plan);

@@ -63,7 +63,7 @@ impl Refusal {
     }
 
     /// DDL that changes where the rows of a table are looked for.
-    pub(super) fn reshapes(table: &str) -> Self {
+    pub(crate) fn reshapes(table: &str) -> Self {
         Self::unsupported(
             format!("the change of {table} would leave its rows where they are not looked for"),
             "Create a new table, and copy the rows into it.",

@@ -9,7 +9,9 @@ use super::plan::SessionView;
 use crate::sql::Context;
 use crate::sql::cache::{Analysed, Cache};
 use crate::sql::facts::{Access, Command, Effects, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
-use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{
+    Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
+};
 
 /// A cluster of `n` shards, `shard-1` the home shard. Made once: proposing a slot map takes a while.
 pub(super) fn topology(n: usize) -> Arc<Topology> {
@@ -199,6 +201,7 @@ fn relation(name: &str, placement: Placement, columns: &[(&str, &str, Option<&st
         default: default.map(str::to_owned),
         identity_always: false,
         generated: false,
+        stored: Stored { times: crate::sql::times::is_time(type_name), ..Stored::default() },
     };
     Relation {
         schema: "public".to_owned(),

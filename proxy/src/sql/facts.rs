@@ -6,6 +6,8 @@
 use router_config::key::KeyType;
 use smallvec::SmallVec;
 
+use super::copy_shape::CopyShape;
+
 /// Facts of one statement.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -459,42 +461,4 @@ pub struct DrawShape {
     pub column_at: Option<(usize, String)>,
     /// Insert ` OVERRIDING SYSTEM VALUE` at this offset (GENERATED ALWAYS).
     pub overriding_at: Option<usize>,
-}
-
-/// COPY.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CopyShape {
-    /// Format.
-    pub format: CopyFormat,
-    /// Field delimiter (text: tab, csv: comma).
-    pub delimiter: u8,
-    /// NULL string (text: `\N`, csv: empty).
-    pub null: String,
-    /// csv QUOTE.
-    pub quote: u8,
-    /// csv ESCAPE.
-    pub escape: u8,
-    /// A header line is present.
-    pub header: bool,
-    /// 0-based position of the key among the columns copied; `None` when the key is left to its default.
-    pub key_field: Option<usize>,
-    /// Key column's type, if the table is sharded.
-    pub key_type: Option<KeyType>,
-    /// Number of columns copied.
-    pub columns: usize,
-    /// `FORCE_NOT_NULL`/`FORCE_NULL` name the key column.
-    pub force_null_key: bool,
-    /// ENCODING option, if named.
-    pub encoding: Option<String>,
-}
-
-/// COPY format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CopyFormat {
-    /// text
-    Text,
-    /// csv
-    Csv,
-    /// binary
-    Binary,
 }

@@ -8,6 +8,7 @@ pub mod calls;
 pub mod clocks;
 mod command;
 pub mod constraints;
+pub mod copy_shape;
 pub mod extract;
 pub mod facts;
 pub mod fetch;

@@ -95,6 +95,19 @@ pub struct Column {
     pub identity_always: bool,
     /// `GENERATED ALWAYS AS (expr) STORED`.
     pub generated: bool,
+    /// What its values are, below all domains.
+    pub stored: Stored,
+}
+
+/// How a column's values are stored and read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// `pg_attribute.attnum`, which no other column of the table ever has.
+    pub number: i16,
+    /// Modifier of the type (`atttypmod`), of a domain that of the type below; -1: none.
+    pub modifier: i32,
+    /// A text may be read by the clock (`'now'`): a date, a time, or something made of such.
+    pub times: bool,
 }
 
 /// Where the rows of a relation live.
@@ -259,6 +272,19 @@ impl Schema {
         self.functions.get(name)
     }
 
+    /// A table of `before` whose rows would not be looked for any more where they are.
+    pub fn reshaped(&self, before: &Self) -> Option<Arc<Relation>> {
+        let is_table = |relation: &&Arc<Relation>| {
+            matches!(relation.kind, RelationKind::Table | RelationKind::Foreign)
+                && relation.placement != Placement::Catalog
+        };
+        let old: HashMap<u32, &Arc<Relation>> =
+            before.relations.values().filter(is_table).map(|relation| (relation.oid, relation)).collect();
+        let now = self.relations.values().filter(is_table);
+        let moved = now.filter_map(|now| old.get(&now.oid).filter(|old| !now.is_placed_as(old)));
+        moved.min_by_key(|old| old.oid).map(|old| Arc::clone(old))
+    }
+
     /// The one key type of all sharded tables, if there is one.
     pub fn only_key_type(&self) -> Option<KeyType> {
         let mut found = None;
@@ -283,6 +309,27 @@ impl Relation {
             | Placement::Reference
             | Placement::Unsharded
             | Placement::Catalog => None,
+        }
+    }
+
+    /// Whether rows that were stored when the table was `before` are where they are looked for now: with equal keys of an equal
+    /// hash, if it is sharded.
+    fn is_placed_as(&self, before: &Self) -> bool {
+        let key = |relation: &Self, at: usize| relation.columns.get(at).map(|column| column.stored);
+        match (&before.placement, &self.placement) {
+            (
+                Placement::Sharded { key_column: old, key_type: old_type },
+                Placement::Sharded { key_column: new, key_type: new_type },
+            ) => {
+                let (Some(old), Some(new)) = (key(before, *old), key(self, *new)) else { return false };
+                let cut = new.modifier != -1 && new.modifier != old.modifier;
+                old.number == new.number && old_type.family() == new_type.family() && !cut
+            }
+            (Placement::Reference, Placement::Reference)
+            // Refused before or afterwards: nothing is looked for in it.
+            | (Placement::Unsharded, Placement::Unsharded | Placement::View { .. })
+            | (Placement::View { .. } | Placement::Catalog, _) => true,
+            (Placement::Sharded { .. } | Placement::Reference | Placement::Unsharded, _) => false,
         }
     }
 

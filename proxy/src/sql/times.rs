@@ -14,16 +14,28 @@ pub fn is_time(type_name: &str) -> bool {
     ["date", "time", "abstime"].iter().any(|head| name.starts_with(head))
 }
 
-/// Whether a date or time would be read from this text by the clock: one of the words, and beside it nothing but numbers and short
-/// words (a zone, `allballs`).
+/// Whether a date or time, an array, a range or a row of such would be read from this text by the clock: an element of it is one of the
+/// words, and beside it nothing that no date has.
 pub fn names_the_time(text: &str) -> bool {
-    let mut words = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
-    let special = |word: &str| WORDS.iter().any(|special| word.eq_ignore_ascii_case(special));
-    let mut found = false;
-    words.all(|word| {
-        found |= special(word);
-        special(word) || word.len() <= 4 || word.eq_ignore_ascii_case("allballs")
-    }) && found
+    text.split(|c| "{}[](),\"\\".contains(c)).any(element_names_the_time)
+}
+
+/// Source: PostgreSQL 15, `datetime.c`, `DecodeDateTime`. With `now` goes neither a time nor a zone.
+fn element_names_the_time(element: &str) -> bool {
+    const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+    let is = |word: &str, other: &str| word.eq_ignore_ascii_case(other);
+    let ignored = |word: &str| {
+        let day = |day: &&str| word.get(..3).is_some_and(|head| is(head, day));
+        is(word, "at") || is(word, "on") || DAYS.iter().any(day)
+    };
+    let words = || element.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+    if words().any(|word| is(word, "now")) {
+        return words().all(|word| is(word, "now") || ignored(word));
+    }
+    // A zone has few letters.
+    let fits = |word: &str| ignored(word) || word.len() <= 4 || is(word, "allballs");
+    let special = |word: &str| WORDS.iter().any(|special| is(word, special));
+    words().any(special) && words().all(|word| special(word) || fits(word))
 }
 
 /// Whether a text has literals that may be dates or times. Errs on the side of yes: a number with a separator and another number, or with the name of a month.
@@ -63,10 +75,14 @@ mod tests {
             "yesterday allballs",
             "{now,today}",
             "today 10:00 CET",
+            "(7,\"at noon, today\",now)",
+            "[today,infinity)",
+            "mon now",
         ] {
             assert!(names_the_time(text), "{text}");
         }
-        for text in ["", "known", "snow", "2024-01-01", "buy it now, cheaply", "epoch", "infinity", "nowhere"]
+        for text in
+            ["", "known", "snow", "2024-01-01", "buy it now", "Buy Now!", "closing today", "epoch", "nowhere"]
         {
             assert!(!names_the_time(text), "{text}");
         }

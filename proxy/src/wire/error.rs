@@ -3,6 +3,8 @@
 //! Source: PostgreSQL documentation, "Message Formats" and "Error and Notice Message Fields". Invariant: what is written
 //! is one well-formed frame whatever the texts contain (NUL bytes are left out).
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// Severity of an error or notice.
@@ -219,19 +221,9 @@ impl NodeError {
         Self { body, sqlstate, message }
     }
 
-    /// Appends it as an ErrorResponse with another severity.
-    pub fn write_as(&self, severity: Severity, out: &mut BytesMut) {
-        out.put_u8(b'E');
-        let start = out.len();
-        out.put_u32(0);
-        for (tag, text) in fields(&self.body) {
-            out.put_u8(tag);
-            out.put_slice(if matches!(tag, b'S' | b'V') { severity.as_str().as_bytes() } else { text });
-            out.put_u8(0);
-        }
-        out.put_u8(0);
-        let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-        out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    /// A field as text.
+    pub fn field(&self, tag: u8) -> Option<Cow<'_, str>> {
+        fields(&self.body).find(|(known, _)| *known == tag).map(|(_, text)| String::from_utf8_lossy(text))
     }
 
     /// Appends it as an ErrorResponse.

@@ -181,6 +181,11 @@ impl<'s, 'i> Section<'s, 'i> {
     pub(super) fn string(&mut self, key: &'static str) -> Option<String> {
         let found = self.value(key)?;
         match found.get_ref().as_str() {
+            // No name, password or statement of PostgreSQL has one: it would be cut there.
+            Some(text) if text.contains('\0') => {
+                self.mistake(key, "contains a NUL character", "remove it");
+                None
+            }
             Some(text) => Some(text.to_owned()),
             None => {
                 self.wrong_type(key, found, "a text", "put it in double quotes");
@@ -317,6 +322,10 @@ impl<'s, 'i> Section<'s, 'i> {
         let mut texts = Vec::new();
         for entry in entries {
             match entry.get_ref().as_str() {
+                Some(text) if text.contains('\0') => {
+                    let key = self.path_of(key);
+                    self.reader.mistake(&entry.span(), &key, "contains a NUL character", "remove it");
+                }
                 Some(text) => texts.push((text.to_owned(), entry.span())),
                 None => {
                     let message = format!("holds {}", with_article(entry.get_ref().type_str()));

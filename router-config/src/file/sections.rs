@@ -110,9 +110,16 @@ fn pool(mut section: Section<'_, '_>) -> Pool {
     section.count("size", &mut pool.size, 1..=MAX_POOL);
     section.count("min_idle", &mut pool.min_idle, 0..=MAX_POOL);
     section.duration("wait", &mut pool.wait);
+    if pool.wait.is_zero() {
+        section.mistake(
+            "wait",
+            "is 0: whoever finds no connection free would fail at once",
+            "write at least 1ms",
+        );
+    }
     section.duration("max_lifetime", &mut pool.max_lifetime);
     section.duration("idle", &mut pool.idle);
-    section.count("statements", &mut pool.statements, 0..=MAX_COUNT);
+    section.count("statements", &mut pool.statements, 1..=MAX_COUNT);
     if pool.min_idle > pool.size {
         let message = format!("{} is more than the pool's size of {}", pool.min_idle, pool.size);
         section.mistake("min_idle", message, "lower min_idle or raise size");

@@ -370,3 +370,18 @@ fn wrong_overrides() {
         "#]],
     );
 }
+
+#[test]
+fn zeros_of_pools_and_nul_characters_mean_something_or_are_refused() {
+    check_with_least("[pool]\nmax_lifetime = 0\nidle = 0\nmin_idle = 0", &expect![[r#"no mistakes"#]]);
+    check_with_least(
+        "[pool]\nsize = 0\nwait = 0\nstatements = 0\n[auth]\nquery_user = \"\\u0000\"\n[admin]\nusers = [\"a\\u0000\"]",
+        &expect![[r#"
+            line 2, column 8: pool.size: 0 is out of range; write a number from 1 to 10000
+            line 3, column 8: pool.wait: is 0: whoever finds no connection free would fail at once; write at least 1ms
+            line 4, column 14: pool.statements: 0 is out of range; write a number from 1 to 10000000
+            line 6, column 14: auth.query_user: contains a NUL character; remove it
+            line 8, column 10: admin.users: contains a NUL character; remove it
+        "#]],
+    );
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use proxy::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Touches};
+use proxy::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Stored, Touches};
 use router_config::key::KeyType;
 use serde_json::Value;
 
@@ -197,6 +197,7 @@ fn relation(name: (&str, &str), columns: Option<&[String]>, round: &Round, oid: 
         default: None,
         identity_always: false,
         generated: false,
+        stored: Stored::default(),
     };
     Relation {
         schema: name.0.to_string(),

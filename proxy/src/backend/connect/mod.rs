@@ -221,10 +221,27 @@ impl ConnectError {
         self.fault() == Fault::Node
     }
 
-    /// Appends it as an ErrorResponse: the node's own fields where it gave some, with our severity.
-    pub fn write(&self, severity: Severity, out: &mut BytesMut) {
+    /// What the node said, or what else is wrong.
+    pub fn said(&self) -> &dyn fmt::Display {
+        &self.cause
+    }
+
+    /// Whether the node has as many connections as it takes.
+    pub fn node_is_full(&self) -> bool {
+        matches!(&self.cause, ConnectCause::Refused(error) if error.sqlstate == sqlstate::TOO_MANY_CONNECTIONS)
+    }
+
+    /// Appends it as an ErrorResponse: the node's own fields where it gave some, with our severity, and which node it was.
+    pub fn write(&self, severity: Severity, shard: &str, out: &mut BytesMut) {
         match &self.cause {
-            ConnectCause::Refused(error) => error.write_as(severity, out),
+            ConnectCause::Refused(error) => {
+                let own = error.field(b'D').map(|own| format!(" {own}")).unwrap_or_default();
+                let detail = format!("Node {} of shard \"{shard}\" refused the connection.{own}", self.node);
+                let full = "Lower pool.size, or raise max_connections of the node.";
+                let hint = error.field(b'H').or_else(|| self.node_is_full().then(|| full.into()));
+                let report = Report { severity, ..Report::error(&error.sqlstate, &error.message) };
+                report.detail(detail.as_str()).hint(hint.as_deref()).write(out);
+            }
             ConnectCause::Unreachable(_)
             | ConnectCause::Timeout(_)
             | ConnectCause::Tls(_)

@@ -108,7 +108,7 @@ async fn refusals_say_whose_fault_they_are() {
         let error = connect(&server.tcp(), &login, &context).await.expect_err("refused");
         assert_eq!((error.sqlstate(), error.fault()), (sqlstate, fault), "{error}");
         let mut out = BytesMut::new();
-        error.write(Severity::Error, &mut out);
+        error.write(Severity::Error, "s1", &mut out);
         assert_eq!(crate::testing::error_of(&out).0, sqlstate);
         assert!(!error.is_retryable());
     }

@@ -19,7 +19,9 @@ use crate::route::values::{BindError, BindParams, Values};
 use crate::sql::Context;
 use crate::sql::cache::{Analysed, Cache};
 use crate::sql::normalise::identifiers;
-use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{
+    Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
+};
 
 const CAVEAT: &str = "Planned without a catalog: columns, types and functions are taken from the configuration's rules; \
                       key types default to bigint, and a missing column list is taken to start with the key.";
@@ -249,6 +251,7 @@ fn relation(schema: &str, name: &str, kind: &TableKind, names: &BTreeSet<String>
         default: None,
         identity_always: false,
         generated: false,
+        stored: Stored::default(),
     };
     let mut columns: Vec<Column> =
         key.iter().map(|(name, key_type)| column(name, key_type.type_name())).collect();

@@ -17,7 +17,9 @@ use super::place::{Draft, Forbids, KeyFacts, Problem, REFUSED, place_tables, pla
 use super::rows::{TextRow, ask};
 use super::set_off;
 use super::triggers::{Judgement, judge};
-use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{
+    Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
+};
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
@@ -59,13 +61,23 @@ const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relki
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} \
      ORDER BY c.oid";
 
-const COLUMNS: &str = "SELECT a.attrelid, a.attname::text, pg_catalog.format_type(a.atttypid, NULL), a.atttypid, \
+/// The last but one is the column's number, the last whether its type is one of dates and times, a range (of whatever), or made of
+/// such: an array, a domain, a composite type.
+const COLUMNS: &str = "WITH RECURSIVE made (of, oid) AS ( \
+       SELECT typelem, oid FROM pg_catalog.pg_type WHERE typelem <> 0 \
+       UNION ALL SELECT typbasetype, oid FROM pg_catalog.pg_type WHERE typtype = 'd' \
+       UNION ALL SELECT a.atttypid, t.oid FROM pg_catalog.pg_type t JOIN pg_catalog.pg_attribute a \
+         ON a.attrelid = t.typrelid WHERE t.typtype = 'c' AND t.oid >= 16384 AND a.attnum > 0), \
+     times (oid) AS (SELECT oid FROM pg_catalog.pg_type WHERE typcategory = 'D' OR typtype IN ('r', 'm') \
+       UNION SELECT made.oid FROM made JOIN times ON made.of = times.oid) \
+     SELECT a.attrelid, a.attname::text, pg_catalog.format_type(a.atttypid, NULL), a.atttypid, \
      a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), \
      CASE WHEN a.attidentity <> '' THEN 'nextval(' || pg_catalog.quote_literal( \
             pg_catalog.pg_get_serial_sequence(pg_catalog.quote_ident(n.nspname) || '.' || \
             pg_catalog.quote_ident(c.relname), a.attname)) || '::regclass)' \
           WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), t.typdefault) END, \
-     a.attidentity = 'a', a.attgenerated <> '', a.atttypmod, coalesce(l.collisdeterministic, true) \
+     a.attidentity = 'a', a.attgenerated <> '', a.atttypmod, coalesce(l.collisdeterministic, true), a.attnum, \
+     a.atttypid IN (SELECT oid FROM times) \
      FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
      LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
@@ -294,6 +306,8 @@ fn drafts(relations: &[TextRow], columns: &[TextRow], domains: &HashMap<u32, (u3
     let mut by_relation: HashMap<u32, (Vec<Column>, Vec<KeyFacts>)> = HashMap::new();
     for row in columns {
         let (list, keys) = by_relation.entry(row.number(0)).or_default();
+        let own = (row.number(3), row.number(8));
+        let (base_type, modifier) = domains.get(&own.0).copied().unwrap_or(own);
         list.push(Column {
             name: row.owned(1),
             type_name: row.owned(2),
@@ -302,9 +316,8 @@ fn drafts(relations: &[TextRow], columns: &[TextRow], domains: &HashMap<u32, (u3
             default: row.optional(5),
             identity_always: row.flag(6),
             generated: row.flag(7),
+            stored: Stored { number: row.number(10), modifier, times: row.flag(11) },
         });
-        let own = (row.number(3), row.number(8));
-        let (base_type, modifier) = domains.get(&own.0).copied().unwrap_or(own);
         keys.push(KeyFacts { base_type, modifier, deterministic: row.flag(9) });
     }
     relations.iter().map(|row| draft(row, by_relation.remove(&row.number(0)).unwrap_or_default())).collect()

@@ -24,7 +24,8 @@ pub struct OwnCatalog {
 
 impl OwnCatalog {
     /// Comes first. What the transaction's settings are, they are again after [`OwnCatalog::CLOSE`].
-    pub const OPEN: &'static str = "SAVEPOINT gavel_catalog; SET LOCAL search_path TO ''";
+    pub const OPEN: &'static str =
+        "SAVEPOINT gavel_catalog; SET LOCAL statement_timeout TO 0; SET LOCAL search_path TO ''";
 
     /// Comes last.
     pub const CLOSE: &'static str = "ROLLBACK TO SAVEPOINT gavel_catalog; RELEASE SAVEPOINT gavel_catalog";

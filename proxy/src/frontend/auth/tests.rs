@@ -114,7 +114,7 @@ async fn serve(
     let mut out = std::mem::take(&mut login.out);
     match connect(&node, &backend, &connects).await {
         Err(error) => {
-            error.write(Severity::Fatal, &mut out);
+            error.write(Severity::Fatal, "s1", &mut out);
             login.stream.write_all(&out).await.ok()?;
             login.stream.shutdown().await.ok()
         }

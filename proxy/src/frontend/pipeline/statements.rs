@@ -15,6 +15,7 @@ use crate::frontend::names::{Cursor, Place, Prepared, Told};
 use crate::frontend::session::Session;
 use crate::metrics::Cache;
 use crate::route::plan::{Plan, Target};
+use crate::sql::cache::Analysed;
 use crate::sql::facts::{Command, Facts, Scope};
 use crate::wire::backend::{Status, tag as backend_tag};
 use crate::wire::frontend::{Bind, Named, Parse, tag};
@@ -41,14 +42,7 @@ impl Session {
         self.check_statement_limit()?;
         self.see_catalog().await?;
         let analysed = self.read_extended(parse.text).await?;
-        let reading = self.reading();
-        let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
-        let types =
-            parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let gucs = Arc::clone(self.gucs_in_force());
-        let named = !name.is_empty();
-        let told = Told::default();
-        let prepared = Arc::new(Prepared { shared, analysed, reading, gucs, types, named, told });
+        let prepared = self.make_prepared(&parse, analysed);
         self.names.statements.insert(name.clone(), Arc::clone(&prepared));
         self.pipeline.parsed.push(name.clone());
         let Some(facts) = prepared.facts() else {
@@ -79,6 +73,17 @@ impl Session {
                 self.put_parse(at, &prepared, Show::ALL).map(|_| ())
             }
         }
+    }
+
+    /// The statement of a Parse, for this session.
+    pub(super) fn make_prepared(&mut self, parse: &Parse<'_>, analysed: Analysed) -> Arc<Prepared> {
+        let reading = self.reading();
+        let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
+        let types =
+            parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let gucs = Arc::clone(self.gucs_in_force());
+        let (named, told) = (!parse.name.is_empty(), Told::default());
+        Arc::new(Prepared { shared, analysed, reading, gucs, types, named, told })
     }
 
     /// Where a Parse is best sent: where its Bind in the same batch will go.

@@ -118,7 +118,7 @@ impl Tuples {
         let total = self.scanned;
         let key = self.key.take().and_then(|range| rest.get(range)).map_or(KeyField::Null, KeyField::Binary);
         (self.scanned, self.field) = (0, 0);
-        Ok(Step::Row(total, key))
+        Ok(Step::Row { bytes: total, key, times: false })
     }
 }
 

@@ -7,7 +7,8 @@ use memchr::{memchr_iter, memchr2, memchr3};
 
 use super::fields;
 use super::{Fault, KeyField, Step};
-use crate::sql::facts::{CopyFormat, CopyShape};
+use crate::sql::copy_shape::{CopyFormat, CopyShape};
+use crate::sql::times::names_the_time;
 
 /// How lines end, once the first one has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,10 @@ enum Found {
 pub(super) struct Lines {
     /// Field delimiter, and for csv quote and escape.
     pub(super) syntax: Syntax,
-    key_field: usize,
+    /// `None`: the rows have no key.
+    key_field: Option<usize>,
+    /// Fields whose texts may be read by the clock.
+    times: Vec<usize>,
     eol: Eol,
     header: bool,
     line: u64,
@@ -56,12 +60,13 @@ pub(super) struct Syntax {
 }
 
 impl Lines {
-    pub(super) fn new(shape: &CopyShape, key_field: usize) -> Self {
+    pub(super) fn new(shape: &CopyShape, key_field: Option<usize>) -> Self {
         let csv = (shape.format == CopyFormat::Csv).then_some((shape.quote, shape.escape));
         let syntax = Syntax { delimiter: shape.delimiter, null: shape.null.clone().into_bytes(), csv };
         Self {
             syntax,
             key_field,
+            times: shape.times.clone(),
             eol: Eol::Unknown,
             header: shape.header,
             line: 0,
@@ -97,11 +102,27 @@ impl Lines {
             return Ok(Step::All(total));
         }
         let line = rest.get(..content).unwrap_or_default();
-        let key = match self.syntax.csv {
-            None => fields::text(line, &self.syntax, self.key_field),
-            Some(csv) => fields::csv(line, &self.syntax, csv, self.key_field),
-        };
-        Ok(Step::Row(total, key.unwrap_or(KeyField::Missing)))
+        let key = self.key_field.and_then(|n| self.field(line, n)).unwrap_or(KeyField::Missing);
+        Ok(Step::Row { bytes: total, key, times: self.names_the_time(line) })
+    }
+
+    fn field<'b>(&self, line: &'b [u8], n: usize) -> Option<KeyField<'b>> {
+        match self.syntax.csv {
+            None => fields::text(line, &self.syntax, n),
+            Some(csv) => fields::csv(line, &self.syntax, csv, n),
+        }
+    }
+
+    /// Whether a date or time of the line would be read from the clock.
+    fn names_the_time(&self, line: &[u8]) -> bool {
+        // Each of the words has one of these letters; a backslash may stand for any.
+        let may = || memchr3(b'w', b'y', b'\\', line).or_else(|| memchr2(b'W', b'Y', line)).is_some();
+        !self.times.is_empty()
+            && may()
+            && self.times.iter().any(|&n| match self.field(line, n) {
+                Some(KeyField::Text(text)) => names_the_time(&String::from_utf8_lossy(&text)),
+                Some(KeyField::Null | KeyField::Missing | KeyField::Binary(_)) | None => false,
+            })
     }
 
     fn scan(&mut self, rest: &[u8], eof: bool) -> Result<Found, Fault> {

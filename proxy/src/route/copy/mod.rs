@@ -20,7 +20,7 @@ use router_config::topology::{ShardId, Topology};
 use super::convert;
 use super::refusal::Refusal;
 use super::values::TextRules;
-use crate::sql::facts::{CopyFormat, CopyShape};
+use crate::sql::copy_shape::{CopyFormat, CopyShape};
 
 /// Bytes of one row; a longer one is refused with `54000`.
 pub const COPY_ROW_MAX_BYTES: usize = 256 << 20;
@@ -78,8 +78,8 @@ enum Step<'a> {
     More,
     /// So many bytes for every shard: a header or trailer.
     All(usize),
-    /// So many bytes for the shard of the key.
-    Row(usize, KeyField<'a>),
+    /// So many bytes for the shard of the key; `times`: a date or time among them is to be read from the clock.
+    Row { bytes: usize, key: KeyField<'a>, times: bool },
     /// The end marker: nothing after it counts.
     End,
 }
@@ -96,7 +96,10 @@ enum Rows {
 pub struct CopySplitter {
     topology: Arc<Topology>,
     rows: Rows,
-    key_type: KeyType,
+    /// `None`: every row is every shard's.
+    key_type: Option<KeyType>,
+    /// The shard that was given a row with the time in it.
+    timed: Option<ShardId>,
     utf8: bool,
     table: String,
     key_column: String,
@@ -122,6 +125,10 @@ pub(super) fn check(shape: &CopyShape, rules: TextRules) -> Result<(), Refusal> 
             "Leave the shard key out of the option.",
         ));
     }
+    check_encoding(shape, rules)
+}
+
+fn check_encoding(shape: &CopyShape, rules: TextRules) -> Result<(), Refusal> {
     let rules = shape.encoding.as_ref().map_or(rules, |name| TextRules::new(name, rules.standard_strings));
     if rules.ascii_safe { Ok(()) } else { Err(Refusal::encoding()) }
 }
@@ -139,15 +146,40 @@ impl CopySplitter {
             return Err(Refusal::not_placed("COPY without its shard key"));
         };
         let rows = match shape.format {
-            CopyFormat::Text | CopyFormat::Csv => Rows::Lines(lines::Lines::new(shape, key_field)),
+            CopyFormat::Text | CopyFormat::Csv => Rows::Lines(lines::Lines::new(shape, Some(key_field))),
             CopyFormat::Binary => Rows::Binary(binary::Tuples::new(shape.columns, key_field)),
         };
+        Ok(Self::of_rows(rows, (shape, table, rules), Some(key_type), topology))
+    }
+
+    /// What looks at rows that every shard is given, if there is anything to look for: dates and times that each of them would read
+    /// from a clock of its own. It hands on nothing that is of use.
+    pub fn watch(
+        shape: &CopyShape,
+        table: &str,
+        rules: TextRules,
+        topology: Arc<Topology>,
+    ) -> Result<Option<Self>, Refusal> {
+        if shape.times.is_empty() {
+            return Ok(None);
+        }
+        check_encoding(shape, rules)?;
+        let rows = Rows::Lines(lines::Lines::new(shape, None));
+        Ok(Some(Self::of_rows(rows, (shape, table, rules), None, topology)))
+    }
+
+    fn of_rows(
+        rows: Rows,
+        (shape, table, rules): (&CopyShape, &str, TextRules),
+        key_type: Option<KeyType>,
+        topology: Arc<Topology>,
+    ) -> Self {
         let utf8 = shape.encoding.as_ref().map_or(rules.utf8, |name| TextRules::new(name, true).utf8);
         let table = table.rsplit('.').next().unwrap_or(table).to_owned();
         let key_column = "shard key".to_owned();
         let (carry, ended) = (Vec::new(), false);
         let origins = topology.shards.iter().map(|_| origins::Origins::default()).collect();
-        Ok(Self { topology, rows, key_type, utf8, table, key_column, carry, ended, origins })
+        Self { topology, rows, key_type, timed: None, utf8, table, key_column, carry, ended, origins }
     }
 
     /// The key column's name, for messages.
@@ -203,8 +235,8 @@ impl CopySplitter {
                 Ok(Step::More) => break Ok(at),
                 Ok(Step::End) => break Ok(buffer.len()),
                 Ok(Step::All(bytes)) => (bytes, None),
-                Ok(Step::Row(bytes, key)) => match self.owner(&key) {
-                    Ok(shard) => (bytes, Some(shard)),
+                Ok(Step::Row { bytes, key, times }) => match self.place(&key, times) {
+                    Ok(shard) => (bytes, shard),
                     Err(fault) => {
                         break Err(self.row_error(fault, &key, rest.get(..bytes).unwrap_or_default()));
                     }
@@ -253,7 +285,23 @@ impl CopySplitter {
         Ok(step)
     }
 
-    fn owner(&self, key: &KeyField<'_>) -> Result<ShardId, Fault> {
+    /// Whose row it is; `None`: every shard's.
+    fn place(&mut self, key: &KeyField<'_>, times: bool) -> Result<Option<ShardId>, Fault> {
+        let shard = self.key_type.map(|key_type| self.owner(key_type, key)).transpose()?;
+        if times && (shard.is_none() || self.timed.is_some_and(|other| Some(other) != shard)) {
+            return Err(Fault {
+                sqlstate: "0A000",
+                message: "'now', or a text of its kind, would be evaluated separately on each shard".into(),
+                hint: Some("Compute the time in the application and write it in full."),
+            });
+        }
+        if times {
+            self.timed = shard;
+        }
+        Ok(shard)
+    }
+
+    fn owner(&self, key_type: KeyType, key: &KeyField<'_>) -> Result<ShardId, Fault> {
         let value = match key {
             KeyField::Null => {
                 let message = format!(
@@ -265,10 +313,10 @@ impl CopySplitter {
             KeyField::Missing => {
                 return Err(Fault::format(format!("missing data for column \"{}\"", self.key_column)));
             }
-            KeyField::Text(bytes) => self.text(bytes)?,
-            KeyField::Binary(bytes) => match self.key_type {
-                KeyType::Text | KeyType::Bpchar => self.text(bytes)?,
-                _ => binary::key(self.key_type, bytes)?,
+            KeyField::Text(bytes) => self.text(key_type, bytes)?,
+            KeyField::Binary(bytes) => match key_type {
+                KeyType::Text | KeyType::Bpchar => self.text(key_type, bytes)?,
+                _ => binary::key(key_type, bytes)?,
             },
         };
         if !value.stored_as_it_is() {
@@ -282,7 +330,7 @@ impl CopySplitter {
         Ok(self.topology.owner(&value))
     }
 
-    fn text(&self, bytes: &[u8]) -> Result<KeyValue, Fault> {
+    fn text(&self, key_type: KeyType, bytes: &[u8]) -> Result<KeyValue, Fault> {
         const HINT: &str = "Send the data in UTF8, or use the extended protocol's parameters.";
         if !self.utf8 && !bytes.is_ascii() {
             let message = "a shard key that is not ASCII cannot be placed in this client_encoding";
@@ -293,7 +341,7 @@ impl CopySplitter {
             message: "invalid byte sequence for encoding \"UTF8\"".into(),
             hint: None,
         })?;
-        self.key_type.parse_text(text).map_err(|error| key_fault(self.key_type, &error))
+        key_type.parse_text(text).map_err(|error| key_fault(key_type, &error))
     }
 
     fn line(&self) -> u64 {

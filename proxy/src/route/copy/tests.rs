@@ -21,6 +21,7 @@ fn shape(format: CopyFormat) -> CopyShape {
         columns: 3,
         force_null_key: false,
         encoding: None,
+        times: Vec::new(),
     }
 }
 

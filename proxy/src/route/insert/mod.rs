@@ -137,7 +137,8 @@ fn may_split(case: &Case<'_>) -> Result<(), Refusal> {
     if !case.session.two_phase {
         return Err(Refusal::two_phase_off("an INSERT of rows of several shards"));
     }
-    match case.clock() {
+    let named = case.facts.times && case.values.name_the_time();
+    match case.clock().or_else(|| named.then(|| "'now', or a text of its kind,".to_owned())) {
         Some(what) => Err(Refusal::unrepeatable(
             &what,
             "All rows of one INSERT have the same time; each shard has its own.",

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sql::facts::{Command, Pin, Scope, ValueRef};
-use crate::sql::schema::{Column, Placement, Relation, RelationKind, Schema};
+use crate::sql::schema::{Column, Placement, Relation, RelationKind, Schema, Stored};
 use router_config::key::KeyType;
 
 fn schema() -> Schema {
@@ -14,6 +14,7 @@ fn schema() -> Schema {
         default: None,
         identity_always: false,
         generated: false,
+        stored: Stored::default(),
     };
     let bids = Relation {
         schema: "public".into(),

@@ -1,7 +1,8 @@
 //! COPY: options in both syntaxes, the place of the key among the columns, COPY of queries.
 
 use super::{Analysis, Context, analyse_tokens, base};
-use crate::sql::facts::{Access, Command, CopyFormat, CopyShape, Facts, Pin, PinCause, Scope, Sharded};
+use crate::sql::copy_shape::{CopyFormat, CopyShape};
+use crate::sql::facts::{Access, Command, Facts, Pin, PinCause, Scope, Sharded};
 use crate::sql::lexer::Kind;
 use crate::sql::normalise::Literal;
 use crate::sql::schema::{Deed, Placement, Relation};
@@ -112,6 +113,7 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
         });
     if let Some(relation) = head.relation.as_ref().filter(|_| head.inbound) {
         facts.unrepeatable = left_to_defaults(ctx, relation, head.columns.as_deref());
+        shape.times = times(relation, head.columns.as_deref(), shape.format);
     }
     facts.access = if head.inbound { Access::Write } else { Access::Read };
     facts.command = if head.inbound { Command::CopyIn(shape) } else { Command::CopyOut(shape) };
@@ -125,6 +127,18 @@ fn left_to_defaults(ctx: &Context<'_>, relation: &Relation, listed: Option<&[Str
     let varies = |default: &String| super::utility::unrepeatable_name(ctx, default.as_bytes()).is_some();
     let found = omitted.into_iter().find(|column| column.default.as_ref().is_some_and(varies))?;
     Some(format!("the default of {}.{}", relation.full_name(), found.name))
+}
+
+/// Positions of the columns whose texts may be read by the clock: where several shards would read it, each its own.
+fn times(relation: &Relation, listed: Option<&[String]>, format: CopyFormat) -> Vec<usize> {
+    let several = matches!(relation.placement, Placement::Reference | Placement::Sharded { .. });
+    if !several || format == CopyFormat::Binary {
+        return Vec::new();
+    }
+    let listed = listed.map(|names| names.iter().map(String::as_str).collect());
+    let columns = listed.unwrap_or_else(|| copied(relation)).into_iter().enumerate();
+    let may_be = |name: &str| relation.columns.iter().any(|c| c.name == name && c.stored.times);
+    columns.filter(|(_, name)| may_be(name)).map(|(n, _)| n).collect()
 }
 
 /// Columns that COPY without a list copies: all but generated ones.
@@ -188,6 +202,7 @@ impl CopyShape {
             columns: 0,
             force_null_key: false,
             encoding: None,
+            times: Vec::new(),
         }
     }
 }

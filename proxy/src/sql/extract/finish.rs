@@ -46,7 +46,7 @@ impl Reader<'_, '_> {
         facts.unrepeatable = seen.unrepeatable;
         facts.barred = seen.barred;
         facts.unknown_name = seen.unknown_name;
-        facts.times = seen.times && seen.writes_reference.is_some();
+        facts.times = seen.times && (seen.writes_reference.is_some() || seen.writes_sharded);
         facts.defaults = seen.defaults;
         Analysis { facts, by_value: seen.by_value }
     }

@@ -13,7 +13,6 @@ use crate::sql::parse::ast::{
     Update, UpdateTableFromKind,
 };
 use crate::sql::schema::{Deed, Placement, Relation};
-use crate::sql::times::is_time;
 use std::sync::Arc;
 
 /// The table that a statement writes.
@@ -69,8 +68,8 @@ impl<'q> Reader<'_, 'q> {
             return;
         };
         deeds.iter().for_each(|&deed| self.deed(relation, deed));
-        self.seen.times |= relation.placement == Placement::Reference
-            && relation.columns.iter().any(|column| is_time(&column.type_name));
+        self.seen.times |= matches!(relation.placement, Placement::Reference | Placement::Sharded { .. })
+            && relation.columns.iter().any(|column| column.stored.times);
         let full = relation.full_name();
         if full == "pg_catalog.pg_settings" {
             self.seen

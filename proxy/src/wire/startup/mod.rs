@@ -10,6 +10,8 @@ use super::sqlstate;
 
 /// `MAX_STARTUP_PACKET_LENGTH`: a longer first packet is refused (`08P01`).
 pub const STARTUP_BYTES_MAX: usize = 10_000;
+/// `NAMEDATALEN` less its terminator: longer names of users and databases are cut.
+const NAME_BYTES_MAX: usize = 63;
 /// A cancel key's secret is at most this long (protocol 3.2).
 pub const CANCEL_SECRET_BYTES_MAX: usize = 256;
 
@@ -162,6 +164,11 @@ fn startup(code: u32, body: &[u8]) -> Result<Startup, StartupError> {
             _ if name.starts_with("_pq_.") => read.unsupported.push(name.to_owned()),
             _ => read.parameters.push((name.to_owned(), value.to_owned())),
         }
+    }
+    // `ProcessStartupPacket`: quietly.
+    for name in [&mut read.user, &mut read.database] {
+        let cut = (0..=NAME_BYTES_MAX.min(name.len())).rev().find(|&at| name.is_char_boundary(at));
+        name.truncate(cut.unwrap_or(0));
     }
     if read.user.is_empty() {
         let message = "no PostgreSQL user name specified in startup packet";

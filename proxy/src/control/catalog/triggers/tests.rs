@@ -5,7 +5,7 @@ use std::sync::Arc;
 use router_config::key::KeyType;
 
 use super::*;
-use crate::sql::schema::{Column, Function, Reach, RelationKind};
+use crate::sql::schema::{Column, Function, Reach, RelationKind, Stored};
 
 const AUCTIONS: u32 = 1;
 const BIDS: u32 = 2;
@@ -22,6 +22,7 @@ fn relation(oid: u32, name: &str, placement: Placement, columns: &[&str]) -> Arc
         default: None,
         identity_always: false,
         generated: false,
+        stored: Stored::default(),
     };
     Arc::new(Relation {
         schema: "public".to_owned(),

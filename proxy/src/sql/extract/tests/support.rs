@@ -8,7 +8,9 @@ use router_config::key::KeyType;
 
 use crate::sql::extract::{Context, analyse};
 use crate::sql::facts::{Access, Command, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
-use crate::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Touches};
+use crate::sql::schema::{
+    Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
+};
 
 fn column(name: &str, type_name: &str, default: Option<&str>) -> Column {
     Column {
@@ -19,6 +21,7 @@ fn column(name: &str, type_name: &str, default: Option<&str>) -> Column {
         default: default.map(Into::into),
         identity_always: false,
         generated: false,
+        stored: Stored { times: crate::sql::times::is_time(type_name), ..Stored::default() },
     }
 }
 

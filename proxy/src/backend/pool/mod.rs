@@ -16,7 +16,7 @@ use std::time::Duration;
 use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleError, RecycleResult, Timeouts};
 use rand::RngExt;
 use router_config::topology::NodeAddress;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::conn::Conn;
@@ -26,6 +26,9 @@ use crate::wire::startup::CancelKey;
 
 /// Connections that one pool opens at the same time; more wait, so that a node that comes back is not stormed.
 const CONNECTS_AT_ONCE: usize = 8;
+
+/// Pause before a node that had no room for a connection is asked again, unless one comes back sooner.
+const FULL_PAUSE: Duration = Duration::from_millis(250);
 
 /// What a pool's conns have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,6 +67,8 @@ pub struct Manager {
     waiting: AtomicUsize,
     /// Conns lent.
     active: AtomicUsize,
+    /// A conn has come back while requests waited.
+    returned: Notify,
 }
 
 impl managed::Manager for Manager {
@@ -115,9 +120,6 @@ pub enum LeaseError {
     /// It could not be opened.
     #[error(transparent)]
     Connect(ConnectError),
-    /// The pool was closed by a reload.
-    #[error("the pool was closed")]
-    Closed,
 }
 
 /// Numbers of a pool, for the console and metrics.
@@ -156,6 +158,7 @@ impl Pool {
             gate: Semaphore::new(CONNECTS_AT_ONCE),
             waiting: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
+            returned: Notify::new(),
         };
         let inner = managed::Pool::builder(manager)
             .max_size(limits.size)
@@ -178,41 +181,60 @@ impl Pool {
         }
     }
 
-    /// Lends a conn: an idle one, a new one, or the next that becomes free.
-    pub async fn lease(self: &Arc<Self>) -> Result<Lease, LeaseError> {
-        if let Some(lease) = self.lease_at_hand(Instant::now()) {
-            return Ok(lease);
+    /// Lends a conn: an idle one, a new one, or the next that becomes free. `None`: the pool was closed meanwhile.
+    ///
+    /// A node that has no room for one more connection is asked again as long as the pool has others, which may come back.
+    pub async fn lease(self: &Arc<Self>) -> Result<Option<Lease>, LeaseError> {
+        let manager = self.inner.manager();
+        let mut full_since = None;
+        loop {
+            if let Some(lease) = self.lease_at_hand(Instant::now()) {
+                return Ok(Some(lease));
+            }
+            let (got, waited) = self.get().await;
+            match got {
+                Ok(object) => {
+                    let full = full_since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
+                    let waited = (waited + full).max(object.opened_in.unwrap_or_default());
+                    return Ok(Some(self.lend(object, waited)));
+                }
+                Err(managed::PoolError::Timeout(_)) => {
+                    let node = manager.key.node.to_string();
+                    return Err(LeaseError::Timeout { node, waited: manager.limits.wait });
+                }
+                Err(managed::PoolError::Backend(error)) => {
+                    let since = *full_since.get_or_insert_with(Instant::now);
+                    let left = manager.limits.wait.saturating_sub(since.elapsed());
+                    let hopeless = manager.active.load(Ordering::Relaxed) == 0 || left.is_zero();
+                    if hopeless || !error.node_is_full() {
+                        return Err(LeaseError::Connect(error));
+                    }
+                    let _waiting = Counted::new(&manager.waiting);
+                    // Either way it is tried again.
+                    let _ = tokio::time::timeout(left.min(FULL_PAUSE), manager.returned.notified()).await;
+                }
+                Err(managed::PoolError::Closed) => return Ok(None),
+                Err(managed::PoolError::NoRuntimeSpecified | managed::PoolError::PostCreateHook(_)) => {
+                    unreachable!("a runtime is given and there are no hooks")
+                }
+            }
         }
+    }
+
+    /// What deadpool gives, and for how long it was waited for.
+    async fn get(&self) -> (Result<Object<Manager>, managed::PoolError<ConnectError>>, Duration) {
         // A wait of zero asks without a timer and without a look at the clock: the common case.
-        let mut waited = Duration::ZERO;
         let now = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
-        let got = match self.inner.timeout_get(&now).await {
+        match self.inner.timeout_get(&now).await {
             Err(managed::PoolError::Timeout(_)) => {
                 let manager = self.inner.manager();
                 let _waiting = Counted::new(&manager.waiting);
                 let patient = Timeouts { wait: Some(manager.limits.wait), create: None, recycle: None };
                 let began = Instant::now();
                 let got = self.inner.timeout_get(&patient).await;
-                waited = began.elapsed();
-                got
+                (got, began.elapsed())
             }
-            got => got,
-        };
-        match got {
-            Ok(object) => {
-                let waited = waited.max(object.opened_in.unwrap_or_default());
-                Ok(self.lend(object, waited))
-            }
-            Err(managed::PoolError::Timeout(_)) => {
-                let manager = self.inner.manager();
-                let node = format!("{}:{}", manager.key.node.host, manager.key.node.port);
-                Err(LeaseError::Timeout { node, waited: manager.limits.wait })
-            }
-            Err(managed::PoolError::Backend(error)) => Err(LeaseError::Connect(error)),
-            Err(managed::PoolError::Closed) => Err(LeaseError::Closed),
-            Err(managed::PoolError::NoRuntimeSpecified | managed::PoolError::PostCreateHook(_)) => {
-                unreachable!("a runtime is given and there are no hooks")
-            }
+            got => (got, Duration::ZERO),
         }
     }
 
@@ -236,6 +258,8 @@ impl Pool {
         }
         drop(at_hand);
         object.last_used = Instant::now();
+        drop(object);
+        self.inner.manager().returned.notify_one();
     }
 
     /// Closes conns that have been unused for too long.
@@ -409,6 +433,15 @@ impl Pools {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Forgets pools that have no conn and that nobody knows of: a name that was tried once, a user who is gone.
+    pub fn sweep(&self) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody can come by it meanwhile but through the map.
+        pools.retain(|_, pool| Arc::strong_count(pool) > 1 || pool.inner.status().size > 0);
+        let kept = pools.len();
+        pools.shrink_to(2 * kept);
+    }
+
     /// Forgets and closes all pools: the next request of each session opens new ones.
     pub fn clear(&self) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
@@ -420,80 +453,4 @@ impl Pools {
 }
 
 #[cfg(test)]
-mod tests {
-    use router_config::settings::{BackendTls, Settings};
-
-    use super::*;
-    use crate::backend::connect::Credentials;
-    use crate::testing::postgres::{Server, server};
-
-    /// A pool of one conn.
-    fn pool_of_one(server: &Server) -> Arc<Pool> {
-        let key =
-            PoolKey { user: "postgres".to_owned(), database: "postgres".to_owned(), node: server.tcp() };
-        let login = BackendLogin {
-            user: "postgres".into(),
-            database: "postgres".into(),
-            credentials: Credentials::None,
-            parameters: Vec::new(),
-        };
-        let mut settings = Settings::default();
-        settings.backend.tls = BackendTls::Off;
-        let context = ConnectContext::from_settings(&settings).expect("nothing to read");
-        let limits = PoolLimits {
-            size: 1,
-            wait: Duration::from_secs(30),
-            max_lifetime: Duration::from_secs(3600),
-            idle: Duration::ZERO,
-            min_idle: 0,
-        };
-        Arc::new(Pool::new(key, login, Arc::new(context), limits))
-    }
-
-    #[tokio::test]
-    async fn a_conn_that_comes_back_is_at_hand_unless_somebody_waits() {
-        let server = server();
-        let pool = pool_of_one(&server);
-        assert!(pool.lease_at_hand(Instant::now()).is_none(), "none is open");
-        let first = pool.lease().await.expect("it opens");
-        let process = first.process_id;
-        drop(first);
-        let again = pool.lease_at_hand(Instant::now()).expect("it came back");
-        assert_eq!((again.process_id, pool.status().active, pool.status().idle), (process, 1, 0));
-
-        let waiting = tokio::spawn({
-            let pool = Arc::clone(&pool);
-            async move { pool.lease().await }
-        });
-        while pool.status().waiting == 0 {
-            tokio::task::yield_now().await;
-        }
-        drop(again);
-        assert!(pool.lease_at_hand(Instant::now()).is_none(), "it is whose turn it is");
-        let next = waiting.await.expect("no panic").expect("a lease");
-        assert_eq!(next.process_id, process);
-    }
-
-    #[tokio::test]
-    async fn what_is_at_hand_is_aged_reaped_and_closed_like_the_others() {
-        let server = server();
-        let pool = pool_of_one(&server);
-        drop(pool.lease().await.expect("it opens"));
-        let old = Instant::now() + Duration::from_secs(2 * 3600);
-        assert!(pool.lease_at_hand(old).is_none(), "past its lifetime");
-        assert_eq!(pool.status().idle, 0);
-
-        drop(pool.lease().await.expect("another opens"));
-        // Used since the last look, then not used for longer than the limit of zero.
-        pool.reap();
-        assert_eq!(pool.status().idle, 1);
-        pool.reap();
-        assert_eq!(pool.status().idle, 0);
-
-        let lent = pool.lease().await.expect("another opens");
-        pool.close();
-        drop(lent);
-        assert!(pool.lease_at_hand(Instant::now()).is_none(), "closed");
-        assert_eq!(pool.status().idle, 0);
-    }
-}
+mod tests;
