@@ -114,13 +114,18 @@ impl Session {
                 _ => Ok(()),
             };
         }
-        let Command::Begin { read_only, isolation } = facts.command else { return Ok(()) };
+        self.open_block(facts, text);
+        Ok(())
+    }
+
+    /// BEGIN outside of a block: no shard has to know yet.
+    pub(super) fn open_block(&mut self, facts: &Facts, text: &str) {
+        let Command::Begin { read_only, isolation } = facts.command else { return };
         let mut block = Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs));
         block.isolation = isolation;
         self.block = Some(Box::new(block));
         let start = text.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("start"));
         self.answer(if start { "START TRANSACTION" } else { "BEGIN" });
-        Ok(())
     }
 
     /// COMMIT or ROLLBACK.

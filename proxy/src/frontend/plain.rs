@@ -1,7 +1,10 @@
-//! The short way of a plain statement in the simple protocol: one statement that leaves nothing behind, one shard, a conn at hand.
+//! The short way of a plain statement in the simple protocol: one statement that leaves nothing behind, one shard, a conn at hand;
+//! and of BEGIN, and of the end of a transaction on one shard.
 //!
 //! The frame is passed on from where it was read; nothing is waited for but the answer. Invariant: what is not certain to end like
 //! that takes the long way ([`super::simple`]), and up to there nothing has been sent, noted or counted.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -11,15 +14,24 @@ use super::watch::Why;
 use crate::backend::owed::{Owed, Show};
 use crate::exec::single;
 use crate::route::plan::Target;
-use crate::sql::facts::Access;
+use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::Status;
 use crate::wire::frame::HEADER;
 use crate::wire::frontend;
 
+/// How far a request has come on the short way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The proxy has answered it.
+    Answered,
+    /// It is queued on the held conn of this index.
+    Sent(usize),
+}
+
 impl Session {
-    /// Queues the Query frame of `len` bytes at the front of what has been read on the conn of its shard; the conn's index. `None`:
-    /// it takes the long way.
-    pub(super) fn send_plain(&mut self, len: usize) -> Option<usize> {
+    /// Queues the Query frame of `len` bytes at the front of what has been read on the conn of its shard. `None`: it takes the long
+    /// way.
+    pub(super) fn send_plain(&mut self, len: usize) -> Option<Way> {
         if !self.may_be_plain() {
             return None;
         }
@@ -31,7 +43,12 @@ impl Session {
     }
 
     /// Passes the answer on, ReadyForQuery included.
-    pub(super) async fn pass_plain(&mut self, at: usize) -> Result<(), ClientError> {
+    pub(super) async fn pass_plain(&mut self, way: Way) -> Result<(), ClientError> {
+        let Way::Sent(at) = way else {
+            self.apply_completed();
+            self.ready();
+            return Ok(());
+        };
         let done = single::run(&mut self.io, &mut self.held[at].lease, &mut self.events).await;
         if done.is_err() || self.events.error.is_some() || self.events.copy_in {
             return Box::pin(self.end_plain(at, done)).await;
@@ -55,12 +72,12 @@ impl Session {
         block && held && !bound && !unfinished
     }
 
-    fn place_plain(&mut self, frame: &[u8]) -> Option<usize> {
+    fn place_plain(&mut self, frame: &[u8]) -> Option<Way> {
         let text = frontend::query(frame.get(HEADER..)?).ok()?;
         let analysed = self.analyse_simple(text);
         let [statement] = analysed.statements() else { return None };
         if !statement.plain {
-            return None;
+            return self.place_end_or_begin(frame, &text[analysed.range(0)], &statement.facts);
         }
         let plan = self.plan_simple(text, &analysed, 0).ok()?;
         let spread = self.spread;
@@ -75,10 +92,8 @@ impl Session {
             self.spread = spread;
             return None;
         };
-        self.next_events();
-        self.tag_at = None;
+        self.begin_plain();
         self.names.forget_unnamed();
-        self.draws.next_statement();
         let facts = &statement.facts;
         if facts.access != Access::Read {
             // Of one conn alone, which nothing refuses.
@@ -93,7 +108,52 @@ impl Session {
         held.unnamed = None;
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
-        Some(at)
+        Some(Way::Sent(at))
+    }
+
+    /// The request is certain to go the short way.
+    pub(super) fn begin_plain(&mut self) {
+        self.next_events();
+        self.tag_at = None;
+        self.draws.next_statement();
+    }
+
+    fn place_end_or_begin(&mut self, frame: &[u8], own: &[u8], facts: &Arc<Facts>) -> Option<Way> {
+        let ends = self.ends_alone(facts);
+        if !ends && !self.may_open_block(facts) {
+            return None;
+        }
+        let own = String::from_utf8_lossy(own);
+        self.begin_plain();
+        self.names.forget_unnamed();
+        if !ends {
+            self.open_block(facts, own.trim());
+            return Some(Way::Answered);
+        }
+        self.send_end(facts, own.trim(), frame);
+        Some(Way::Sent(0))
+    }
+
+    /// Whether it is a BEGIN that opens a block of which no shard has to know yet.
+    pub(super) fn may_open_block(&self, facts: &Facts) -> bool {
+        matches!(facts.command, Command::Begin { .. }) && self.block.is_none()
+    }
+
+    /// Whether it is the end of a transaction that the one held conn alone has part in.
+    pub(super) fn ends_alone(&self, facts: &Facts) -> bool {
+        let ends =
+            matches!(facts.command, Command::Commit { chain: false } | Command::Rollback { chain: false });
+        ends && self.block.is_some() && matches!(self.held.as_slice(), [only] if only.enlisted)
+    }
+
+    /// Queues the end of the transaction, a Query frame, on the one held conn.
+    pub(super) fn send_end(&mut self, facts: &Arc<Facts>, text: &str, frame: &[u8]) {
+        self.expect(facts, text.as_bytes(), Some(0));
+        let held = &mut self.held[0];
+        held.unnamed = None;
+        held.committing |= matches!(facts.command, Command::Commit { .. });
+        held.lease.write.extend_from_slice(frame);
+        held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
     }
 
     /// Something has gone otherwise than expected: the end of the long way.

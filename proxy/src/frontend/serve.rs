@@ -167,14 +167,14 @@ impl Session {
             self.visible.set_doing(Doing::Active);
             match request {
                 Request::Query(len) => match self.send_plain(len) {
-                    Some(at) => self.pass_plain(at).await?,
+                    Some(way) => self.pass_plain(way).await?,
                     None => {
                         let frame = self.io.take_current();
                         Box::pin(self.simple_query(frame)).await?;
                     }
                 },
                 Request::Batch(len) => match self.send_plain_batch(len) {
-                    Some(at) => self.pass_plain_batch(at).await?,
+                    Some(way) => self.pass_plain_batch(way).await?,
                     None => {
                         let batch = self.io.take_current();
                         Box::pin(self.extended(batch)).await?;

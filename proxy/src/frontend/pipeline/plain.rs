@@ -1,5 +1,5 @@
 //! The short way of a pipeline that is one plain statement: `[Parse] Bind [Describe] Execute Sync`, one shard, a conn at hand that
-//! has the statement.
+//! has the statement; and of BEGIN, and of the end of a transaction on one shard.
 //!
 //! The frames are read where they stand and passed on from there. Invariant, as in [`crate::frontend::plain`]: what is not certain to
 //! end like that takes the long way ([`super`]), and up to there nothing has been sent, shown or counted.
@@ -7,19 +7,21 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use router_config::settings::DatabaseKind;
 use router_config::topology::ShardId;
 
 use crate::backend::owed::{Owed, Show};
-use crate::frontend::control::SYNC_SHOWN;
+use crate::frontend::control::{SYNC_SHOWN, is_control};
 use crate::frontend::io::{ClientError, StepError};
 use crate::frontend::names::{Place, Portal, Prepared};
+use crate::frontend::plain::Way;
 use crate::frontend::session::Session;
 use crate::frontend::watch::Why;
 use crate::metrics::Cache;
 use crate::route::plan::Target;
-use crate::sql::facts::Access;
+use crate::sql::cache::Statement;
+use crate::sql::facts::{Access, Facts};
 use crate::wire::backend::tag as backend_tag;
 use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::{Bind, Parse, tag};
@@ -29,6 +31,8 @@ use crate::wire::reply;
 const EXECUTE_SYNC: &[u8] = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04";
 /// Describe of the unnamed portal, in front of [`EXECUTE_SYNC`].
 const DESCRIBE: &[u8] = b"D\0\0\0\x06P\0";
+/// How what a Bind says behind its names begins where it has no parameters.
+const NO_PARAMETERS: &[u8] = b"\0\0\0\0";
 
 /// The frames of such a pipeline; statement and portal of the Parse and the portal of the Bind have no name.
 struct Plain<'a> {
@@ -68,9 +72,8 @@ fn cut(frames: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 impl Session {
-    /// Queues the `len` bytes of frames at the front of what has been read on the conn of their shard; the conn's index. `None`: they
-    /// take the long way.
-    pub(in crate::frontend) fn send_plain_batch(&mut self, len: usize) -> Option<usize> {
+    /// Queues the `len` bytes of frames at the front of what has been read on the conn of their shard. `None`: they take the long way.
+    pub(in crate::frontend) fn send_plain_batch(&mut self, len: usize) -> Option<Way> {
         if !self.may_be_plain() || !self.pipeline.is_new() {
             return None;
         }
@@ -82,7 +85,12 @@ impl Session {
     }
 
     /// Passes the answers on, ReadyForQuery included.
-    pub(in crate::frontend) async fn pass_plain_batch(&mut self, at: usize) -> Result<(), ClientError> {
+    pub(in crate::frontend) async fn pass_plain_batch(&mut self, way: Way) -> Result<(), ClientError> {
+        let Way::Sent(at) = way else {
+            self.apply_completed();
+            self.ready();
+            return Ok(());
+        };
         let done = crate::exec::single::run(&mut self.io, &mut self.held[at].lease, &mut self.events).await;
         if done.is_err() || self.events.error.is_some() || self.events.copy_in {
             return Box::pin(self.end_plain_batch(at, done)).await;
@@ -93,11 +101,14 @@ impl Session {
         Ok(())
     }
 
-    fn place_plain_batch(&mut self, plain: &Plain<'_>) -> Option<usize> {
+    fn place_plain_batch(&mut self, plain: &Plain<'_>) -> Option<Way> {
         let prepared = self.plain_statement(plain)?;
         let [statement] = prepared.analysed.statements() else { return None };
+        if !statement.plain {
+            return self.place_end_or_begin_batch(plain, &prepared, &statement.facts);
+        }
         let types_known = prepared.shared.asked.get().is_some() || !self.is_placed();
-        if !statement.plain || !types_known || self.check_literals(&prepared).is_err() {
+        if !types_known || self.check_literals(&prepared).is_err() {
             return None;
         }
         let plan = self.plan_bind(&prepared, plain.bind.rest, None).ok()?;
@@ -117,9 +128,7 @@ impl Session {
             self.spread = spread;
             return None;
         };
-        self.next_events();
-        self.tag_at = None;
-        self.draws.next_statement();
+        self.begin_plain();
         let facts = &statement.facts;
         if facts.access != Access::Read {
             // Of one conn alone, which nothing refuses.
@@ -144,8 +153,42 @@ impl Session {
         conn.owe(Owed::Execute(Show::ALL));
         conn.owe(Owed::Sync(SYNC_SHOWN));
         prepared.told.set();
-        self.name_plain(plain, prepared, shard);
-        Some(at)
+        self.name_plain(plain, &prepared, Place::Shard(shard));
+        Some(Way::Sent(at))
+    }
+
+    fn place_end_or_begin_batch(
+        &mut self,
+        plain: &Plain<'_>,
+        prepared: &Arc<Prepared>,
+        facts: &Arc<Facts>,
+    ) -> Option<Way> {
+        let ends = self.ends_alone(facts);
+        if !plain.bind.rest.starts_with(NO_PARAMETERS) || !(ends || self.may_open_block(facts)) {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&prepared.shared.text);
+        self.begin_plain();
+        let answered = [
+            (plain.parse.is_some(), backend_tag::PARSE_COMPLETE),
+            (true, backend_tag::BIND_COMPLETE),
+            (plain.describes, backend_tag::NO_DATA),
+        ];
+        for (_, tag) in answered.into_iter().filter(|(asked, _)| *asked) {
+            reply::bare(&mut self.io.out, tag);
+        }
+        prepared.told.set();
+        let way = if ends {
+            let mut frame = BytesMut::new();
+            reply::query(&mut frame, &prepared.shared.text);
+            self.send_end(facts, text.trim(), &frame);
+            Way::Sent(0)
+        } else {
+            self.open_block(facts, text.trim());
+            Way::Answered
+        };
+        self.name_plain(plain, prepared, Place::Control { bind: Bytes::copy_from_slice(plain.bind.rest) });
+        Some(way)
     }
 
     /// The statement that is bound; `None`: there is none, or it has to be read again.
@@ -168,24 +211,26 @@ impl Session {
         }
         self.check_statement_limit().ok()?;
         let analysed = self.analyse_extended(parse.text);
-        if !matches!(analysed.statements(), [only] if only.plain) {
+        let short = |only: &Statement| only.plain || is_control(&only.facts.command);
+        if !matches!(analysed.statements(), [only] if short(only)) {
             return None;
         }
         Some(self.make_prepared(parse, analysed))
     }
 
     /// What the session calls the statement and its portal from here on.
-    fn name_plain(&mut self, plain: &Plain<'_>, statement: Arc<Prepared>, shard: ShardId) {
+    fn name_plain(&mut self, plain: &Plain<'_>, statement: &Arc<Prepared>, place: Place) {
         let names = &mut self.names;
         if plain.parse.is_some() {
             match names.statements.get_mut(&b""[..]) {
-                Some(known) => known.clone_from(&statement),
-                None => _ = names.statements.insert(Bytes::new(), Arc::clone(&statement)),
+                Some(known) => known.clone_from(statement),
+                None => _ = names.statements.insert(Bytes::new(), Arc::clone(statement)),
             }
         }
         // Outside of a block the portal ends with the Sync.
         if self.block.is_some() {
-            names.portals.insert(Bytes::new(), Portal { statement, place: Place::Shard(shard), sets: None });
+            let statement = Arc::clone(statement);
+            names.portals.insert(Bytes::new(), Portal { statement, place, sets: None });
         }
     }
 
