@@ -25,6 +25,7 @@ use crate::frontend::watch::Sparse;
 use crate::metrics::Metrics;
 use crate::sql::cache::Cache;
 use crate::sql::schema::Schema;
+use crate::sql::sound::Sound;
 
 /// Shards whose causal floor is kept; the map is refused above.
 const SHARDS_MAX: usize = 1024;
@@ -104,6 +105,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Facts by text.
     pub facts: Cache,
+    /// Texts of several statements that servers have read.
+    pub sound: Sound,
     /// Statements shared over sessions.
     pub registry: Registry,
     /// How backends are connected to.
@@ -170,6 +173,7 @@ impl Shared {
         floors.resize_with(SHARDS_MAX, Arc::default);
         Arc::new(Self {
             facts: Cache::new(parts.settings.limits.facts),
+            sound: Sound::default(),
             settings: ArcSwap::new(parts.settings),
             topology: parts.topology,
             control: parts.control,

@@ -6,9 +6,23 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::owed::Show;
+use super::prepared::SharedStatement;
+use super::shape::Shape;
 use super::verdict::Verdict;
 use crate::wire::backend::{self, tag};
+use crate::wire::error;
 use crate::wire::frame::HEADER;
+
+/// A shared statement that a server has parsed to something else than another one has before.
+#[derive(Debug)]
+pub struct Reshaped {
+    /// Which.
+    pub old: Arc<SharedStatement>,
+    /// What it is now.
+    pub shape: Shape,
+    /// Whose Parse it was, see [`super::owed::Owed::Shape`].
+    pub by: usize,
+}
 
 /// What happened on a conn that its user wants to know. Reset by the user.
 #[derive(Debug, Default)]
@@ -31,6 +45,12 @@ pub struct Events {
     pub rows: Vec<Bytes>,
     /// RowDescription and the like of captured replies, as whole frames.
     pub descriptions: Vec<Bytes>,
+    /// Statements that an application has parsed and that are not what they were for others.
+    pub reshaped: Vec<Reshaped>,
+    /// A statement's rows are not those that the application was told of: what came of it was hidden.
+    pub changed: bool,
+    /// Characters of the application's text in front of the statement that runs: positions in errors count from there.
+    pub ahead: usize,
     /// Of the session that it happens to.
     pub verdict: Option<Arc<Verdict>>,
 }
@@ -38,7 +58,7 @@ pub struct Events {
 impl Events {
     /// For another conn of the same session.
     pub fn beside(&self) -> Self {
-        Self { verdict: self.verdict.clone(), ..Self::default() }
+        Self { ahead: self.ahead, verdict: self.verdict.clone(), ..Self::default() }
     }
 
     /// As new, in the same memory. What the application has not been told yet of its settings is kept.
@@ -53,9 +73,14 @@ impl Events {
             parameters: _,
             rows,
             descriptions,
+            reshaped,
+            changed,
+            ahead,
             verdict: _,
         } = self;
-        (*parsed, *completed, *last_tag, *error, *copy_in) = (0, 0, None, None, false);
+        (*parsed, *completed, *last_tag, *error, *copy_in, *changed) = (0, 0, None, None, false, false);
+        reshaped.clear();
+        *ahead = 0;
         rolled_back.clear();
         rows.clear();
         descriptions.clear();
@@ -74,7 +99,8 @@ impl Events {
 
     /// What the application is told in place of an error that a node has reported.
     pub(super) fn edited(&self, frame: &[u8]) -> Option<Bytes> {
-        self.verdict.as_ref()?.instead_of(frame)
+        let verdict = self.verdict.as_ref().and_then(|verdict| verdict.instead_of(frame));
+        verdict.or_else(|| (self.ahead > 0).then(|| error::moved(frame, self.ahead)))
     }
 
     /// A reply of the proxy's own, as one of the server's.

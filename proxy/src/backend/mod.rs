@@ -12,5 +12,6 @@ pub mod oids;
 pub mod owed;
 pub mod pool;
 pub mod prepared;
+pub mod shape;
 pub mod traffic;
 pub mod verdict;

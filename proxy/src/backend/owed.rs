@@ -4,7 +4,11 @@
 //! protocol violation of the server's and costs the conn. After an error in the extended protocol the entries up to
 //! the next [`Owed::Sync`] are void, as the server skips their frames.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+
+use super::prepared::SharedStatement;
 
 /// Which parts of a reply reach the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,13 @@ pub enum Owed {
     Close(Show),
     /// [ParameterDescription and] RowDescription or NoData.
     Describe(Show),
+    /// As `Describe` of a statement, for the proxy: what the server makes of it.
+    Shape {
+        /// Which.
+        of: Arc<SharedStatement>,
+        /// Whose Parse it is, where an application has just parsed it and takes it as it is; `None`: it must be what it was.
+        by: Option<usize>,
+    },
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute(Show),
     /// Everything up to and including ReadyForQuery.
@@ -88,7 +99,21 @@ impl Owed {
             // ReadyForQuery is the session's to say: it knows the state of the whole transaction.
             Self::Function => Show::ALL.without(Show::READY),
             Self::Local(_) => Show::ALL,
+            Self::Shape { .. } => Show::NOTHING,
         }
+    }
+
+    /// The same, hidden from the application.
+    pub fn hidden(self) -> Option<Self> {
+        Some(match self {
+            Self::Parse { statement, .. } => Self::Parse { show: Show::NOTHING, statement },
+            Self::Bind(_) => Self::Bind(Show::NOTHING),
+            Self::Close(_) => Self::Close(Show::NOTHING),
+            Self::Describe(_) => Self::Describe(Show::NOTHING),
+            Self::Execute(_) => Self::Execute(Show::NOTHING),
+            Self::Local(_) => return None,
+            Self::Query(_) | Self::Sync(_) | Self::Function | Self::Shape { .. } => self,
+        })
     }
 
     /// Whether it ends with ReadyForQuery, where error recovery ends too.

@@ -15,11 +15,15 @@ use foldhash::fast::FixedState;
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
+use super::shape::Shape;
+
 /// A statement that any session with the same context may use on any conn.
 #[derive(Debug)]
 pub struct SharedStatement {
     /// Unique in this process; the server knows it as `gavel_<id>`.
     pub id: u64,
+    /// What Parse read of its surroundings.
+    pub context: u64,
     /// Its name on every conn.
     pub name: Box<[u8]>,
     /// SQL as the application wrote it.
@@ -32,9 +36,19 @@ pub struct SharedStatement {
     pub accepted: AtomicBool,
     /// Types of all its parameters, asked of a server where Parse leaves some open and it matters; `None` where it does not.
     pub asked: OnceLock<Option<Box<[u32]>>>,
-    /// Type OIDs of its columns, on the home shard, once somebody had to know.
-    pub columns: OnceLock<Vec<u32>>,
+    /// What the server that first parsed it made of it.
+    pub origin: OnceLock<Shape>,
+    /// It is not what it was: only who has it already goes on with it.
+    pub stale: AtomicBool,
 }
+
+impl PartialEq for SharedStatement {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for SharedStatement {}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Identity {
@@ -93,20 +107,23 @@ impl Registry {
 
     /// The statement of this identity, made if it is new; counts one Parse.
     pub fn intern(&self, context: u64, text: &[u8], types: &[u8]) -> Arc<SharedStatement> {
-        if let Some(found) = self.cache.get(&Look { context, text, types }) {
+        let found = self.cache.get(&Look { context, text, types });
+        if let Some(found) = found.filter(|found| !found.stale.load(Ordering::Relaxed)) {
             found.parses.fetch_add(1, Ordering::Relaxed);
             return found;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let statement = Arc::new(SharedStatement {
             id,
+            context,
             name: format!("gavel_{id}").into_bytes().into_boxed_slice(),
             text: Bytes::copy_from_slice(text),
             types: Bytes::copy_from_slice(types),
             parses: AtomicU32::new(1),
             accepted: AtomicBool::new(false),
             asked: OnceLock::new(),
-            columns: OnceLock::new(),
+            origin: OnceLock::new(),
+            stale: AtomicBool::new(false),
         });
         let identity = Identity { context, text: statement.text.clone(), types: statement.types.clone() };
         self.cache.insert(identity, Arc::clone(&statement));
@@ -134,6 +151,7 @@ impl Registry {
 pub struct OnConn {
     used: HashMap<u64, u64, FixedState>,
     tick: u64,
+    retired: Vec<u64>,
 }
 
 impl OnConn {
@@ -168,9 +186,22 @@ impl OnConn {
         self.used.remove(&id);
     }
 
+    /// What the conn has under this name is another statement by now: it is not used again.
+    pub fn retire(&mut self, id: u64) {
+        if self.used.remove(&id).is_some() {
+            self.retired.push(id);
+        }
+    }
+
+    /// Names that must be closed before the next Parse.
+    pub fn retired(&mut self) -> std::vec::Drain<'_, u64> {
+        self.retired.drain(..)
+    }
+
     /// DEALLOCATE ALL or DISCARD ALL ran on the conn.
     pub fn clear(&mut self) {
         self.used.clear();
+        self.retired.clear();
     }
 
     /// How many.
@@ -197,6 +228,27 @@ mod tests {
         assert_ne!(a.id, registry.intern(1, b"select $1", &[0, 0, 0, 20]).id);
         assert_ne!(a.id, registry.intern(1, b"select $2", &[0, 0, 0, 23]).id);
         assert_eq!(a.parses.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_stale_statement_is_another_one_for_who_parses_it_next() {
+        let registry = Registry::new(1 << 20);
+        let old = registry.intern(1, b"select n from t", &[]);
+        old.stale.store(true, Ordering::Relaxed);
+        let new = registry.intern(1, b"select n from t", &[]);
+        assert_ne!((old.id, &old.name), (new.id, &new.name));
+        assert_eq!(new.id, registry.intern(1, b"select n from t", &[]).id);
+    }
+
+    #[test]
+    fn what_is_retired_is_closed_once() {
+        let mut conn = OnConn::default();
+        conn.add(1, 2);
+        conn.retire(1);
+        conn.retire(1);
+        assert!(!conn.touch(1));
+        assert_eq!(conn.retired().collect::<Vec<_>>(), [1]);
+        assert_eq!(conn.retired().count(), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use router_config::topology::ShardId;
 
-use super::spread::{Ask, Form, Share};
+use super::spread::{Ask, Form, Share, queue_shape};
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Cursor, Place, Portal, Prepared};
@@ -134,8 +134,11 @@ impl Session {
         let conn = &mut *held.lease;
         let name = format!("gavel_portal_{}", part.id);
         if !walk.bound {
-            reply::parse(&mut conn.write, b"", &part.statement.shared.text, &part.statement.type_bytes());
+            let types = part.statement.type_bytes();
+            let types = conn.own_types(&types)?;
+            reply::parse(&mut conn.write, b"", &part.statement.shared.text, &types);
             conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
+            queue_shape(conn, part.statement, true);
             reply::bind(&mut conn.write, name.as_bytes(), b"", part.bind);
             conn.owe(Owed::Bind(Show::ERRORS));
         }
@@ -150,6 +153,9 @@ impl Session {
         conn.owe(Owed::Sync(Show::NOTHING));
         self.events.last_tag = None;
         self.run_to_end(at).await?;
+        if std::mem::take(&mut self.events.changed) {
+            return Err(Failure::changed_plan());
+        }
         if self.events.error.is_some() {
             return Ok(None);
         }
@@ -167,7 +173,9 @@ impl Session {
         let held = &mut self.held[at];
         held.unnamed = None;
         let conn = &mut *held.lease;
-        reply::parse(&mut conn.write, b"", &statement.shared.text, &statement.type_bytes());
+        let types = statement.type_bytes();
+        let types = conn.own_types(&types)?;
+        reply::parse(&mut conn.write, b"", &statement.shared.text, &types);
         conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
         reply::bind(&mut conn.write, b"", b"", bind);
         conn.owe(Owed::Bind(Show::ERRORS));
@@ -290,6 +298,9 @@ impl Session {
     async fn fetched(&mut self, at: usize) -> Result<Option<u64>, Failure> {
         self.events.last_tag = None;
         self.run_to_end(at).await?;
+        if std::mem::take(&mut self.events.changed) {
+            return Err(Failure::changed_plan());
+        }
         if self.events.error.is_some() {
             return Ok(None);
         }

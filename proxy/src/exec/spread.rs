@@ -25,7 +25,7 @@ use crate::frontend::watch::Why;
 use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
-use crate::wire::{frontend, reply};
+use crate::wire::{frontend, reply, sqlstate};
 
 /// Bytes of a share's answer that are read before its turn.
 const AHEAD_BYTES: usize = 256 << 10;
@@ -141,7 +141,7 @@ impl Session {
         self.expect(&ask.facts, &ask.text, None);
         let mut outcome = Vec::new();
         for turns in self.rounds(&ask, merge, shares.len()) {
-            if outcome.iter().any(|events: &Events| events.error.is_some()) {
+            if outcome.iter().any(|events: &Events| events.error.is_some() || events.changed) {
                 break;
             }
             for turn in turns.clone() {
@@ -157,6 +157,7 @@ impl Session {
             let conn = &mut self.held[*at].lease;
             (conn.capture, conn.copy_trim) = (false, None);
         }
+        self.check_rows(&outcome, writes)?;
         let merge = if self.fills_on_each(&ask.facts) { Merge::Sum } else { merge };
         self.conclude(outcome, &shares, merge)?;
         self.note_cursor(&ask);
@@ -243,6 +244,8 @@ impl Session {
                 let types = conn.own_types(&bound.types)?;
                 reply::parse(&mut conn.write, b"", &share.text, &types);
                 conn.owe(Owed::Parse { show: errors_of(first), statement: None });
+                let whole = share.params.is_none() && share.text == statement.shared.text;
+                queue_shape(conn, statement, whole);
                 reply::bind(&mut conn.write, b"", b"", &bound.rest);
                 conn.owe(Owed::Bind(errors_of(first)));
                 if *describe && first {
@@ -288,6 +291,20 @@ impl Session {
             }
             Err((turn, error)) => Err(self.lose(order[turn], error)),
         }
+    }
+
+    /// Rows that are not those that the application was told of have been held back.
+    fn check_rows(&self, outcome: &[Events], writes: bool) -> Result<(), Failure> {
+        if !outcome.iter().any(|events| events.changed) {
+            return Ok(());
+        }
+        if writes && self.block.is_none() {
+            return Err(Failure::error(
+                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
+                "the rows were written, but what the statement returns has changed since the application was told",
+            ));
+        }
+        Err(Failure::changed_plan())
     }
 
     /// The one answer out of the shares' answers: errors, rows in order, the tag.
@@ -410,6 +427,18 @@ async fn run_all(
         }
     }
     Ok(())
+}
+
+/// Behind a Parse: whether the statement's rows are still what the application was told. `whole`: it is parsed as the application
+/// has written it; one that lives on is then known from here on.
+pub(super) fn queue_shape(conn: &mut Conn, statement: &Prepared, whole: bool) {
+    let must_stay = statement.must_stay();
+    let first = whole && statement.named && statement.shared.origin.get().is_none();
+    if must_stay || first {
+        reply::named(&mut conn.write, frontend::tag::DESCRIBE, false, b"");
+        let by = first.then_some(std::ptr::from_ref(statement).addr());
+        conn.owe(Owed::Shape { of: Arc::clone(&statement.shared), by });
+    }
 }
 
 fn errors_of(first: bool) -> Show {

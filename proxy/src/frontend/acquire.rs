@@ -44,11 +44,11 @@ impl Session {
             Some(at) if self.needs_settings(at) => return None,
             Some(at) => at,
             None => {
-                let plain = self.held.is_empty() && !replica && !self.draws.asks();
-                if !plain || self.block.as_ref().is_some_and(|block| block.opaque) {
+                let opaque = self.block.as_ref().is_some_and(|block| block.opaque);
+                if !self.held.is_empty() || self.draws.asks() || opaque {
                     return None;
                 }
-                let held = self.lease_at_hand(shard)?;
+                let held = self.lease_at_hand(shard, replica)?;
                 self.show_running(&held);
                 self.hold(held)
             }
@@ -133,12 +133,15 @@ impl Session {
         joined.or_else(|| self.held.iter().position(|held| of_shard(held) && (!held.replica || replica)))
     }
 
-    /// A conn to the primary of `shard` that is at hand in its pool and has the session's settings.
-    fn lease_at_hand(&self, shard: ShardId) -> Option<Held> {
+    /// A conn to `shard` that is at hand in its pool and has the session's settings.
+    fn lease_at_hand(&self, shard: ShardId, replica: bool) -> Option<Held> {
         let shared = &self.worker.shared;
-        let node = match self.who.kind {
-            DatabaseKind::Node(_) => None,
-            DatabaseKind::Sharded | DatabaseKind::FirstShard => Some(shared.nodes().primary(shard)?),
+        let (node, replica) = match self.who.kind {
+            DatabaseKind::Node(_) => (None, false),
+            DatabaseKind::Sharded | DatabaseKind::FirstShard => {
+                let picked = if replica { self.replica_at_hand(shard)? } else { None };
+                (Some(picked.or_else(|| shared.nodes().primary(shard))?), picked.is_some())
+            }
         };
         if self.pools_generation != self.worker.pools.generation() {
             return None;
@@ -152,9 +155,23 @@ impl Session {
         if !has_settings || !translates {
             return None;
         }
-        shared.metrics.pool_wait(shard, ServedBy::Primary, Duration::ZERO);
+        let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
+        shared.metrics.pool_wait(shard, role, Duration::ZERO);
         let load = node.and_then(|node| shared.nodes().enter(node));
-        Some(Held::new((shard, node, false), lease, None, load))
+        Some(Held::new((shard, node, replica), lease, None, load))
+    }
+
+    /// The replica that a read may go to, if one is fit; `None`: the shard has to be asked for its LSN.
+    fn replica_at_hand(&self, shard: ShardId) -> Option<Option<NodeId>> {
+        let shared = &self.worker.shared;
+        match shared.floor(shard).look() {
+            Look::Replica(floor) => {
+                let lag = shared.settings.load().routing.max_replica_lag;
+                Some(shared.nodes().pick_replica(shard, floor, lag))
+            }
+            Look::Primary => Some(None),
+            Look::Ask(_) => None,
+        }
     }
 
     pub(super) async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {

@@ -125,12 +125,10 @@ impl Session {
         if formats.iter().all(|format| *format == 0) {
             return Ok(());
         }
-        if prepared.shared.columns.get().is_none() {
-            let columns = self.ask_columns(at, prepared).await?;
-            // Another session may have been faster, with the same answer.
-            let _ = prepared.shared.columns.set(columns);
-        }
-        let columns = prepared.shared.columns.get().map(Vec::as_slice).unwrap_or_default();
+        let columns = match prepared.shared.origin.get() {
+            Some(shape) => shape.columns.to_vec(),
+            None => self.ask_columns(at, prepared).await?,
+        };
         let binary = |n: usize| match formats.as_slice() {
             [all] => *all != 0,
             each => each.get(n).is_some_and(|format| *format != 0),
@@ -139,6 +137,13 @@ impl Session {
             return Err(OidError::Container.into());
         }
         Ok(())
+    }
+
+    /// Whether nothing has to be asked to know that [`Self::check_containers`] refuses nothing.
+    pub(super) fn has_no_containers(&self, prepared: &Prepared, bind: &[u8]) -> bool {
+        let uniform = || self.catalog.as_ref().is_none_or(|catalog| catalog.load().oids.is_uniform());
+        let texts = || bind::result_formats(bind).is_none_or(|formats| formats.iter().all(|f| *f == 0));
+        !prepared.facts().is_some_and(|facts| facts.returns_rows) || uniform() || texts()
     }
 
     /// As `any_shard`, but for rows in binary format the home shard where it matters: its OIDs are right as they are.
@@ -157,7 +162,7 @@ impl Session {
                 self.goto_to_describe(shard).await?
             }
         };
-        let name = self.ensure_statement(at, prepared)?;
+        let name = self.ensure_statement(at, prepared).await?;
         let held = &mut self.held[at];
         reply::named(&mut held.lease.write, tag::DESCRIBE, false, name);
         held.lease.owe(Owed::Describe(Show::ERRORS));

@@ -480,9 +480,12 @@ pub fn warning(out: &mut BytesMut, sqlstate: &str, message: &str) {
     Report::warning(sqlstate, message).write(out);
 }
 
+/// What is shown of a Sync: what the server reports of its own accord in front of ReadyForQuery (changed settings) is the
+/// application's; ReadyForQuery is the session's to say.
+pub(super) const SYNC_SHOWN: Show = Show::ERRORS;
+
 /// Sync, hidden.
 pub fn queue_sync(conn: &mut crate::backend::conn::Conn) {
     reply::bare(&mut conn.write, frontend::tag::SYNC);
-    // What the server reports of its own accord in front of ReadyForQuery (changed settings) is the application's.
-    conn.owe(Owed::Sync(Show::ERRORS));
+    conn.owe(Owed::Sync(SYNC_SHOWN));
 }

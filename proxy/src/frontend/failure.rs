@@ -7,7 +7,7 @@ use crate::backend::conn::ConnError;
 use crate::backend::oids::OidError;
 use crate::backend::pool::LeaseError;
 use crate::route::refusal::Refusal;
-use crate::wire::error::{Report, Severity};
+use crate::wire::error::{Report, Severity, of_routine};
 use crate::wire::frame::FrameError;
 use crate::wire::{backend, sqlstate};
 
@@ -79,6 +79,12 @@ impl Failure {
     /// An error of the proxy's own with a SQLSTATE.
     pub fn error(sqlstate: &'static str, message: impl Into<String>) -> Self {
         Refusal { sqlstate, message: message.into(), detail: None, hint: None }.into()
+    }
+
+    /// DDL has changed what a statement returns since the application was told, in PostgreSQL's own words.
+    pub fn changed_plan() -> Self {
+        let message = "cached plan must not change result type";
+        Self::Server(of_routine(sqlstate::FEATURE_NOT_SUPPORTED, message, "RevalidateCachedQuery"))
     }
 
     /// Of a step that failed on `shard`.

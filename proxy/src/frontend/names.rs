@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -12,6 +13,8 @@ use crate::backend::prepared::SharedStatement;
 use crate::exec::cursors::Walk;
 use crate::route::plan::Plan;
 use crate::sql::cache::Analysed;
+use crate::sql::facts::{Command, Facts};
+use crate::sql::lexer::Lexer;
 
 /// A parsed statement of a session.
 #[derive(Debug, Clone)]
@@ -28,6 +31,30 @@ pub struct Prepared {
     pub types: Box<[u32]>,
     /// The application gave it a name: it must outlive this request on whatever conn is used next.
     pub named: bool,
+    /// The application has used it, or asked what it is.
+    pub told: Told,
+}
+
+/// Whether an application knows, or may believe to know, what a statement takes and returns. Until then it takes what comes.
+#[derive(Debug, Default)]
+pub struct Told(AtomicBool);
+
+impl Told {
+    /// Whether it does.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// From now on.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Told {
+    fn clone(&self) -> Self {
+        Self(AtomicBool::new(self.get()))
+    }
 }
 
 impl Prepared {
@@ -36,12 +63,39 @@ impl Prepared {
         self.shared.asked.get().and_then(Option::as_ref).unwrap_or(&self.types)
     }
 
-    /// The same as Parse has them.
+    /// Types of its parameters for another Parse of it: those that it has had from the first one on.
     pub fn type_bytes(&self) -> Bytes {
-        match self.shared.asked.get() {
-            None | Some(None) => self.shared.types.clone(),
-            Some(Some(types)) => types.iter().flat_map(|oid| oid.to_be_bytes()).collect(),
+        match self.shared.origin.get() {
+            None => self.shared.types.clone(),
+            Some(shape) => shape.params.iter().flat_map(|oid| oid.to_be_bytes()).collect(),
         }
+    }
+
+    /// Whether PostgreSQL plans it, and looks at it again after DDL; what other commands return is decided when they run.
+    pub fn is_planned(&self) -> bool {
+        const PLANNED: [&str; 8] =
+            ["select", "with", "values", "table", "insert", "update", "delete", "merge"];
+        match self.facts().map(|facts| &facts.command) {
+            Some(Command::Query | Command::Modify(_)) => true,
+            Some(Command::Unreadable { .. }) => {
+                let text = &self.shared.text;
+                let mut words = Lexer::new(text, true).skip_while(|token| text[token.start] == b'(');
+                let first = words.next().map(|token| &text[token.start..token.end]);
+                first.is_some_and(|word| PLANNED.iter().any(|p| word.eq_ignore_ascii_case(p.as_bytes())))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it has rows that are the same kind of rows for as long as it lives.
+    pub fn has_rows(&self) -> bool {
+        let silent = |facts: &Facts| matches!(facts.command, Command::Modify(_)) && !facts.returns_rows;
+        self.is_planned() && !self.facts().is_some_and(|facts| silent(facts))
+    }
+
+    /// Whether what another Parse of it comes to must be held against what the application knows.
+    pub fn must_stay(&self) -> bool {
+        self.told.get() && self.shared.origin.get().is_some() && self.has_rows()
     }
 }
 

@@ -30,6 +30,8 @@ pub struct CatalogChanges {
     /// More DDL has run, or was undone, since `own` was read.
     stale: bool,
     own: Option<Arc<Schema>>,
+    /// How often DDL has completed.
+    count: u32,
 }
 
 impl CatalogChanges {
@@ -37,6 +39,12 @@ impl CatalogChanges {
     pub fn note(&mut self) {
         self.changed = true;
         self.stale = true;
+        self.count += 1;
+    }
+
+    /// A number that changes with each DDL; 0 without any.
+    pub fn count(&self) -> u32 {
+        self.count
     }
 
     /// ROLLBACK TO SAVEPOINT: some of it may be undone.

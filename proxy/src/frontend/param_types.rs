@@ -13,6 +13,7 @@ use super::names::Prepared;
 use super::session::Session;
 use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
+use crate::backend::shape::Shape;
 use crate::exec::single;
 use crate::sql::facts::{Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
 use crate::sql::lexer::{Kind, Lexer};
@@ -66,6 +67,23 @@ impl Session {
     }
 
     async fn ask_server(&mut self, statement: &Prepared) -> Result<(), Failure> {
+        let shape = match statement.shared.origin.get() {
+            Some(shape) => Some(shape.clone()),
+            None => self.ask_shape(statement).await?,
+        };
+        let types = match shape {
+            Some(shape) => shape.params.to_vec(),
+            // The application's own Parse will be rejected likewise, unless it is about what its conn alone has.
+            None => unknown_types(statement),
+        };
+        let known = |oid: u32| if oid >= FIRST_USER_TYPE && oid != NO_TYPE { 0 } else { oid };
+        let _ = statement.shared.asked.set(Some(types.into_iter().map(known).collect()));
+        Ok(())
+    }
+
+    /// What the home shard makes of a statement as the application has written it; `None`: an error. Where nobody has parsed it
+    /// before, it is what it is from then on.
+    pub(super) async fn ask_shape(&mut self, statement: &Prepared) -> Result<Option<Shape>, Failure> {
         let mut events = Events::default();
         if self.changes.own().is_some() {
             self.finish_pipelines().await?;
@@ -82,19 +100,18 @@ impl Session {
                 return Err(Failure::of_step(error, &self.shard_name(ShardId(0)), false));
             }
         }
-        let described =
-            events.descriptions.iter().find(|frame| frame.first() == Some(&tag::PARAMETER_DESCRIPTION));
-        let types: Vec<u32> = match described {
-            Some(frame) => {
-                let oids = frame.get(HEADER + 2..).unwrap_or_default().chunks_exact(4);
-                oids.map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
-            // The application's own Parse will be rejected likewise, unless it is about what its conn alone has.
-            None => unknown_types(statement),
+        let frame = |tag: u8| {
+            let found = events.descriptions.iter().find(|frame| frame.first() == Some(&tag));
+            found.and_then(|frame| frame.get(HEADER..))
         };
-        let known = |oid: u32| if oid >= FIRST_USER_TYPE && oid != NO_TYPE { 0 } else { oid };
-        let _ = statement.shared.asked.set(Some(types.into_iter().map(known).collect()));
-        Ok(())
+        let shape = frame(tag::PARAMETER_DESCRIPTION)
+            .and_then(|parameters| Shape::of(parameters, frame(tag::ROW_DESCRIPTION)));
+        let shared = &statement.shared;
+        if let Some(shape) = shape.as_ref().filter(|_| explained(&shared.text).len() == shared.text.len()) {
+            // Another session may have been faster; who parses it now parts ways if it was otherwise then.
+            let _ = shared.origin.set(shape.clone());
+        }
+        Ok(shape)
     }
 }
 

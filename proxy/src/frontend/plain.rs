@@ -43,7 +43,7 @@ impl Session {
     }
 
     /// Whether the session is in no state that takes part in a statement.
-    fn may_be_plain(&self) -> bool {
+    pub(super) fn may_be_plain(&self) -> bool {
         let block = self.block.as_ref().is_none_or(|block| !block.implicit && !block.doomed);
         let held = match self.held.as_slice() {
             [] => true,

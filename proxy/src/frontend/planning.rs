@@ -137,7 +137,10 @@ impl Session {
                 self.worker.shared.unrouted_ddl.load(Ordering::Relaxed)
             }
         };
-        let private = if self.temp_tables { Arc::as_ptr(&self.visible) as u64 } else { 0 };
+        // What the transaction has made itself, others do not see.
+        let own = self.temp_tables || self.changes.any();
+        let private =
+            if own { Arc::as_ptr(&self.visible) as u64 + u64::from(self.changes.count()) } else { 0 };
         foldhash::fast::FixedState::default().hash_one((
             self.who.user.as_str(),
             self.who.backend_database.as_str(),

@@ -36,7 +36,8 @@ const RESET_LIMIT: Duration = Duration::from_secs(5);
 enum Request {
     /// A Query frame of so many bytes, at the front of what has been read.
     Query(usize),
-    Batch(Bytes),
+    /// Frames of the extended protocol, likewise.
+    Batch(usize),
     FunctionCall(Bytes),
     Terminate,
 }
@@ -151,7 +152,7 @@ impl Session {
                 Some(request) => request,
                 None => return Ok(()),
             };
-            if let Request::Query(len) = request {
+            if let Request::Query(len) | Request::Batch(len) = request {
                 self.io.current = len;
             }
             if *self.worker.shared.phase.borrow() == Phase::Paused
@@ -172,7 +173,13 @@ impl Session {
                         Box::pin(self.simple_query(frame)).await?;
                     }
                 },
-                Request::Batch(batch) => Box::pin(self.extended(batch)).await?,
+                Request::Batch(len) => match self.send_plain_batch(len) {
+                    Some(at) => self.pass_plain_batch(at).await?,
+                    None => {
+                        let batch = self.io.take_current();
+                        Box::pin(self.extended(batch)).await?;
+                    }
+                },
                 Request::FunctionCall(frame) => Box::pin(self.function_call(frame)).await?,
                 Request::Terminate => return Ok(()),
             }
@@ -332,7 +339,8 @@ impl Session {
 
     /// Answers a request that was cancelled before it began.
     async fn turn_back(&mut self, request: Request, failure: Failure) -> Result<(), ClientError> {
-        if let Request::Batch(batch) = request {
+        if let Request::Batch(_) = request {
+            let batch = self.io.take_current();
             self.refuse(failure).await?;
             return self.extended(batch).await;
         }
@@ -388,7 +396,7 @@ impl Session {
         complete |= self.io.read.get(at..).is_some_and(|rest| !rest.is_empty());
         // PostgreSQL says at once that it is ready for the data of a COPY: it waits for no Sync.
         complete = complete || self.io.read.get(..at).is_some_and(|batch| self.may_copy(batch));
-        Ok(complete.then(|| Request::Batch(self.io.read.split_to(at).freeze())))
+        Ok(complete.then_some(Request::Batch(at)))
     }
 
     /// FunctionCall: to the home shard.

@@ -168,24 +168,43 @@ impl Session {
             held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
             return self.run_to_end(at).await;
         }
+        if let Some(at) = self.check_grammar(text).await? {
+            // The transaction fails where it is, by the server's own words.
+            let held = &mut self.held[at];
+            held.unnamed = None;
+            held.lease.write.extend_from_slice(frame);
+            held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
+            return self.run_to_end(at).await;
+        }
         let reading = self.reading();
         for index in 0..analysed.statements().len() {
             self.see_catalog().await?;
+            let range = analysed.range(index);
+            let ahead = self.characters(&text[..range.start]);
+            self.events.ahead = ahead;
             if self.reading() == reading {
                 self.one_of_several(text, analysed, index).await?;
             } else {
                 // What came before has changed what names or strings mean.
-                let own = text.slice(analysed.range(index));
+                let own = text.slice(range);
                 let again = self.read_simple(&own).await?;
                 for index in 0..again.statements().len() {
+                    self.events.ahead = ahead + self.characters(&own[..again.range(index).start]);
                     self.one_of_several(&own, &again, index).await?;
                 }
             }
             if self.events.error.is_some() {
-                return Ok(());
+                break;
             }
         }
+        self.events.ahead = 0;
         Ok(())
+    }
+
+    /// Characters of a piece of the application's text.
+    fn characters(&self, text: &[u8]) -> usize {
+        let continues = |byte: &&u8| self.text_rules().utf8 && **byte & 0xC0 == 0x80;
+        text.len() - text.iter().filter(continues).count()
     }
 
     async fn one_of_several(

@@ -8,7 +8,7 @@ use router_config::topology::ShardId;
 
 use super::control::{is_control, queue_sync};
 use super::failure::Failure;
-use super::names::Prepared;
+use super::names::{Prepared, Told};
 use super::session::Session;
 use crate::backend::owed::{Owed, Show};
 use crate::exec::bind;
@@ -55,13 +55,15 @@ impl Session {
         let body = &text[parts.statement];
         let mut raw = BytesMut::new();
         types.iter().for_each(|oid| raw.put_u32(*oid));
+        let raw = raw.freeze();
         let analysed = self.analyse_extended(body);
         let reading = self.reading();
         let shared = self.worker.shared.registry.intern(self.parse_context(), body, &raw);
         self.try_parse(body, &raw).await?;
         if self.events.error.is_none() {
             let (types, gucs) = (types.into(), Arc::clone(self.gucs_in_force()));
-            let prepared = Prepared { shared, analysed, reading, gucs, types, named: true };
+            let told = Told::default();
+            let prepared = Prepared { shared, analysed, reading, gucs, types, named: true, told };
             self.names.statements.insert(Bytes::copy_from_slice(name.as_bytes()), Arc::new(prepared));
             self.answer("PREPARE");
         }
@@ -91,20 +93,21 @@ impl Session {
     }
 
     /// Queues a Parse of an unnamed statement where the transaction is, else on the home shard; the index of the conn.
-    async fn ask_to_parse(&mut self, text: &[u8], types: &[u8]) -> Result<usize, Failure> {
+    async fn ask_to_parse(&mut self, text: &[u8], types: &Bytes) -> Result<usize, Failure> {
         let at = match self.held.iter().position(|held| held.enlisted) {
             Some(at) => at,
             None => self.acquire(ShardId(0), false).await?,
         };
         let held = &mut self.held[at];
         held.unnamed = None;
-        reply::parse(&mut held.lease.write, b"", text, types);
+        let types = held.lease.own_types(types)?;
+        reply::parse(&mut held.lease.write, b"", text, &types);
         held.lease.owe(Owed::Parse { show: Show::ERRORS, statement: None });
         Ok(at)
     }
 
     /// What PostgreSQL has to say against the statement.
-    async fn try_parse(&mut self, body: &[u8], types: &[u8]) -> Result<(), Failure> {
+    async fn try_parse(&mut self, body: &[u8], types: &Bytes) -> Result<(), Failure> {
         let at = self.ask_to_parse(body, types).await?;
         let conn = &mut *self.held[at].lease;
         queue_sync(conn);

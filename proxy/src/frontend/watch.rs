@@ -190,6 +190,7 @@ impl Session {
             {
                 // DDL that did not pass here: a statement that others have prepared is not what it was.
                 self.worker.shared.unrouted_ddl.fetch_add(1, Ordering::Relaxed);
+                self.outdate_statements();
             }
         }
     }

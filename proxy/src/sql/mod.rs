@@ -20,6 +20,7 @@ mod parse;
 mod prepass;
 pub mod schema;
 pub mod set_config;
+pub mod sound;
 pub mod sql_prepare;
 pub(crate) mod stored;
 pub mod times;

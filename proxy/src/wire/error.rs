@@ -131,6 +131,36 @@ fn put_field(out: &mut BytesMut, tag: u8, text: &str) {
     out.put_u8(0);
 }
 
+/// An error in the words of PostgreSQL, with the function that raises it there (field `R`): drivers look at it.
+pub fn of_routine(sqlstate: &str, message: &str, routine: &str) -> Bytes {
+    let mut out = BytesMut::from(&Report::error(sqlstate, message).to_frame()[..]);
+    out.truncate(out.len() - 1);
+    put_field(&mut out, b'R', routine);
+    out.put_u8(0);
+    let length = u32::try_from(out.len() - 1).expect("texts of a report are far below 4 GiB");
+    out[1..5].copy_from_slice(&length.to_be_bytes());
+    out.freeze()
+}
+
+/// An ErrorResponse whose position (field `P`) counts from so many characters earlier on.
+pub fn moved(frame: &[u8], characters: usize) -> Bytes {
+    let mut out = BytesMut::with_capacity(frame.len() + 8);
+    let body = frame.get(super::frame::HEADER..).unwrap_or_default();
+    super::reply::frame(&mut out, b'E', |out| {
+        for (field, text) in fields(body) {
+            out.put_u8(field);
+            let position = (field == b'P').then(|| std::str::from_utf8(text).ok()?.parse::<usize>().ok());
+            match position.flatten() {
+                Some(position) => out.put_slice((position + characters).to_string().as_bytes()),
+                None => out.put_slice(text),
+            }
+            out.put_u8(0);
+        }
+        out.put_u8(0);
+    });
+    out.freeze()
+}
+
 /// An ErrorResponse without its position (field `P`).
 pub fn without_position(frame: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(frame.len());

@@ -5,8 +5,10 @@ use std::borrow::Cow;
 use bytes::{Bytes, BytesMut};
 
 use super::{Conn, ConnError, Events, set_parameter, unexpected};
+use crate::backend::events::Reshaped;
 use crate::backend::oids::OidError;
 use crate::backend::owed::{Owed, Show};
+use crate::backend::shape::Shape;
 use crate::wire::backend::{self, Status, tag};
 use crate::wire::error;
 use crate::wire::frame::HEADER;
@@ -85,8 +87,8 @@ impl Conn {
                     return Err(ConnError::Fatal(frame));
                 }
                 self.skip_to_ready();
-                let unplaced = || self.rewritten.then(|| error::without_position(&frame));
-                let edited = events.edited(&frame).or_else(unplaced);
+                let unplaced = self.rewritten.then(|| error::without_position(&frame));
+                let edited = events.edited(unplaced.as_ref().unwrap_or(&frame)).or(unplaced);
                 if events.error.is_none() {
                     events.error = Some(edited.clone().unwrap_or(frame));
                 }
@@ -162,6 +164,9 @@ impl Conn {
             self.translate(tag, at.clone())?;
         }
         let Some(head) = self.owed.front() else { return Err(unexpected(tag)) };
+        if let Owed::Shape { .. } = head {
+            return self.shape(tag, at, events).map(|()| false);
+        }
         let show = head.show();
         let (part, done) = match (tag, head) {
             (tag::PARSE_COMPLETE, Owed::Parse { .. }) => {
@@ -200,5 +205,40 @@ impl Conn {
             self.owed.pop_front();
         }
         Ok(shown)
+    }
+
+    /// What the server makes of a shared statement, against what another one has made of it before.
+    fn shape(&mut self, tag: u8, at: std::ops::Range<usize>, events: &mut Events) -> Result<(), ConnError> {
+        let body = &self.read[at.start + HEADER..at.end];
+        let rows = match tag {
+            tag::PARAMETER_DESCRIPTION => {
+                self.parameters_told = Bytes::copy_from_slice(body);
+                return Ok(());
+            }
+            tag::ROW_DESCRIPTION => Some(body),
+            tag::NO_DATA => None,
+            _ => return Err(unexpected(tag)),
+        };
+        let shape = Shape::of(&self.parameters_told, rows).ok_or(OidError::Truncated)?;
+        self.parameters_told = Bytes::new();
+        let Some(Owed::Shape { of, by }) = self.owed.pop_front() else { return Err(unexpected(tag)) };
+        let origin = of.origin.get_or_init(|| shape.clone());
+        match by {
+            Some(by) if *origin != shape => events.reshaped.push(Reshaped { old: of, shape, by }),
+            None if !origin.same_rows(&shape) => {
+                events.changed = true;
+                self.hide_to_ready();
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Nothing of what is owed up to ReadyForQuery reaches the application.
+    fn hide_to_ready(&mut self) {
+        let ready = self.owed.iter().position(Owed::ends_ready).unwrap_or(self.owed.len());
+        let rest = self.owed.split_off(ready);
+        self.owed = std::mem::take(&mut self.owed).into_iter().filter_map(Owed::hidden).collect();
+        self.owed.extend(rest);
     }
 }

@@ -77,6 +77,8 @@ pub struct Conn {
     owed: VecDeque<Owed>,
     partial: Option<Partial>,
     patient: bool,
+    /// Body of the ParameterDescription of the statement whose shape is being told.
+    parameters_told: Bytes,
     /// Transaction status as of the last ReadyForQuery.
     pub status: Status,
     /// Settings replayed on it; `None`: not known.
@@ -122,6 +124,7 @@ impl Conn {
             owed: VecDeque::new(),
             partial: None,
             patient: false,
+            parameters_told: Bytes::new(),
             status: Status::Idle,
             applied: Some(Gucs::none()),
             prepared: OnConn::default(),

@@ -5,6 +5,7 @@
 //! place in the line ([`Owed::Local`]).
 
 mod passage;
+mod plain;
 mod portals;
 mod statements;
 
@@ -54,6 +55,14 @@ pub struct PipelineState {
     pub copied: bool,
     /// A Sync follows in the same batch.
     pub sync_ahead: bool,
+}
+
+impl PipelineState {
+    /// Whether no frame of it has been worked off yet.
+    pub(super) fn is_new(&self) -> bool {
+        let Self { skipping, refused, copied, parsed, planned, describe, sync_ahead: _ } = self;
+        !(*skipping || *refused || *copied) && parsed.is_empty() && planned.is_none() && describe.is_none()
+    }
 }
 
 /// Splits a batch into its frames. The frames are whole and their lengths have been checked.
@@ -227,7 +236,11 @@ impl Session {
     async fn sync(&mut self) -> Result<(), ClientError> {
         let listened = self.listen_before_sync().await;
         let outcome = self.sync_conns().await;
-        let outcome = listened.and(outcome);
+        self.end_pipeline(listened.and(outcome)).await
+    }
+
+    /// The servers have answered the Sync, or were lost; the application is told how it ended.
+    async fn end_pipeline(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
         if std::mem::take(&mut self.pipeline.copied) {
             return outcome.or_else(|failure| failure.report(&mut self.io.out));
         }
@@ -313,6 +326,9 @@ impl Session {
     /// After a run on a conn: what was learned.
     pub fn after_run(&mut self, at: usize) {
         self.learn_lsn(at);
+        if !self.events.reshaped.is_empty() {
+            self.adopt_shapes(at);
+        }
         if self.events.error.is_some() {
             self.held[at].unnamed = None;
         }

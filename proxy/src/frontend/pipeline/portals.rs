@@ -32,12 +32,13 @@ impl Session {
                 .await;
         };
         self.see_catalog().await?;
+        let read_against = prepared.reading;
         let prepared = self.reread(bind.statement, prepared);
         self.check_literals(&prepared)?;
         self.ask_types(&prepared).await?;
         let Some(facts) = prepared.facts().cloned() else {
             let at = self.goto(ShardId(0), false).await?;
-            return self.put_bind(at, name, &prepared, bind.rest);
+            return self.put_bind(at, name, &prepared, bind.rest).await;
         };
         if self.answered_here(&facts) {
             let place = Place::Control { bind: body.slice_ref(bind.rest) };
@@ -46,7 +47,7 @@ impl Session {
         }
         if let Some(shard) = self.failed_place(&facts)? {
             let at = self.goto(shard, false).await?;
-            return self.put_bind(at, name, &prepared, bind.rest);
+            return self.put_bind(at, name, &prepared, bind.rest).await;
         }
         self.draws.next_statement();
         self.asks_drawn(&facts);
@@ -68,6 +69,10 @@ impl Session {
             Target::One(shard) | Target::Nowhere(shard) => shard,
             Target::Any => self.any_shard_for(bind.rest),
             _ => {
+                if prepared.reading != read_against {
+                    Box::pin(self.foresee_rows(&prepared)).await?;
+                }
+                prepared.told.set();
                 Box::pin(self.check_containers(None, &prepared, bind.rest)).await?;
                 let rest = body.slice_ref(bind.rest);
                 let place = Place::Spread { plan: Box::new(plan), bind: rest };
@@ -83,17 +88,18 @@ impl Session {
         if shard != ShardId(0) {
             self.check_containers(Some(at), &prepared, bind.rest).await?;
         }
-        self.put_bind(at, name, &prepared, bind.rest)
+        self.put_bind(at, name, &prepared, bind.rest).await
     }
 
-    fn put_bind(
+    async fn put_bind(
         &mut self,
         at: usize,
         portal: Bytes,
         prepared: &Arc<Prepared>,
         rest: &[u8],
     ) -> Result<(), Failure> {
-        let statement = self.ensure_statement(at, prepared)?;
+        let statement = self.ensure_statement(at, prepared).await?;
+        prepared.told.set();
         let held = &mut self.held[at];
         reply::bind(&mut held.lease.write, &portal, statement, rest);
         held.lease.owe(Owed::Bind(Show::ALL));

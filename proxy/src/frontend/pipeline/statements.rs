@@ -5,14 +5,17 @@ use std::sync::atomic::Ordering;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use router_config::topology::ShardId;
+use smallvec::SmallVec;
 
 use super::{Op, unknown_portal, unknown_statement};
+use crate::backend::conn::Conn;
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
-use crate::frontend::names::{Cursor, Place, Prepared};
+use crate::frontend::names::{Cursor, Place, Prepared, Told};
 use crate::frontend::session::Session;
 use crate::metrics::Cache;
 use crate::route::plan::{Plan, Target};
+use crate::sql::cache::Analysed;
 use crate::sql::facts::{Command, Facts, Scope};
 use crate::wire::backend::{Status, tag as backend_tag};
 use crate::wire::frontend::{Bind, Named, Parse, tag};
@@ -39,32 +42,26 @@ impl Session {
         self.check_statement_limit()?;
         self.see_catalog().await?;
         let analysed = self.read_extended(parse.text).await?;
-        let reading = self.reading();
-        let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
-        let types =
-            parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let gucs = Arc::clone(self.gucs_in_force());
-        let named = !name.is_empty();
-        let prepared = Arc::new(Prepared { shared, analysed, reading, gucs, types, named });
+        let prepared = self.make_prepared(&parse, analysed);
         self.names.statements.insert(name.clone(), Arc::clone(&prepared));
         self.pipeline.parsed.push(name.clone());
         let Some(facts) = prepared.facts() else {
             let at = self.goto(ShardId(0), false).await?;
-            return self.put_parse(at, &prepared, Show::ALL);
+            return self.put_parse(at, &prepared, Show::ALL).map(|_| ());
         };
         if self.answered_here(facts) {
             return self.local_bare(backend_tag::PARSE_COMPLETE);
         }
         if let Some(shard) = self.failed_place(facts)? {
             let at = self.goto(shard, false).await?;
-            return self.put_parse(at, &prepared, Show::ALL);
+            return self.put_parse(at, &prepared, Show::ALL).map(|_| ());
         }
         self.ask_types(&prepared).await?;
         match self.plan_ahead(batch, &ops[index + 1..], &name, &prepared) {
             Ahead::Spread => self.local_bare(backend_tag::PARSE_COMPLETE),
             Ahead::One(shard, replica) => {
                 let at = self.goto(shard, replica).await?;
-                self.put_parse(at, &prepared, Show::ALL)
+                self.put_parse(at, &prepared, Show::ALL).map(|_| ())
             }
             // Known to be right: answered at once, sent along with its first Bind.
             Ahead::Nothing if prepared.shared.accepted.load(Ordering::Relaxed) => {
@@ -73,9 +70,20 @@ impl Session {
             Ahead::Nothing => {
                 let shard = self.describing_shard(&prepared);
                 let at = self.goto_to_describe(shard).await?;
-                self.put_parse(at, &prepared, Show::ALL)
+                self.put_parse(at, &prepared, Show::ALL).map(|_| ())
             }
         }
+    }
+
+    /// The statement of a Parse, for this session.
+    pub(super) fn make_prepared(&mut self, parse: &Parse<'_>, analysed: Analysed) -> Arc<Prepared> {
+        let reading = self.reading();
+        let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
+        let types =
+            parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let gucs = Arc::clone(self.gucs_in_force());
+        let (named, told) = (!parse.name.is_empty(), Told::default());
+        Arc::new(Prepared { shared, analysed, reading, gucs, types, named, told })
     }
 
     /// Where a Parse is best sent: where its Bind in the same batch will go.
@@ -126,8 +134,9 @@ impl Session {
         }
     }
 
-    /// Sends a Parse where the conn does not have the statement yet.
-    fn put_parse(&mut self, at: usize, prepared: &Prepared, show: Show) -> Result<(), Failure> {
+    /// Sends a Parse where the conn does not have the statement yet; whether its answer has to be awaited before the statement is
+    /// used.
+    fn put_parse(&mut self, at: usize, prepared: &Prepared, show: Show) -> Result<bool, Failure> {
         let held = &mut self.held[at];
         let conn = &mut *held.lease;
         let shared = &prepared.shared;
@@ -140,31 +149,37 @@ impl Session {
                 held.unsynced = true;
             } else if show.has(Show::COMPLETE) {
                 // Nothing is in front of it: it need not wait for this conn, which may not be the next one used.
-                return self.local_bare(backend_tag::PARSE_COMPLETE);
+                self.local_bare(backend_tag::PARSE_COMPLETE)?;
             }
-            return Ok(());
+            return Ok(false);
         }
-        let types = conn.own_types(&shared.types)?;
+        let types = if prepared.told.get() { prepared.type_bytes() } else { shared.types.clone() };
+        let types = conn.own_types(&types)?;
         held.unsynced = true;
-        let popular = prepared.named || shared.parses.load(Ordering::Relaxed) > 1;
-        if !(popular && healthy && prepared.facts().is_some()) {
-            reply::parse(&mut conn.write, b"", &shared.text, &types);
-            conn.owe(Owed::Parse { show, statement: None });
-            held.unnamed = Some(shared.id);
-            return Ok(());
-        }
-        let limit = self.worker.shared.settings.load().pool.statements;
-        if let Some(old) = conn.prepared.add(shared.id, limit) {
+        let retired: SmallVec<[u64; 1]> = conn.prepared.retired().collect();
+        for old in retired {
             reply::named(&mut conn.write, tag::CLOSE, false, format!("gavel_{old}").as_bytes());
             conn.owe(Owed::Close(Show::ERRORS));
         }
-        reply::parse(&mut conn.write, &shared.name, &shared.text, &types);
-        conn.owe(Owed::Parse { show, statement: Some(shared.id) });
-        Ok(())
+        let popular = prepared.named || shared.parses.load(Ordering::Relaxed) > 1;
+        let lasts = popular && healthy && prepared.facts().is_some();
+        let name: &[u8] = if lasts { &shared.name } else { b"" };
+        if lasts {
+            let limit = self.worker.shared.settings.load().pool.statements;
+            if let Some(old) = conn.prepared.add(shared.id, limit) {
+                reply::named(&mut conn.write, tag::CLOSE, false, format!("gavel_{old}").as_bytes());
+                conn.owe(Owed::Close(Show::ERRORS));
+            }
+        } else {
+            held.unnamed = Some(shared.id);
+        }
+        reply::parse(&mut conn.write, name, &shared.text, &types);
+        conn.owe(Owed::Parse { show, statement: lasts.then_some(shared.id) });
+        Ok(healthy && prepared.facts().is_some() && put_shape(conn, prepared, name))
     }
 
-    /// Makes sure that the conn has the statement; its name there.
-    pub(in crate::frontend) fn ensure_statement<'a>(
+    /// Makes sure that the conn has the statement, as the application knows it; its name there.
+    pub(in crate::frontend) async fn ensure_statement<'a>(
         &mut self,
         at: usize,
         prepared: &'a Prepared,
@@ -181,7 +196,9 @@ impl Session {
         if held.unnamed == Some(id) {
             return Ok(b"");
         }
-        self.put_parse(at, prepared, Show::ERRORS)?;
+        if self.put_parse(at, prepared, Show::ERRORS)? {
+            Box::pin(self.await_shape(at, prepared)).await?;
+        }
         let named = self.held[at].lease.prepared.touch(id);
         Ok(if named { &prepared.shared.name } else { b"" })
     }
@@ -218,7 +235,8 @@ impl Session {
             None => self.describing_shard(&prepared),
         };
         let at = self.goto_to_describe(shard).await?;
-        let statement = self.ensure_statement(at, &prepared)?;
+        let statement = self.ensure_statement(at, &prepared).await?;
+        prepared.told.set();
         let held = &mut self.held[at];
         reply::named(&mut held.lease.write, tag::DESCRIBE, false, statement);
         held.lease.owe(Owed::Describe(Show::ALL));
@@ -252,6 +270,19 @@ impl Session {
         self.local(frame.freeze());
         Ok(())
     }
+}
+
+/// Asks for the shape of a statement whose Parse has just been queued, where it matters; whether it must be what it was.
+fn put_shape(conn: &mut Conn, prepared: &Prepared, name: &[u8]) -> bool {
+    let must_stay = prepared.must_stay();
+    let first = prepared.shared.origin.get().is_none();
+    if !(must_stay || first || (!prepared.told.get() && prepared.is_planned())) {
+        return false;
+    }
+    reply::named(&mut conn.write, tag::DESCRIBE, false, name);
+    let by = (!must_stay).then_some(std::ptr::from_ref(prepared).addr());
+    conn.owe(Owed::Shape { of: Arc::clone(&prepared.shared), by });
+    must_stay
 }
 
 /// Where the Bind of a Parse will go.
