@@ -7,6 +7,23 @@ use tokio_postgres::error::SqlState;
 use crate::house::{add_auctions, build, one_of_each};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_sees_its_own_cursors() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 8).await;
+    let (here, there) = one_of_each(&cluster).await;
+    for key in [here, there] {
+        let declare =
+            format!("BEGIN; DECLARE c1 CURSOR FOR SELECT title FROM auctions WHERE auction_id = {key}");
+        client.batch_execute(&declare).await.expect("declare");
+        assert_eq!(first_column(&client, "SELECT name FROM pg_cursors").await, ["c1"]);
+        client.batch_execute("COMMIT").await.expect("commit");
+        assert!(first_column(&client, "SELECT name FROM pg_cursors").await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_portal_over_several_shards_is_read_in_pieces() {
     let cluster = Cluster::builder().start().await;
     let mut client = cluster.connect().await;

@@ -27,6 +27,33 @@ async fn repeat(client: &Client, sql: &str, times: usize) {
     }
 }
 
+/// Each writes the same rows, in the same order: on one PostgreSQL nobody would be the victim of a deadlock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upserts_over_shards_do_not_deadlock() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    client.batch_execute("CREATE TABLE marks (auction_id bigint PRIMARY KEY, n int)").await.expect("create");
+    let rows = (1..=12).map(|key| format!("({key}, 1)")).collect::<Vec<_>>().join(", ");
+    let upsert = format!(
+        "INSERT INTO marks VALUES {rows} ON CONFLICT (auction_id) DO UPDATE SET n = marks.n + 1 RETURNING auction_id"
+    );
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let (session, upsert) = (cluster.connect().await, upsert.clone());
+        writers.spawn(async move {
+            for _ in 0..20 {
+                let keys = first_column(&session, &upsert).await;
+                assert_eq!(keys, (1..=12).map(|key| key.to_string()).collect::<Vec<_>>(), "in their order");
+            }
+        });
+    }
+    while let Some(writer) = writers.join_next().await {
+        writer.expect("no deadlock");
+    }
+    let sums = cluster.on_each_primary("SELECT n FROM marks").await.concat();
+    assert!(sums.len() == 12 && sums.iter().all(|n| n == "120"), "{sums:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_everywhere_is_locked_in_one_order() {
     // Nothing is detected: nothing has to be.

@@ -242,6 +242,41 @@ async fn no_detour_changes_where_rows_are_looked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn materialized_views_tell_of_all_rows() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 6).await;
+    let create = "CREATE MATERIALIZED VIEW listed AS SELECT auction_id, title FROM auctions";
+    assert_eq!(
+        client.execute(create, &[]).await.expect("create"),
+        6,
+        "the tag counts the rows of all shards"
+    );
+    assert_eq!(first_column(&client, "SELECT auction_id FROM listed").await.len(), 6);
+    run(
+        &client,
+        &[
+            "CREATE UNIQUE INDEX ON listed (auction_id)",
+            "INSERT INTO auctions (auction_id, title) VALUES (7, 'lot')",
+            "REFRESH MATERIALIZED VIEW listed",
+            "INSERT INTO auctions (auction_id, title) VALUES (8, 'lot')",
+            "REFRESH MATERIALIZED VIEW CONCURRENTLY listed",
+        ],
+    )
+    .await;
+    assert_eq!(first_column(&client, "SELECT auction_id FROM listed").await.len(), 8);
+    for sql in [
+        "CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM auctions",
+        "CREATE MATERIALIZED VIEW titles AS SELECT title FROM auctions",
+    ] {
+        refused(&client, sql, "could not be read").await;
+    }
+    run(&client, &["CREATE MATERIALIZED VIEW kinds AS SELECT count(*) FROM categories"]).await;
+    assert_eq!(first_column(&client, "SELECT * FROM kinds").await, ["0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sequences_of_sharded_tables_stay_apart() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;

@@ -4,8 +4,37 @@ use bytes::{Bytes, BytesMut};
 
 use super::spread::Share;
 use crate::backend::conn::Events;
+use crate::backend::owed::Show;
 use crate::wire::backend::tag;
 use crate::wire::reply;
+
+/// How the answers become one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Merge {
+    /// Rows one after the other, tags added up.
+    Concat,
+    /// As `Concat`, but rows in the order of the application's VALUES.
+    Ordered,
+    /// So many rows, of whichever shares.
+    Any(u32),
+    /// The first share's answer stands for all.
+    First,
+    /// As `First`, but the tags are added up.
+    Sum,
+}
+
+impl Merge {
+    /// What is shown of a share's answer.
+    pub(super) fn show(self, first: bool) -> Show {
+        let rows = match self {
+            Self::Concat => Show::ROWS,
+            Self::Ordered | Self::Any(_) => Show::NOTHING,
+            Self::First | Self::Sum if first => Show::ROWS,
+            Self::First | Self::Sum => Show::NOTHING,
+        };
+        if first { rows.and(Show::DESCRIPTION).and(Show::ERRORS) } else { rows }
+    }
+}
 
 /// Captured rows in the order of the application's VALUES; one share after the other where the numbers do not match (ON CONFLICT).
 pub(super) fn order_rows(outcome: &[Events], shares: &[Share], out: &mut BytesMut) {

@@ -7,6 +7,7 @@ pub mod cursors;
 pub mod draw;
 mod merge;
 pub mod password;
+mod rounds;
 pub mod single;
 pub mod spread;
 pub mod two_phase;

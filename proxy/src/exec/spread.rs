@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use router_config::topology::ShardId;
 
 use super::bind::{self, Rebound};
-use super::merge::{order_rows, sum_tags};
+use super::merge::{Merge, order_rows, sum_tags};
 use crate::backend::conn::{Conn, Events};
 use crate::backend::copy_trim::CopyTrim;
 use crate::backend::owed::{Owed, Show};
@@ -82,32 +82,6 @@ pub(super) struct Share {
     pub(super) rows: Vec<u32>,
 }
 
-/// How the answers become one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Merge {
-    /// Rows one after the other, tags added up.
-    Concat,
-    /// As `Concat`, but rows in the order of the application's VALUES.
-    Ordered,
-    /// So many rows, of whichever shares.
-    Any(u32),
-    /// The first share's answer stands for all.
-    First,
-}
-
-impl Merge {
-    /// What is shown of a share's answer.
-    fn show(self, first: bool) -> Show {
-        let rows = match self {
-            Self::Concat => Show::ROWS,
-            Self::Ordered | Self::Any(_) => Show::NOTHING,
-            Self::First if first => Show::ROWS,
-            Self::First => Show::NOTHING,
-        };
-        if first { rows.and(Show::DESCRIPTION).and(Show::ERRORS) } else { rows }
-    }
-}
-
 impl Ask {
     fn check_row_limit(&self, shares: usize) -> Result<(), Failure> {
         match self.form {
@@ -165,13 +139,9 @@ impl Session {
             self.draws_on_several();
         }
         self.expect(&ask.facts, &ask.text, None);
-        // What is written everywhere takes its locks on the home shard first, alone: two such statements meet there.
-        let first = if writes && merge == Merge::First { 1 } else { shares.len() };
         let mut outcome = Vec::new();
-        for turns in [0..first, first..shares.len()] {
-            if turns.is_empty()
-                || outcome.iter().any(|events: &Events| events.error.is_some() || events.changed)
-            {
+        for turns in self.rounds(&ask, merge, shares.len()) {
+            if outcome.iter().any(|events: &Events| events.error.is_some() || events.changed) {
                 break;
             }
             for turn in turns.clone() {
@@ -183,7 +153,12 @@ impl Session {
             }
             outcome.append(&mut self.drive(&order[turns]).await?);
         }
+        for at in order.iter().skip(outcome.len()) {
+            let conn = &mut self.held[*at].lease;
+            (conn.capture, conn.copy_trim) = (false, None);
+        }
         self.check_rows(&outcome, writes)?;
+        let merge = if self.fills_on_each(&ask.facts) { Merge::Sum } else { merge };
         self.conclude(outcome, &shares, merge)?;
         self.note_cursor(&ask);
         if order.len() > 1 {
@@ -340,7 +315,7 @@ impl Session {
         let tags: Vec<&[u8]> = outcome.iter().filter_map(|events| events.last_tag.as_deref()).collect();
         let tag = match merge {
             Merge::First => tags.first().map(|tag| String::from_utf8_lossy(tag).into_owned()),
-            Merge::Concat | Merge::Ordered => sum_tags(&tags),
+            Merge::Concat | Merge::Ordered | Merge::Sum => sum_tags(&tags),
             Merge::Any(most) => {
                 let rows = outcome.iter().flat_map(|events| &events.rows).take(most as usize);
                 let mut count = 0;

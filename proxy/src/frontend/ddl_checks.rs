@@ -14,7 +14,7 @@ use crate::sql::tokens::Tokens;
 use crate::wire::error::Report;
 
 /// DDL without any of these words makes no constraint, no column that generates values, and changes no column of a table.
-const RESHAPING: [&str; 11] = [
+const RESHAPING: [&str; 12] = [
     "table",
     "unique",
     "schema",
@@ -26,6 +26,7 @@ const RESHAPING: [&str; 11] = [
     "extension",
     "owned",
     "cascade",
+    "materialized",
 ];
 
 impl Session {
@@ -40,6 +41,9 @@ impl Session {
                 let now = self.schema();
                 if let Some(table) = now.reshaped(&before) {
                     return self.take_back(Refusal::reshapes(&table.full_name()).into());
+                }
+                if let Some(view) = now.unreadable(&before) {
+                    return self.take_back(unreadable(&view.full_name()).into());
                 }
                 let new = now.unheld.iter().filter(|new| !before.unheld.iter().any(|old| old.is(new)));
                 self.judge(new)
@@ -121,4 +125,14 @@ impl Session {
         }
         Ok(notices)
     }
+}
+
+fn unreadable(view: &str) -> Refusal {
+    let refusal = Refusal::unsupported(
+        format!(
+            "the materialized view {view} could not be read: its rows are not those of one sharded table, key included"
+        ),
+        "Leave the aggregates, joins and orders to the queries on it and select the shard key, or make it on a reference table.",
+    );
+    refusal.because("Each shard would fill it from its own rows alone.".to_owned())
 }

@@ -91,7 +91,9 @@ fn who(
 /// Startup parameters as settings to replay: values are strings, lists of names are spelled as lists.
 fn startup_gucs(parameters: &[(String, String)]) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();
-    for (name, value) in parameters {
+    // PostgreSQL lets nobody become another by a parameter, and says nothing to it.
+    let followed = parameters.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("session_authorization"));
+    for (name, value) in followed {
         let name = name.to_lowercase();
         let sql = value_sql(&name, value);
         values.insert(name, sql);

@@ -222,6 +222,9 @@ impl Case<'_> {
                 }
                 _ => Err(self.disagrees(shard, "Unsharded tables are on the home shard only.")),
             },
+            _ if self.facts.tables.iter().any(|table| table == "pg_catalog.pg_cursors") => {
+                Ok((Target::One(self.stateful()), Reason::HomeShard))
+            }
             _ => Ok((Target::One(self.home()), Reason::HomeShard)),
         }
     }

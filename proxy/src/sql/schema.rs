@@ -272,6 +272,16 @@ impl Schema {
         self.functions.get(name)
     }
 
+    /// A materialized view that is new since `before` and that no statement can read.
+    pub fn unreadable(&self, before: &Self) -> Option<&Arc<Relation>> {
+        let known = |oid: u32| before.relations.values().any(|relation| relation.oid == oid);
+        self.relations.values().find(|relation| {
+            relation.kind == RelationKind::MaterializedView
+                && matches!(relation.placement, Placement::View { key_column: None, .. })
+                && !known(relation.oid)
+        })
+    }
+
     /// A table of `before` whose rows would not be looked for any more where they are.
     pub fn reshaped(&self, before: &Self) -> Option<Arc<Relation>> {
         let is_table = |relation: &&Arc<Relation>| {

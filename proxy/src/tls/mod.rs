@@ -1,4 +1,4 @@
-//! TLS on both sides, and the channel binding data of certificates. The only file, with `wire::stream`, that names rustls.
+//! TLS on both sides, and the channel binding data of certificates. The only folder, with `wire::stream`, that names rustls.
 //!
 //! Invariants: `verify-ca` and `verify-full` never accept a
 //! chain that was not checked; where a certificate has no defined `tls-server-end-point` hash, none is offered.
@@ -21,6 +21,8 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
 use crate::wire::stream::Stream;
+
+mod client;
 
 /// ALPN name of PostgreSQL's protocol, which direct TLS has to negotiate.
 pub const ALPN_POSTGRESQL: &[u8] = b"postgresql";
@@ -115,7 +117,7 @@ fn load(listen: &Listen) -> Result<ListenerTls, TlsError> {
                     .allow_unauthenticated()
                     .build()
                     .map_err(|error| TlsError::Roots(error.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(Arc::new(client::Verifier(verifier)))
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|reason| TlsError::Pair {

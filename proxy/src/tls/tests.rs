@@ -39,6 +39,44 @@ fn files_that_do_not_fit_are_refused() {
     assert!(ListenerTls::from_settings(&listen).expect("off").is_none());
 }
 
+/// The same without its version: that of version 1, though with extensions, and a signature that does not fit.
+fn as_version_1(certificate: &[u8]) -> CertificateDer<'static> {
+    const VERSION: [u8; 5] = [0xa0, 3, 2, 1, 2];
+    let mut der = certificate.to_vec();
+    let at = der.windows(5).position(|bytes| bytes == VERSION).expect("version 3");
+    der.drain(at..at + 5);
+    // Two sequences with lengths of two bytes are around it.
+    for length in [2, at - 2] {
+        let shorter = u16::from_be_bytes([der[length], der[length + 1]]) - 5;
+        der[length..length + 2].copy_from_slice(&shorter.to_be_bytes());
+    }
+    der.into()
+}
+
+#[test]
+fn certificates_of_version_1_are_refused_with_the_cure() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(directory.path());
+    let roots = Arc::new(read_roots(&authority.path()).expect("written"));
+    let inner = WebPkiClientVerifier::builder_with_provider(roots, provider()).build().expect("roots");
+    let verifier = client::Verifier(inner);
+    let pair = authority.issue("al");
+    let good = CertificateDer::from_pem_file(&pair.certificate).expect("written");
+    let verify = |certificate: &CertificateDer<'_>| {
+        rustls::server::danger::ClientCertVerifier::verify_client_cert(
+            &verifier,
+            certificate,
+            &[],
+            UnixTime::now(),
+        )
+    };
+    verify(&good).expect("version 3");
+    let error = verify(&as_version_1(&good)).expect_err("version 1").to_string();
+    assert!(error.contains("\"CN=al\"") && error.contains("-extfile"), "{error}");
+    let other = verify(&CertificateDer::from(b"garbage".as_slice())).expect_err("none").to_string();
+    assert!(!other.contains("version 1"), "{other}");
+}
+
 #[test]
 fn names_and_hashes_of_certificates() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -275,6 +275,8 @@ fn ddl_kind(t: &Tokens<'_>, ctx: &Context<'_>) -> DdlKind {
         ("reindex", _) if has("concurrently") || has("database") || has("system") || has("schema") => {
             DdlKind::NonTransactional
         }
+        // It makes a temporary table, and so forbids to prepare.
+        ("refresh", "materialized") if has("concurrently") => DdlKind::NonTransactional,
         ("create" | "drop", "index" | "unique") if has("concurrently") => DdlKind::NonTransactional,
         ("alter", "table") if detaches(t) => DdlKind::NonTransactional,
         ("create", _) if (1..5).any(|i| t.is_any(i, &["temp", "temporary"])) => DdlKind::Temporary,
