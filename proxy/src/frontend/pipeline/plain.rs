@@ -111,6 +111,7 @@ impl Session {
         if !types_known || self.check_literals(&prepared).is_err() {
             return None;
         }
+        Self::check_count(plain.bind.statement, &prepared, plain.bind.rest).ok()?;
         let plan = self.plan_bind(&prepared, plain.bind.rest, None).ok()?;
         let spread = self.spread;
         let shard = match plan.target {
