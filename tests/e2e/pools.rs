@@ -1,35 +1,15 @@
 //! Pools: what a name that is only tried leaves behind, reloads while requests wait, nodes without room, what one session's limits
 //! may not do to the next.
 
-use std::time::Duration;
-
-use tests::cluster::{Cluster, eventually, first_column};
+use tests::cluster::{Cluster, first_column};
 use tests::wire::Wire;
 use tests::{wire_message as message, wire_print};
+use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::console::metric;
 use crate::house::{add_auctions, build, one_of_each};
-
-const SOON: Duration = Duration::from_secs(10);
-
-/// One column of a table of the console.
-async fn column(console: &Client, table: &str, name: &str) -> Vec<String> {
-    let messages = console.simple_query(&format!("SHOW {table}")).await.expect("the console answers");
-    let rows = messages.iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(name).map(str::to_owned),
-        _ => None,
-    });
-    rows.collect()
-}
-
-async fn until_waiting(console: &Client, count: usize) {
-    eventually(SOON, &format!("{count} sessions wait"), async || {
-        column(console, "CLIENTS", "state").await.iter().filter(|state| *state == "waiting").count() == count
-    })
-    .await;
-}
+use crate::waits::{column, until_waiting};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_are_tried_leave_nothing() {

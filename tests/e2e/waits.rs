@@ -19,7 +19,7 @@ use crate::life::get;
 const SOON: Duration = Duration::from_secs(5);
 
 /// The values of one column of a table of the console.
-async fn column(console: &Client, table: &str, name: &str) -> Vec<String> {
+pub(crate) async fn column(console: &Client, table: &str, name: &str) -> Vec<String> {
     let messages = console.simple_query(&format!("SHOW {table}")).await.expect("the console answers");
     let rows = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(name).map(str::to_owned),
@@ -29,7 +29,7 @@ async fn column(console: &Client, table: &str, name: &str) -> Vec<String> {
 }
 
 /// Waits until so many sessions are shown as waiting.
-async fn until_waiting(console: &Client, count: usize) {
+pub(crate) async fn until_waiting(console: &Client, count: usize) {
     eventually(SOON, &format!("{count} sessions wait"), async || {
         column(console, "CLIENTS", "state").await.iter().filter(|state| *state == "waiting").count() == count
     })

@@ -107,8 +107,7 @@ impl Registry {
 
     /// The statement of this identity, made if it is new; counts one Parse.
     pub fn intern(&self, context: u64, text: &[u8], types: &[u8]) -> Arc<SharedStatement> {
-        let found = self.cache.get(&Look { context, text, types });
-        if let Some(found) = found.filter(|found| !found.stale.load(Ordering::Relaxed)) {
+        if let Some(found) = self.find(context, text, types) {
             found.parses.fetch_add(1, Ordering::Relaxed);
             return found;
         }
@@ -128,6 +127,12 @@ impl Registry {
         let identity = Identity { context, text: statement.text.clone(), types: statement.types.clone() };
         self.cache.insert(identity, Arc::clone(&statement));
         statement
+    }
+
+    /// The statement of this identity, if there is one.
+    pub fn find(&self, context: u64, text: &[u8], types: &[u8]) -> Option<Arc<SharedStatement>> {
+        let found = self.cache.get(&Look { context, text, types });
+        found.filter(|found| !found.stale.load(Ordering::Relaxed))
     }
 
     /// Statements known.
@@ -222,11 +227,14 @@ mod tests {
     #[test]
     fn identity_is_text_types_and_context() {
         let registry = Registry::new(1 << 20);
+        assert!(registry.find(1, b"select $1", &[0, 0, 0, 23]).is_none() && registry.is_empty());
         let a = registry.intern(1, b"select $1", &[0, 0, 0, 23]);
         assert_eq!(a.id, registry.intern(1, b"select $1", &[0, 0, 0, 23]).id);
         assert_ne!(a.id, registry.intern(2, b"select $1", &[0, 0, 0, 23]).id);
         assert_ne!(a.id, registry.intern(1, b"select $1", &[0, 0, 0, 20]).id);
         assert_ne!(a.id, registry.intern(1, b"select $2", &[0, 0, 0, 23]).id);
+        // To look for it is no Parse.
+        assert_eq!(registry.find(1, b"select $1", &[0, 0, 0, 23]).map(|found| found.id), Some(a.id));
         assert_eq!(a.parses.load(Ordering::Relaxed), 2);
     }
 

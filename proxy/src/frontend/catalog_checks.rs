@@ -116,15 +116,11 @@ impl Session {
         prepared: &Prepared,
         bind: &[u8],
     ) -> Result<(), Failure> {
-        let Some(catalog) = &self.catalog else { return Ok(()) };
-        let oids = std::sync::Arc::clone(&catalog.load().oids);
-        if oids.is_uniform() || !prepared.facts().is_some_and(|facts| facts.returns_rows) {
+        let Some(catalog) = self.catalog.as_ref().filter(|_| !self.has_no_containers(prepared, bind)) else {
             return Ok(());
-        }
+        };
+        let oids = Arc::clone(&catalog.load().oids);
         let formats = bind::result_formats(bind).unwrap_or_default();
-        if formats.iter().all(|format| *format == 0) {
-            return Ok(());
-        }
         let columns = match prepared.shared.origin.get() {
             Some(shape) => shape.columns.to_vec(),
             None => self.ask_columns(at, prepared).await?,
@@ -141,16 +137,18 @@ impl Session {
 
     /// Whether nothing has to be asked to know that [`Self::check_containers`] refuses nothing.
     pub(super) fn has_no_containers(&self, prepared: &Prepared, bind: &[u8]) -> bool {
-        let uniform = || self.catalog.as_ref().is_none_or(|catalog| catalog.load().oids.is_uniform());
-        let texts = || bind::result_formats(bind).is_none_or(|formats| formats.iter().all(|f| *f == 0));
-        !prepared.facts().is_some_and(|facts| facts.returns_rows) || uniform() || texts()
+        !prepared.facts().is_some_and(|facts| facts.returns_rows) || !self.may_have_oids(bind)
+    }
+
+    /// Whether rows in these formats may have OIDs in them that depend on the shard.
+    fn may_have_oids(&self, bind: &[u8]) -> bool {
+        let differ = self.catalog.as_ref().is_some_and(|catalog| !catalog.load().oids.is_uniform());
+        differ && bind::result_formats(bind).is_some_and(|formats| formats.iter().any(|f| *f != 0))
     }
 
     /// As `any_shard`, but for rows in binary format the home shard where it matters: its OIDs are right as they are.
     pub(super) fn any_shard_for(&mut self, bind: &[u8]) -> ShardId {
-        let uniform = self.catalog.as_ref().is_none_or(|catalog| catalog.load().oids.is_uniform());
-        let binary = || bind::result_formats(bind).is_some_and(|formats| formats.iter().any(|f| *f != 0));
-        if uniform || !self.held.is_empty() || !binary() { self.any_shard() } else { ShardId(0) }
+        if self.held.is_empty() && self.may_have_oids(bind) { ShardId(0) } else { self.any_shard() }
     }
 
     /// Types of a statement's columns, as the home shard has them.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::failure::Failure;
 use super::io::{ClientError, StepError};
 use super::session::Session;
 use super::watch::Why;
@@ -44,19 +45,32 @@ impl Session {
 
     /// Passes the answer on, ReadyForQuery included.
     pub(super) async fn pass_plain(&mut self, way: Way) -> Result<(), ClientError> {
-        let Way::Sent(at) = way else {
-            self.apply_completed();
-            self.ready();
-            return Ok(());
-        };
-        let done = single::run(&mut self.io, &mut self.held[at].lease, &mut self.events).await;
-        if done.is_err() || self.events.error.is_some() || self.events.copy_in {
-            return Box::pin(self.end_plain(at, done)).await;
+        match self.run_plain(way).await {
+            Some((at, done)) => Box::pin(self.end_plain(at, done)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Self::pass_plain`], for both protocols. `Some`: something has gone otherwise than expected, on this conn.
+    pub(super) async fn run_plain(&mut self, way: Way) -> Option<(usize, Result<(), StepError>)> {
+        if let Way::Sent(at) = way {
+            let done = single::run(&mut self.io, &mut self.held[at].lease, &mut self.events).await;
+            if done.is_err() || self.events.error.is_some() || self.events.copy_in {
+                return Some((at, done));
+            }
         }
         self.apply_completed();
         self.settle();
         self.ready();
-        Ok(())
+        None
+    }
+
+    /// The rest of it, on the long way.
+    pub(super) async fn run_on(&mut self, at: usize, done: Result<(), StepError>) -> Result<(), Failure> {
+        match done {
+            Ok(()) => self.run_to_end(at).await,
+            Err(error) => Err(self.lose(at, error)),
+        }
     }
 
     /// Whether the session is in no state that takes part in a statement.
@@ -92,18 +106,11 @@ impl Session {
             self.spread = spread;
             return None;
         };
-        self.begin_plain();
+        self.start_plain(at, before, &statement.facts)?;
         self.names.forget_unnamed();
-        let facts = &statement.facts;
-        if facts.access != Access::Read {
-            // Of one conn alone, which nothing refuses.
-            self.writes(at).ok()?;
-        }
-        self.runs(at, before, facts);
         let why = Why::of(&plan);
         self.note_in_place(why);
         self.note_shard(why, at);
-        self.sent += 1;
         let held = &mut self.held[at];
         held.unnamed = None;
         held.lease.write.extend_from_slice(frame);
@@ -116,6 +123,18 @@ impl Session {
         self.next_events();
         self.tag_at = None;
         self.draws.next_statement();
+    }
+
+    /// The statement is certain to run on this conn alone; `before`: what `touched` said before it was acquired.
+    pub(super) fn start_plain(&mut self, at: usize, before: bool, facts: &Facts) -> Option<()> {
+        self.begin_plain();
+        if facts.access != Access::Read {
+            // Of one conn alone, which nothing refuses.
+            self.writes(at).ok()?;
+        }
+        self.runs(at, before, facts);
+        self.sent += 1;
+        Some(())
     }
 
     fn place_end_or_begin(&mut self, frame: &[u8], own: &[u8], facts: &Arc<Facts>) -> Option<Way> {
@@ -160,10 +179,7 @@ impl Session {
     async fn end_plain(&mut self, at: usize, done: Result<(), StepError>) -> Result<(), ClientError> {
         self.watch.keep_text(Bytes::copy_from_slice(self.io.current_text()));
         self.io.drop_current();
-        let outcome = match done {
-            Ok(()) => self.run_to_end(at).await,
-            Err(error) => Err(self.lose(at, error)),
-        };
+        let outcome = self.run_on(at, done).await;
         self.finish_simple(outcome).await
     }
 }

@@ -144,49 +144,39 @@ pub fn of_routine(sqlstate: &str, message: &str, routine: &str) -> Bytes {
 
 /// An ErrorResponse whose position (field `P`) counts from so many characters earlier on.
 pub fn moved(frame: &[u8], characters: usize) -> Bytes {
-    let mut out = BytesMut::with_capacity(frame.len() + 8);
-    let body = frame.get(super::frame::HEADER..).unwrap_or_default();
-    super::reply::frame(&mut out, b'E', |out| {
-        for (field, text) in fields(body) {
-            out.put_u8(field);
-            let position = (field == b'P').then(|| std::str::from_utf8(text).ok()?.parse::<usize>().ok());
-            match position.flatten() {
-                Some(position) => out.put_slice((position + characters).to_string().as_bytes()),
-                None => out.put_slice(text),
-            }
-            out.put_u8(0);
-        }
-        out.put_u8(0);
-    });
-    out.freeze()
+    rewritten(frame, |field, text| {
+        let position =
+            (field == b'P').then(|| std::str::from_utf8(text).ok()?.parse::<usize>().ok()).flatten();
+        Some(match position {
+            Some(position) => (position + characters).to_string().into_bytes().into(),
+            None => text.into(),
+        })
+    })
 }
 
 /// An ErrorResponse without its position (field `P`).
 pub fn without_position(frame: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(frame.len());
-    let body = frame.get(super::frame::HEADER..).unwrap_or_default();
-    super::reply::frame(&mut out, b'E', |out| {
-        for (field, text) in fields(body).filter(|(field, _)| *field != b'P') {
-            out.put_u8(field);
-            out.put_slice(text);
-            out.put_u8(0);
-        }
-        out.put_u8(0);
-    });
-    out.freeze()
+    rewritten(frame, |field, text| (field != b'P').then_some(Cow::Borrowed(text)))
 }
 
 /// An ErrorResponse or NoticeResponse with another context (field `W`), where `rewrite` gives one.
 pub fn with_context(frame: &[u8], rewrite: impl Fn(&str) -> Option<String>) -> Bytes {
+    rewritten(frame, |field, text| {
+        let context = std::str::from_utf8(text).ok().filter(|_| field == b'W').and_then(&rewrite);
+        Some(context.map_or(text.into(), |context| context.into_bytes().into()))
+    })
+}
+
+/// An ErrorResponse or NoticeResponse whose fields have the texts that `rewrite` gives; those without one are left out.
+fn rewritten<'f>(frame: &'f [u8], rewrite: impl Fn(u8, &'f [u8]) -> Option<Cow<'f, [u8]>>) -> Bytes {
     let mut out = BytesMut::with_capacity(frame.len() + 16);
     let (Some(tag), Some(body)) = (frame.first(), frame.get(super::frame::HEADER..)) else {
         return Bytes::copy_from_slice(frame);
     };
     super::reply::frame(&mut out, *tag, |out| {
-        for (field, text) in fields(body) {
-            let context = std::str::from_utf8(text).ok().filter(|_| field == b'W').and_then(&rewrite);
+        for (field, text) in fields(body).filter_map(|(field, text)| Some((field, rewrite(field, text)?))) {
             out.put_u8(field);
-            out.put_slice(context.as_deref().map_or(text, str::as_bytes));
+            out.put_slice(&text);
             out.put_u8(0);
         }
         out.put_u8(0);
@@ -223,7 +213,7 @@ impl NodeError {
 
     /// A field as text.
     pub fn field(&self, tag: u8) -> Option<Cow<'_, str>> {
-        fields(&self.body).find(|(known, _)| *known == tag).map(|(_, text)| String::from_utf8_lossy(text))
+        super::backend::error_field(&self.body, tag).map(String::from_utf8_lossy)
     }
 
     /// Appends it as an ErrorResponse.

@@ -21,7 +21,7 @@ use crate::frontend::watch::Why;
 use crate::metrics::Cache;
 use crate::route::plan::Target;
 use crate::sql::cache::Statement;
-use crate::sql::facts::{Access, Facts};
+use crate::sql::facts::Facts;
 use crate::wire::backend::tag as backend_tag;
 use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::{Bind, Parse, tag};
@@ -86,19 +86,10 @@ impl Session {
 
     /// Passes the answers on, ReadyForQuery included.
     pub(in crate::frontend) async fn pass_plain_batch(&mut self, way: Way) -> Result<(), ClientError> {
-        let Way::Sent(at) = way else {
-            self.apply_completed();
-            self.ready();
-            return Ok(());
-        };
-        let done = crate::exec::single::run(&mut self.io, &mut self.held[at].lease, &mut self.events).await;
-        if done.is_err() || self.events.error.is_some() || self.events.copy_in {
-            return Box::pin(self.end_plain_batch(at, done)).await;
+        match self.run_plain(way).await {
+            Some((at, done)) => Box::pin(self.end_plain_batch(at, done)).await,
+            None => Ok(()),
         }
-        self.apply_completed();
-        self.settle();
-        self.ready();
-        Ok(())
     }
 
     fn place_plain_batch(&mut self, plain: &Plain<'_>) -> Option<Way> {
@@ -129,21 +120,12 @@ impl Session {
             self.spread = spread;
             return None;
         };
-        self.begin_plain();
-        let facts = &statement.facts;
-        if facts.access != Access::Read {
-            // Of one conn alone, which nothing refuses.
-            self.writes(at).ok()?;
-        }
-        self.runs(at, before, facts);
+        self.start_plain(at, before, &statement.facts)?;
         let why = Why::of(&plan);
         self.note(why, &prepared.shared.text);
         self.note_shard(why, at);
-        self.sent += 1;
         self.worker.shared.metrics.cache(Cache::Statements, true);
-        if plain.parse.is_some() {
-            reply::bare(&mut self.io.out, backend_tag::PARSE_COMPLETE);
-        }
+        self.answer_parse(plain, &prepared);
         let conn = &mut *self.held[at].lease;
         reply::bind(&mut conn.write, b"", &prepared.shared.name, plain.bind.rest);
         conn.write.extend_from_slice(plain.tail);
@@ -170,13 +152,10 @@ impl Session {
         }
         let text = String::from_utf8_lossy(&prepared.shared.text);
         self.begin_plain();
-        let answered = [
-            (plain.parse.is_some(), backend_tag::PARSE_COMPLETE),
-            (true, backend_tag::BIND_COMPLETE),
-            (plain.describes, backend_tag::NO_DATA),
-        ];
-        for (_, tag) in answered.into_iter().filter(|(asked, _)| *asked) {
-            reply::bare(&mut self.io.out, tag);
+        self.answer_parse(plain, prepared);
+        reply::bare(&mut self.io.out, backend_tag::BIND_COMPLETE);
+        if plain.describes {
+            reply::bare(&mut self.io.out, backend_tag::NO_DATA);
         }
         prepared.told.set();
         let way = if ends {
@@ -190,6 +169,13 @@ impl Session {
         };
         self.name_plain(plain, prepared, Place::Control { bind: Bytes::copy_from_slice(plain.bind.rest) });
         Some(way)
+    }
+
+    fn answer_parse(&mut self, plain: &Plain<'_>, prepared: &Prepared) {
+        if plain.parse.is_some() {
+            prepared.shared.parses.fetch_add(1, Ordering::Relaxed);
+            reply::bare(&mut self.io.out, backend_tag::PARSE_COMPLETE);
+        }
     }
 
     /// The statement that is bound; `None`: there is none, or it has to be read again.
@@ -207,16 +193,17 @@ impl Session {
             sharded && text && known.reading == reading && Arc::ptr_eq(&known.gucs, self.gucs_in_force())
         });
         if let Some(same) = same {
-            same.shared.parses.fetch_add(1, Ordering::Relaxed);
             return Some(Arc::clone(same));
         }
         self.check_statement_limit().ok()?;
+        // What nobody has parsed is on no conn.
+        let shared = self.worker.shared.registry.find(self.parse_context(), parse.text, parse.types)?;
         let analysed = self.analyse_extended(parse.text);
         let short = |only: &Statement| only.plain || is_control(&only.facts.command);
         if !matches!(analysed.statements(), [only] if short(only)) {
             return None;
         }
-        Some(self.make_prepared(parse, analysed))
+        Some(self.make_prepared(parse, shared, analysed))
     }
 
     /// What the session calls the statement and its portal from here on.
@@ -237,10 +224,7 @@ impl Session {
 
     /// Something has gone otherwise than expected: the end of the long way.
     async fn end_plain_batch(&mut self, at: usize, done: Result<(), StepError>) -> Result<(), ClientError> {
-        let outcome = match done {
-            Ok(()) => self.run_to_end(at).await,
-            Err(error) => Err(self.lose(at, error)),
-        };
+        let outcome = self.run_on(at, done).await;
         self.end_pipeline(outcome).await
     }
 }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::{Op, unknown_portal, unknown_statement};
 use crate::backend::conn::Conn;
 use crate::backend::owed::{Owed, Show};
+use crate::backend::prepared::SharedStatement;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Cursor, Place, Prepared, Told};
 use crate::frontend::session::Session;
@@ -42,7 +43,8 @@ impl Session {
         self.check_statement_limit()?;
         self.see_catalog().await?;
         let analysed = self.read_extended(parse.text).await?;
-        let prepared = self.make_prepared(&parse, analysed);
+        let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
+        let prepared = self.make_prepared(&parse, shared, analysed);
         self.names.statements.insert(name.clone(), Arc::clone(&prepared));
         self.pipeline.parsed.push(name.clone());
         let Some(facts) = prepared.facts() else {
@@ -76,9 +78,13 @@ impl Session {
     }
 
     /// The statement of a Parse, for this session.
-    pub(super) fn make_prepared(&mut self, parse: &Parse<'_>, analysed: Analysed) -> Arc<Prepared> {
+    pub(super) fn make_prepared(
+        &mut self,
+        parse: &Parse<'_>,
+        shared: Arc<SharedStatement>,
+        analysed: Analysed,
+    ) -> Arc<Prepared> {
         let reading = self.reading();
-        let shared = self.worker.shared.registry.intern(self.parse_context(), parse.text, parse.types);
         let types =
             parse.types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
         let gucs = Arc::clone(self.gucs_in_force());
