@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use router_config::topology::ShardId;
 
+use super::failure::Failure;
 use super::io::{ClientError, StepError};
 use super::session::Session;
 use super::watch::Why;
@@ -26,6 +28,8 @@ pub(super) enum Way {
     Answered,
     /// It is queued on the held conn of this index.
     Sent(usize),
+    /// It needs a conn to this shard, to a replica if one is fit, and none is at hand.
+    Wants(ShardId, bool),
 }
 
 impl Session {
@@ -44,11 +48,7 @@ impl Session {
 
     /// Passes the answer on, ReadyForQuery included.
     pub(super) async fn pass_plain(&mut self, way: Way) -> Result<(), ClientError> {
-        let Way::Sent(at) = way else {
-            self.apply_completed();
-            self.ready();
-            return Ok(());
-        };
+        let Way::Sent(at) = way else { return self.end_answered() };
         let done = single::run(&mut self.io, &mut self.held[at].lease, &mut self.events).await;
         if done.is_err() || self.events.error.is_some() || self.events.copy_in {
             return Box::pin(self.end_plain(at, done)).await;
@@ -88,9 +88,9 @@ impl Session {
         };
         let before = self.touched(shard);
         let Some(at) = self.acquire_at_hand(shard, plan.replica) else {
-            // The long way shall not skip the shard whose turn it is.
+            // Whoever comes next shall not skip the shard whose turn it is.
             self.spread = spread;
-            return None;
+            return Some(Way::Wants(shard, plan.replica));
         };
         self.begin_plain();
         self.names.forget_unnamed();
@@ -109,6 +109,22 @@ impl Session {
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
         Some(Way::Sent(at))
+    }
+
+    /// Waits for the conn that the short way wants.
+    pub(super) async fn acquire_wanted(&mut self, shard: ShardId, replica: bool) -> Result<(), Failure> {
+        let before = self.touched(shard);
+        let at = self.acquire(shard, replica).await?;
+        // The statement itself has not come there yet.
+        self.held[at].untouched = !before;
+        Ok(())
+    }
+
+    /// The end of a request that the proxy has answered.
+    pub(super) fn end_answered(&mut self) -> Result<(), ClientError> {
+        self.apply_completed();
+        self.ready();
+        Ok(())
     }
 
     /// The request is certain to go the short way.

@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::handshake::Login;
 use super::io::ClientError;
 use super::opening::open;
+use super::plain::Way;
 use super::session::{Held, Session};
 use super::visible::{Doing, wait};
 use crate::backend::conn::{ConnError, Events};
@@ -165,15 +166,24 @@ impl Session {
             let began = self.watch.begin() - self.worker.shared.since;
             self.visible.began_ms.store(began.as_millis() as u64, Ordering::Relaxed);
             self.visible.set_doing(Doing::Active);
+            let mut way = self.short_way(&request);
+            if let Some(Way::Wants(shard, replica)) = way {
+                if let Err(failure) = Box::pin(self.acquire_wanted(shard, replica)).await {
+                    Box::pin(self.fail(request, failure)).await?;
+                    self.end_request().await?;
+                    continue;
+                }
+                way = self.short_way(&request).filter(|way| !matches!(way, Way::Wants(..)));
+            }
             match request {
-                Request::Query(len) => match self.send_plain(len) {
+                Request::Query(_) => match way {
                     Some(way) => self.pass_plain(way).await?,
                     None => {
                         let frame = self.io.take_current();
                         Box::pin(self.simple_query(frame)).await?;
                     }
                 },
-                Request::Batch(len) => match self.send_plain_batch(len) {
+                Request::Batch(_) => match way {
                     Some(way) => self.pass_plain_batch(way).await?,
                     None => {
                         let batch = self.io.take_current();
@@ -183,12 +193,36 @@ impl Session {
                 Request::FunctionCall(frame) => Box::pin(self.function_call(frame)).await?,
                 Request::Terminate => return Ok(()),
             }
-            self.count_request();
-            self.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
-            self.io.flush().await?;
-            self.observe();
-            self.io.drop_current();
+            self.end_request().await?;
         }
+    }
+
+    /// How far the request comes without the long way.
+    fn short_way(&mut self, request: &Request) -> Option<Way> {
+        match request {
+            Request::Query(len) => self.send_plain(*len),
+            Request::Batch(len) => self.send_plain_batch(*len),
+            Request::FunctionCall(_) | Request::Terminate => None,
+        }
+    }
+
+    /// The request has been answered: writes what waits, and counts it.
+    async fn end_request(&mut self) -> Result<(), ClientError> {
+        self.count_request();
+        self.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
+        self.io.flush().await?;
+        self.observe();
+        self.io.drop_current();
+        Ok(())
+    }
+
+    /// Answers a request for which no conn could be had.
+    async fn fail(&mut self, request: Request, failure: Failure) -> Result<(), ClientError> {
+        if let Request::Batch(_) = request {
+            return self.turn_back(request, failure).await;
+        }
+        self.begin_plain();
+        self.finish_simple(Err(failure)).await
     }
 
     /// The next request, whole; `None` when the session is told to end.

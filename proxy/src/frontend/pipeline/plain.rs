@@ -86,11 +86,7 @@ impl Session {
 
     /// Passes the answers on, ReadyForQuery included.
     pub(in crate::frontend) async fn pass_plain_batch(&mut self, way: Way) -> Result<(), ClientError> {
-        let Way::Sent(at) = way else {
-            self.apply_completed();
-            self.ready();
-            return Ok(());
-        };
+        let Way::Sent(at) = way else { return self.end_answered() };
         let done = crate::exec::single::run(&mut self.io, &mut self.held[at].lease, &mut self.events).await;
         if done.is_err() || self.events.error.is_some() || self.events.copy_in {
             return Box::pin(self.end_plain_batch(at, done)).await;
@@ -119,16 +115,21 @@ impl Session {
             Target::Any => self.any_shard_for(plain.bind.rest),
             _ => return None,
         };
-        let certain = shard == ShardId(0) || self.has_no_containers(&prepared, plain.bind.rest);
-        let before = self.touched(shard);
-        let at = certain.then(|| self.acquire_at_hand(shard, plan.replica)).flatten();
-        // An answer to Parse must not come before the server has read it.
-        let at = at.filter(|at| self.held[*at].lease.prepared.touch(prepared.shared.id));
-        let Some(at) = at else {
-            // The long way shall not skip the shard whose turn it is.
+        if shard != ShardId(0) && !self.has_no_containers(&prepared, plain.bind.rest) {
             self.spread = spread;
             return None;
+        }
+        let before = self.touched(shard);
+        let Some(at) = self.acquire_at_hand(shard, plan.replica) else {
+            // Whoever comes next shall not skip the shard whose turn it is.
+            self.spread = spread;
+            return Some(Way::Wants(shard, plan.replica));
         };
+        // An answer to Parse must not come before the server has read it.
+        if !self.held[at].lease.prepared.touch(prepared.shared.id) {
+            self.spread = spread;
+            return None;
+        }
         self.begin_plain();
         let facts = &statement.facts;
         if facts.access != Access::Read {
