@@ -108,6 +108,8 @@ pub struct Portal {
     pub place: Place,
     /// What its calls of set_config set.
     pub sets: Option<Arc<[super::effects::Setting]>>,
+    /// It was executed, not by a conn that would know.
+    pub ran: bool,
 }
 
 /// Where a portal runs.

@@ -232,7 +232,9 @@ impl Session {
         // Outside of a block the portal ends with the Sync.
         if self.block.is_some() {
             let statement = Arc::clone(statement);
-            names.portals.insert(Bytes::new(), Portal { statement, place, sets: None });
+            // On a conn, PostgreSQL itself knows.
+            let ran = matches!(place, Place::Control { .. });
+            names.portals.insert(Bytes::new(), Portal { statement, place, sets: None, ran });
         }
     }
 
