@@ -1,10 +1,13 @@
 //! Rows of several shards fetched so many at a time, and statements that name other statements.
 
 use tests::cluster::{Cluster, first_column};
+use tests::wire::Wire;
+use tests::wire_message as message;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 
 use crate::house::{add_auctions, build, one_of_each};
+use crate::texts::{brief, login_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_sees_its_own_cursors() {
@@ -193,4 +196,54 @@ async fn cursors_with_hold_live_on_the_shards_that_have_them() {
     assert_eq!(first_column(&client, "FETCH ALL x").await, [one.to_string()]);
     assert_eq!(first_column(&client, "FETCH ALL y").await, [two.to_string()]);
     client.batch_execute("COMMIT").await.expect("commit");
+}
+
+/// Statements whose portal is executed twice in one pipeline, on no shard in particular, on several, or by the proxy itself.
+const TWICE: &[&str] = &[
+    "INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (4, 4)",
+    "UPDATE t SET n = n + 1",
+    "SELECT auction_id FROM t WHERE false",
+    "INSERT INTO categories VALUES (1, 1)",
+    "UPDATE categories SET n = n + 1",
+    "CREATE TABLE made (auction_id bigint, n int)",
+    "BEGIN",
+    "SAVEPOINT a",
+    "COMMIT",
+    "BEGIN",
+    "INSERT INTO t VALUES (5, 1), (6, 2), (7, 3), (8, 4)",
+    "ROLLBACK",
+    "SELECT sum(n) FROM categories",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_portal_is_run_once() {
+    let cluster = Cluster::builder().shards(3).start().await;
+    let oracle = Cluster::oracle().await;
+    let mut plain = Wire::login(&login_of(&oracle)).expect("login");
+    let mut wire = Wire::login(&cluster.login()).expect("login");
+    for create in ["CREATE TABLE t (auction_id bigint, n int)", "CREATE TABLE categories (id int, n int)"] {
+        for side in [&mut plain, &mut wire] {
+            side.rows(create).expect("create");
+        }
+    }
+    for sql in TWICE {
+        let name = "p";
+        let twice = [
+            message::parse("", sql, &[]),
+            message::bind(name, "", &[], &[]),
+            message::execute(name, 0),
+            message::execute(name, 0),
+            message::sync(),
+        ]
+        .concat();
+        let answer = |side: &mut Wire| {
+            side.send(&twice).expect("sent");
+            brief(&side.read_until_ready(1).expect("an answer"))
+        };
+        let theirs = answer(&mut plain);
+        assert_eq!(answer(&mut wire), theirs, "{sql}");
+    }
+    for sql in ["SELECT auction_id, n FROM t", "SELECT id, n FROM categories"] {
+        assert_eq!(wire.rows(sql).expect("rows"), plain.rows(sql).expect("rows"), "{sql}");
+    }
 }

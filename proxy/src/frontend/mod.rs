@@ -14,6 +14,7 @@ pub mod floor;
 mod grammar;
 pub mod handshake;
 pub mod hints;
+mod idle;
 pub mod io;
 pub mod listening;
 pub mod names;

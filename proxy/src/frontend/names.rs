@@ -108,6 +108,15 @@ pub struct Portal {
     pub place: Place,
     /// What its calls of set_config set.
     pub sets: Option<Arc<[super::effects::Setting]>>,
+    /// It was executed, not by a conn that would know.
+    pub ran: bool,
+}
+
+impl Portal {
+    /// One that nothing has run yet, and that sets nothing.
+    pub fn new(statement: Arc<Prepared>, place: Place) -> Self {
+        Self { statement, place, sets: None, ran: false }
+    }
 }
 
 /// Where a portal runs.

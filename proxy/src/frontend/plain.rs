@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use router_config::topology::ShardId;
 
 use super::failure::Failure;
 use super::io::{ClientError, StepError};
@@ -27,6 +28,8 @@ pub(super) enum Way {
     Answered,
     /// It is queued on the held conn of this index.
     Sent(usize),
+    /// It needs a conn to this shard, to a replica if one is fit, and none is at hand.
+    Wants(ShardId, bool),
 }
 
 impl Session {
@@ -102,9 +105,9 @@ impl Session {
         };
         let before = self.touched(shard);
         let Some(at) = self.acquire_at_hand(shard, plan.replica) else {
-            // The long way shall not skip the shard whose turn it is.
+            // Whoever comes next shall not skip the shard whose turn it is.
             self.spread = spread;
-            return None;
+            return Some(Way::Wants(shard, plan.replica));
         };
         self.start_plain(at, before, &statement.facts)?;
         self.names.forget_unnamed();
@@ -116,6 +119,15 @@ impl Session {
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
         Some(Way::Sent(at))
+    }
+
+    /// Waits for the conn that the short way wants.
+    pub(super) async fn acquire_wanted(&mut self, shard: ShardId, replica: bool) -> Result<(), Failure> {
+        let before = self.touched(shard);
+        let at = self.acquire(shard, replica).await?;
+        // The statement itself has not come there yet.
+        self.held[at].untouched = !before;
+        Ok(())
     }
 
     /// The request is certain to go the short way.

@@ -1,31 +1,29 @@
 //! The loop of a session, from login to Terminate: the one place that sees the whole line of a request.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 
 use bytes::{Buf, Bytes};
 use router_config::settings::PoolMode;
 use router_config::topology::ShardId;
-use tokio::time::{Duration, Instant};
+use tokio::time::Duration;
 
 use super::failure::Failure;
 use super::handshake::Login;
 use super::io::ClientError;
 use super::opening::open;
-use super::session::{Held, Session};
+use super::plain::Way;
+use super::session::Session;
 use super::visible::{Doing, wait};
-use crate::backend::conn::{ConnError, Events};
+use crate::backend::conn::Events;
 use crate::backend::gucs::Gucs;
-use crate::sql::facts::PinCause;
 use crate::wire::backend::Status;
 use crate::wire::error::Report;
 use crate::wire::frontend::tag;
+use crate::wire::reply;
 use crate::wire::startup::Protocol;
-use crate::wire::{reply, sqlstate};
-use crate::worker::{Entry, Phase, Shared, Worker};
+use crate::worker::{Entry, Phase, Worker};
 
 /// Frames of the extended protocol that are collected before they are worked off without waiting for Sync, bytes.
 const BATCH_BYTES: usize = 256 << 10;
@@ -86,29 +84,6 @@ async fn end(mut session: Box<Session>, registered: Registered, ended: Result<()
     session.part().await;
 }
 
-/// Whether a session may be ended while the process drains.
-#[derive(Clone, Copy)]
-enum MayGo {
-    /// It is in a transaction, or keeps a conn.
-    No,
-    /// It has just come, and does not know yet that it is better served elsewhere.
-    New,
-    Yes,
-}
-
-fn dismisses(shared: &Shared, may_go: MayGo) -> bool {
-    let greeted = || shared.draining().is_some_and(|drain| Instant::now() < drain.first_until);
-    match *shared.phase.borrow() {
-        Phase::Running | Phase::Paused => false,
-        Phase::Draining => match may_go {
-            MayGo::No => false,
-            MayGo::New => !greeted(),
-            MayGo::Yes => true,
-        },
-        Phase::Ending => true,
-    }
-}
-
 /// A session's entry in the table, for as long as it lives.
 struct Registered {
     process: i32,
@@ -165,15 +140,24 @@ impl Session {
             let began = self.watch.begin() - self.worker.shared.since;
             self.visible.began_ms.store(began.as_millis() as u64, Ordering::Relaxed);
             self.visible.set_doing(Doing::Active);
+            let mut way = self.short_way(&request);
+            if let Some(Way::Wants(shard, replica)) = way {
+                if let Err(failure) = Box::pin(self.acquire_wanted(shard, replica)).await {
+                    Box::pin(self.fail(request, failure)).await?;
+                    self.end_request().await?;
+                    continue;
+                }
+                way = self.short_way(&request).filter(|way| !matches!(way, Way::Wants(..)));
+            }
             match request {
-                Request::Query(len) => match self.send_plain(len) {
+                Request::Query(_) => match way {
                     Some(way) => self.pass_plain(way).await?,
                     None => {
                         let frame = self.io.take_current();
                         Box::pin(self.simple_query(frame)).await?;
                     }
                 },
-                Request::Batch(len) => match self.send_plain_batch(len) {
+                Request::Batch(_) => match way {
                     Some(way) => self.pass_plain_batch(way).await?,
                     None => {
                         let batch = self.io.take_current();
@@ -183,12 +167,36 @@ impl Session {
                 Request::FunctionCall(frame) => Box::pin(self.function_call(frame)).await?,
                 Request::Terminate => return Ok(()),
             }
-            self.count_request();
-            self.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
-            self.io.flush().await?;
-            self.observe();
-            self.io.drop_current();
+            self.end_request().await?;
         }
+    }
+
+    /// How far the request comes without the long way.
+    fn short_way(&mut self, request: &Request) -> Option<Way> {
+        match request {
+            Request::Query(len) => self.send_plain(*len),
+            Request::Batch(len) => self.send_plain_batch(*len),
+            Request::FunctionCall(_) | Request::Terminate => None,
+        }
+    }
+
+    /// The request has been answered: writes what waits, and counts it.
+    async fn end_request(&mut self) -> Result<(), ClientError> {
+        self.count_request();
+        self.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
+        self.io.flush().await?;
+        self.observe();
+        self.io.drop_current();
+        Ok(())
+    }
+
+    /// Answers a request for which no conn could be had.
+    async fn fail(&mut self, request: Request, failure: Failure) -> Result<(), ClientError> {
+        if let Request::Batch(_) = request {
+            return self.turn_back(request, failure).await;
+        }
+        self.begin_plain();
+        self.finish_simple(Err(failure)).await
     }
 
     /// The next request, whole; `None` when the session is told to end.
@@ -206,122 +214,6 @@ impl Session {
             };
             self.io.fill(room).await?;
         }
-    }
-
-    /// Waits for bytes; `false` when the session is to end. Most sessions wait for nothing else, in little memory.
-    async fn idle(&mut self) -> Result<bool, ClientError> {
-        let idle_limit = self.worker.shared.settings.load().limits.client_idle;
-        let idle_limit = if idle_limit.is_zero() || self.block.is_some() { None } else { Some(idle_limit) };
-        if self.pinned.is_some() || self.listening.is_some() || idle_limit.is_some() {
-            return Box::pin(self.attend(idle_limit)).await;
-        }
-        let stays = !self.told_to_go()
-            && poll_fn(|cx| {
-                if let Poll::Ready(waited) = self.io.poll_wait(cx) {
-                    return Poll::Ready(waited.map(|()| true));
-                }
-                // Whoever changes the phase wakes the sessions afterwards.
-                self.visible.waker.register(cx.waker());
-                if self.told_to_go() { Poll::Ready(Ok(false)) } else { Poll::Pending }
-            })
-            .await?;
-        if !stays {
-            self.dismiss().await?;
-        }
-        Ok(stays)
-    }
-
-    /// Whether the process ends, and the session with it.
-    fn told_to_go(&self) -> bool {
-        dismisses(&self.worker.shared, self.may_go())
-    }
-
-    fn may_go(&self) -> MayGo {
-        if self.block.is_some() || !self.held.is_empty() {
-            return MayGo::No;
-        }
-        let is_new = self.visible.verdict.requests.load(Ordering::Relaxed) == 0;
-        if is_new { MayGo::New } else { MayGo::Yes }
-    }
-
-    async fn dismiss(&mut self) -> Result<(), ClientError> {
-        Report::fatal(sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-            .write(&mut self.io.out);
-        self.io.flush().await
-    }
-
-    /// As [`Self::idle`], for sessions that also listen to a conn, to notifications or to the clock.
-    async fn attend(&mut self, idle_limit: Option<Duration>) -> Result<bool, ClientError> {
-        let worker = Arc::clone(&self.worker);
-        let visible = Arc::clone(&self.visible);
-        let in_block = self.block.is_some();
-        let hears = !in_block && self.held.iter().all(|held| !held.unsynced);
-        loop {
-            if !in_block && self.missed() {
-                self.io.flush().await?;
-                return Ok(false);
-            }
-            if self.told_to_go() {
-                self.dismiss().await?;
-                return Ok(false);
-            }
-            let may_go = self.may_go();
-            tokio::select! {
-                biased;
-                waited = self.io.wait() => { waited?; return Ok(true); }
-                at = speaks(&mut self.held, self.pinned) => {
-                    if !self.hear(at).await? {
-                        return Ok(false);
-                    }
-                }
-                event = Self::hear_others(&mut self.listening), if hears => {
-                    self.tell(event);
-                    self.hear_own().await;
-                    self.io.flush().await?;
-                }
-                () = poll_fn(|cx| {
-                    // Whoever changes the phase wakes the sessions afterwards.
-                    visible.waker.register(cx.waker());
-                    if dismisses(&worker.shared, may_go) { Poll::Ready(()) } else { Poll::Pending }
-                }) => {}
-                () = sleep_or_never(idle_limit) => {
-                    Report::fatal(sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
-                        .hint("limits.client_idle of the proxy sets this time.")
-                        .write(&mut self.io.out);
-                    self.io.flush().await?;
-                    return Ok(false);
-                }
-            }
-        }
-    }
-
-    /// Passes on what the server says of its own accord: notifications. `false` when the conn is lost, and with it what the
-    /// session keeps there: the session ends, as it does when PostgreSQL goes down.
-    async fn hear(&mut self, at: usize) -> Result<bool, ClientError> {
-        let conn = &mut *self.held[at].lease;
-        let (out, events) = (&mut self.io.out, &mut self.events);
-        // Once, without waiting: the application's next request must not wait for the server.
-        let step = poll_fn(|cx| Poll::Ready(conn.poll_step(cx, out, events))).await;
-        let lost = match step {
-            Poll::Ready(Err(ConnError::Fatal(frame))) => {
-                self.io.out.extend_from_slice(&frame);
-                true
-            }
-            Poll::Ready(Err(error)) => {
-                let message =
-                    format!("connection to shard \"{}\" lost", self.shard_name(self.held[at].shard));
-                Report::fatal(sqlstate::CONNECTION_FAILURE, &message)
-                    .detail(error.to_string().as_str())
-                    .write(&mut self.io.out);
-                true
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => false,
-        };
-        if lost {
-            self.held.swap_remove(at);
-        }
-        self.io.flush().await?;
-        Ok(!lost)
     }
 
     /// While the proxy is paused, requests outside of a transaction wait.
@@ -455,26 +347,6 @@ impl Session {
 
 fn unknown_frame(tag: u8) -> ClientError {
     ClientError::Frame(crate::wire::frame::FrameError::Type { tag })
-}
-
-/// Waits until the conn that a session is bound to has something to say; its index. Cancel-safe.
-async fn speaks(held: &mut [Held], pinned: Option<(PinCause, ShardId)>) -> usize {
-    let bound = |held: &Held| !held.replica && pinned.is_some_and(|(_, shard)| shard == held.shard);
-    match held.iter().position(bound) {
-        Some(at) => {
-            // An error shows again when the conn is read.
-            let _ = held[at].lease.stream().readable().await;
-            at
-        }
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_or_never(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ impl Session {
             self.return_to(block.gucs_before());
         }
         self.settle_gucs();
+        self.names.portals.clear();
         self.names.cursors.retain(|_, cursor| matches!(cursor, Cursor::One { hold: true, .. }));
         for held in &mut self.held {
             held.enlisted = false;

@@ -110,16 +110,21 @@ impl Session {
             Target::Any => self.any_shard_for(plain.bind.rest),
             _ => return None,
         };
-        let certain = shard == ShardId(0) || self.has_no_containers(&prepared, plain.bind.rest);
-        let before = self.touched(shard);
-        let at = certain.then(|| self.acquire_at_hand(shard, plan.replica)).flatten();
-        // An answer to Parse must not come before the server has read it.
-        let at = at.filter(|at| self.held[*at].lease.prepared.touch(prepared.shared.id));
-        let Some(at) = at else {
-            // The long way shall not skip the shard whose turn it is.
+        if shard != ShardId(0) && !self.has_no_containers(&prepared, plain.bind.rest) {
             self.spread = spread;
             return None;
+        }
+        let before = self.touched(shard);
+        let Some(at) = self.acquire_at_hand(shard, plan.replica) else {
+            // Whoever comes next shall not skip the shard whose turn it is.
+            self.spread = spread;
+            return Some(Way::Wants(shard, plan.replica));
         };
+        // An answer to Parse must not come before the server has read it.
+        if !self.held[at].lease.prepared.touch(prepared.shared.id) {
+            self.spread = spread;
+            return None;
+        }
         self.start_plain(at, before, &statement.facts)?;
         let why = Why::of(&plan);
         self.note(why, &prepared.shared.text);
@@ -217,8 +222,10 @@ impl Session {
         }
         // Outside of a block the portal ends with the Sync.
         if self.block.is_some() {
-            let statement = Arc::clone(statement);
-            names.portals.insert(Bytes::new(), Portal { statement, place, sets: None });
+            // On a conn, PostgreSQL itself knows.
+            let ran = matches!(place, Place::Control { .. });
+            let portal = Portal { ran, ..Portal::new(Arc::clone(statement), place) };
+            names.portals.insert(Bytes::new(), portal);
         }
     }
 

@@ -20,7 +20,7 @@ use crate::route::values::BindParams;
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag as backend_tag;
 use crate::wire::frontend::{Bind, Execute, Named, tag};
-use crate::wire::reply;
+use crate::wire::{reply, sqlstate};
 
 impl Session {
     pub(super) async fn op_bind(&mut self, body: &Bytes, offset: usize) -> Result<(), Failure> {
@@ -43,7 +43,7 @@ impl Session {
         };
         if self.answered_here(&facts) {
             let place = Place::Control { bind: body.slice_ref(bind.rest) };
-            self.names.portals.insert(name, Portal { statement: prepared, place, sets: None });
+            self.names.portals.insert(name, Portal::new(prepared, place));
             return self.local_bare(backend_tag::BIND_COMPLETE);
         }
         if let Some(shard) = self.failed_place(&facts)? {
@@ -79,7 +79,7 @@ impl Session {
                 Box::pin(self.check_containers(None, &prepared, bind.rest)).await?;
                 let rest = body.slice_ref(bind.rest);
                 let place = Place::Spread { plan: Box::new(plan), bind: rest };
-                self.names.portals.insert(name, Portal { statement: prepared, place, sets: None });
+                self.names.portals.insert(name, Portal::new(prepared, place));
                 return self.local_bare(backend_tag::BIND_COMPLETE);
             }
         };
@@ -112,7 +112,8 @@ impl Session {
             let params = BindParams::parse(rest, &prepared.types).ok();
             self.followed(facts, &prepared.shared.text, params.as_ref())
         });
-        self.names.portals.insert(portal, Portal { statement: Arc::clone(prepared), place, sets });
+        let statement = Arc::clone(prepared);
+        self.names.portals.insert(portal, Portal { sets, ..Portal::new(statement, place) });
         Ok(())
     }
 
@@ -127,6 +128,14 @@ impl Session {
             self.sent += 1;
             return self.raw(ShardId(0), tag::EXECUTE, body, Owed::Execute(Show::ALL)).await;
         };
+        if portal.ran {
+            return self.run_again(execute.portal, &facts);
+        }
+        if matches!(portal.place, Place::Control { .. } | Place::Spread { .. })
+            && let Some(portal) = self.names.portals.get_mut(execute.portal)
+        {
+            portal.ran = true;
+        }
         match portal.place {
             Place::Control { bind } => Box::pin(self.execute_control(&facts, &portal.statement, &bind)).await,
             Place::Shard(shard) => {
@@ -190,8 +199,18 @@ impl Session {
         self.names.walks += 1;
         let id = self.names.walks;
         if let Some(portal) = self.names.portals.get_mut(name) {
-            portal.place = Place::Walk { walk, id, bind };
+            (portal.place, portal.ran) = (Place::Walk { walk, id, bind }, false);
         }
+    }
+
+    /// A portal that was run to its end has no more rows, and does nothing twice.
+    fn run_again(&mut self, name: &[u8], facts: &Facts) -> Result<(), Failure> {
+        if matches!(facts.command, Command::Query) && facts.access == Access::Read {
+            self.answer("SELECT 0");
+            return Ok(());
+        }
+        let message = format!("portal \"{}\" cannot be run", String::from_utf8_lossy(name));
+        Err(Failure::error(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, message))
     }
 
     async fn execute_control(
