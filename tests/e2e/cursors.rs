@@ -201,7 +201,7 @@ async fn cursors_with_hold_live_on_the_shards_that_have_them() {
 /// Statements whose portal is executed twice in one pipeline, on no shard in particular, on several, or by the proxy itself.
 const TWICE: &[&str] = &[
     "INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (4, 4)",
-    "UPDATE t SET n = n + 1",
+    "UPDATE t SET n = n + 1 WHERE auction_id = 3",
     "SELECT auction_id FROM t WHERE false",
     "INSERT INTO categories VALUES (1, 1)",
     "UPDATE categories SET n = n + 1",

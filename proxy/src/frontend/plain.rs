@@ -6,11 +6,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use router_config::topology::ShardId;
 
 use super::failure::Failure;
-use super::io::{ClientError, StepError};
+use super::io::StepError;
 use super::session::Session;
 use super::watch::Why;
 use crate::backend::owed::{Owed, Show};
@@ -28,6 +27,8 @@ pub(super) enum Way {
     Answered,
     /// It is queued on the held conn of this index.
     Sent(usize),
+    /// It has been answered to its end.
+    Ended,
     /// It needs a conn to this shard, to a replica if one is fit, and none is at hand.
     Wants(ShardId, bool),
 }
@@ -46,34 +47,23 @@ impl Session {
         sent
     }
 
-    /// Passes the answer on, ReadyForQuery included.
-    pub(super) async fn pass_plain(&mut self, way: Way) -> Result<(), ClientError> {
-        match self.run_plain(way).await {
-            Some((at, done)) => Box::pin(self.end_plain(at, done)).await,
-            None => Ok(()),
-        }
-    }
-
-    /// As [`Self::pass_plain`], for both protocols. `Some`: something has gone otherwise than expected, on this conn.
+    /// Passes the answer on, ReadyForQuery included, in both protocols. `Some`: something has gone otherwise than expected, on this
+    /// conn.
     pub(super) async fn run_plain(&mut self, way: Way) -> Option<(usize, Result<(), StepError>)> {
-        if let Way::Sent(at) = way {
-            let done = single::run(&mut self.io, &mut self.held[at].lease, &mut self.events).await;
-            if done.is_err() || self.events.error.is_some() || self.events.copy_in {
-                return Some((at, done));
+        match way {
+            Way::Sent(at) => {
+                let done = single::run(&mut self.io, &mut self.held[at].lease, &mut self.events).await;
+                if done.is_err() || self.events.error.is_some() || self.events.copy_in {
+                    return Some((at, done));
+                }
             }
+            Way::Ended => return None,
+            Way::Answered | Way::Wants(..) => {}
         }
         self.apply_completed();
         self.settle();
         self.ready();
         None
-    }
-
-    /// The rest of it, on the long way.
-    pub(super) async fn run_on(&mut self, at: usize, done: Result<(), StepError>) -> Result<(), Failure> {
-        match done {
-            Ok(()) => self.run_to_end(at).await,
-            Err(error) => Err(self.lose(at, error)),
-        }
     }
 
     /// Whether the session is in no state that takes part in a statement.
@@ -185,13 +175,5 @@ impl Session {
         held.committing |= matches!(facts.command, Command::Commit { .. });
         held.lease.write.extend_from_slice(frame);
         held.lease.owe(Owed::Query(Show::ALL.without(Show::READY)));
-    }
-
-    /// Something has gone otherwise than expected: the end of the long way.
-    async fn end_plain(&mut self, at: usize, done: Result<(), StepError>) -> Result<(), ClientError> {
-        self.watch.keep_text(Bytes::copy_from_slice(self.io.current_text()));
-        self.io.drop_current();
-        let outcome = self.run_on(at, done).await;
-        self.finish_simple(outcome).await
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Duration;
 
 use super::failure::Failure;
 use super::handshake::Login;
-use super::io::ClientError;
+use super::io::{ClientError, StepError};
 use super::opening::open;
 use super::plain::Way;
 use super::session::Session;
@@ -30,13 +30,19 @@ const BATCH_BYTES: usize = 256 << 10;
 /// How long the reset of a conn at the end of a session may take.
 const RESET_LIMIT: Duration = Duration::from_secs(5);
 
-/// What the application wants next.
-enum Request {
-    /// A Query frame of so many bytes, at the front of what has been read.
-    Query(usize),
-    /// Frames of the extended protocol, likewise.
-    Batch(usize),
-    FunctionCall(Bytes),
+/// What the application wants next: so many bytes at the front of what has been read.
+#[derive(Clone, Copy)]
+struct Request {
+    kind: Kind,
+    len: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Query,
+    /// Frames of the extended protocol.
+    Batch,
+    FunctionCall,
     Terminate,
 }
 
@@ -127,11 +133,9 @@ impl Session {
                 Some(request) => request,
                 None => return Ok(()),
             };
-            if let Request::Query(len) | Request::Batch(len) = request {
-                self.io.current = len;
-            }
+            self.io.current = request.len;
             if *self.worker.shared.phase.borrow() == Phase::Paused
-                && let Err(failure) = Box::pin(self.pass_pause(&request)).await
+                && let Err(failure) = Box::pin(self.pass_pause(request)).await
             {
                 Box::pin(self.turn_back(request, failure)).await?;
                 self.io.flush().await?;
@@ -140,43 +144,62 @@ impl Session {
             let began = self.watch.begin() - self.worker.shared.since;
             self.visible.began_ms.store(began.as_millis() as u64, Ordering::Relaxed);
             self.visible.set_doing(Doing::Active);
-            let mut way = self.short_way(&request);
-            if let Some(Way::Wants(shard, replica)) = way {
-                if let Err(failure) = Box::pin(self.acquire_wanted(shard, replica)).await {
-                    Box::pin(self.fail(request, failure)).await?;
-                    self.end_request().await?;
-                    continue;
+            let way = match self.short_way(request) {
+                Some(Way::Wants(shard, replica)) => {
+                    Box::pin(self.wait_for_way(request, shard, replica)).await?
                 }
-                way = self.short_way(&request).filter(|way| !matches!(way, Way::Wants(..)));
-            }
-            match request {
-                Request::Query(_) => match way {
-                    Some(way) => self.pass_plain(way).await?,
-                    None => {
-                        let frame = self.io.take_current();
-                        Box::pin(self.simple_query(frame)).await?;
+                way => way,
+            };
+            match way {
+                Some(way) => {
+                    if let Some((at, done)) = self.run_plain(way).await {
+                        Box::pin(self.run_on(request.kind, at, done)).await?;
                     }
-                },
-                Request::Batch(_) => match way {
-                    Some(way) => self.pass_plain_batch(way).await?,
-                    None => {
-                        let batch = self.io.take_current();
-                        Box::pin(self.extended(batch)).await?;
-                    }
-                },
-                Request::FunctionCall(frame) => Box::pin(self.function_call(frame)).await?,
-                Request::Terminate => return Ok(()),
+                }
+                None if request.kind == Kind::Terminate => return Ok(()),
+                None => Box::pin(self.long_way(request.kind)).await?,
             }
             self.end_request().await?;
         }
     }
 
     /// How far the request comes without the long way.
-    fn short_way(&mut self, request: &Request) -> Option<Way> {
-        match request {
-            Request::Query(len) => self.send_plain(*len),
-            Request::Batch(len) => self.send_plain_batch(*len),
-            Request::FunctionCall(_) | Request::Terminate => None,
+    fn short_way(&mut self, request: Request) -> Option<Way> {
+        match request.kind {
+            Kind::Query => self.send_plain(request.len),
+            Kind::Batch => self.send_plain_batch(request.len),
+            Kind::FunctionCall | Kind::Terminate => None,
+        }
+    }
+
+    async fn long_way(&mut self, kind: Kind) -> Result<(), ClientError> {
+        let frames = self.io.take_current();
+        match kind {
+            Kind::Query => self.simple_query(frames).await,
+            Kind::Batch => self.extended(frames).await,
+            Kind::FunctionCall => self.function_call(frames).await,
+            Kind::Terminate => Ok(()),
+        }
+    }
+
+    /// On the short way something has gone otherwise than expected: the end of the long way.
+    async fn run_on(
+        &mut self,
+        kind: Kind,
+        at: usize,
+        done: Result<(), StepError>,
+    ) -> Result<(), ClientError> {
+        if kind == Kind::Query {
+            self.watch.keep_text(Bytes::copy_from_slice(self.io.current_text()));
+            self.io.drop_current();
+        }
+        let outcome = match done {
+            Ok(()) => self.run_to_end(at).await,
+            Err(error) => Err(self.lose(at, error)),
+        };
+        match kind {
+            Kind::Query => self.finish_simple(outcome).await,
+            _ => self.end_pipeline(outcome).await,
         }
     }
 
@@ -190,13 +213,23 @@ impl Session {
         Ok(())
     }
 
-    /// Answers a request for which no conn could be had.
-    async fn fail(&mut self, request: Request, failure: Failure) -> Result<(), ClientError> {
-        if let Request::Batch(_) = request {
-            return self.turn_back(request, failure).await;
+    /// Waits for the conn that the short way wants, and tries again; `None`: it takes the long way.
+    async fn wait_for_way(
+        &mut self,
+        request: Request,
+        shard: ShardId,
+        replica: bool,
+    ) -> Result<Option<Way>, ClientError> {
+        let Err(failure) = self.acquire_wanted(shard, replica).await else {
+            return Ok(self.short_way(request).filter(|way| !matches!(way, Way::Wants(..))));
+        };
+        if request.kind == Kind::Batch {
+            self.turn_back(request, failure).await?;
+        } else {
+            self.begin_plain();
+            self.finish_simple(Err(failure)).await?;
         }
-        self.begin_plain();
-        self.finish_simple(Err(failure)).await
+        Ok(Some(Way::Ended))
     }
 
     /// The next request, whole; `None` when the session is told to end.
@@ -217,10 +250,10 @@ impl Session {
     }
 
     /// While the proxy is paused, requests outside of a transaction wait.
-    async fn pass_pause(&mut self, request: &Request) -> Result<(), Failure> {
+    async fn pass_pause(&mut self, request: Request) -> Result<(), Failure> {
         let under_way =
             self.block.is_some() || self.pipeline.skipping || self.held.iter().any(|held| held.unsynced);
-        if under_way || matches!(request, Request::Terminate) {
+        if under_way || request.kind == Kind::Terminate {
             return Ok(());
         }
         let mut phase = self.worker.shared.phase.subscribe();
@@ -231,7 +264,7 @@ impl Session {
 
     /// Answers a request that was cancelled before it began.
     async fn turn_back(&mut self, request: Request, failure: Failure) -> Result<(), ClientError> {
-        if let Request::Batch(_) = request {
+        if request.kind == Kind::Batch {
             let batch = self.io.take_current();
             self.refuse(failure).await?;
             return self.extended(batch).await;
@@ -270,11 +303,12 @@ impl Session {
                 continue;
             }
             if alone {
-                return Ok(Some(match header.tag {
-                    tag::QUERY => Request::Query(header.len),
-                    tag::FUNCTION_CALL => Request::FunctionCall(self.io.read.split_to(header.len).freeze()),
-                    _ => Request::Terminate,
-                }));
+                let kind = match header.tag {
+                    tag::QUERY => Kind::Query,
+                    tag::FUNCTION_CALL => Kind::FunctionCall,
+                    _ => Kind::Terminate,
+                };
+                return Ok(Some(Request { kind, len: header.len }));
             }
             at += header.len;
             if matches!(header.tag, tag::SYNC | tag::FLUSH) || at >= BATCH_BYTES {
@@ -288,7 +322,7 @@ impl Session {
         complete |= self.io.read.get(at..).is_some_and(|rest| !rest.is_empty());
         // PostgreSQL says at once that it is ready for the data of a COPY: it waits for no Sync.
         complete = complete || self.io.read.get(..at).is_some_and(|batch| self.may_copy(batch));
-        Ok(complete.then_some(Request::Batch(at)))
+        Ok(complete.then_some(Request { kind: Kind::Batch, len: at }))
     }
 
     /// FunctionCall: to the home shard.

@@ -240,7 +240,7 @@ impl Session {
     }
 
     /// The servers have answered the Sync, or were lost; the application is told how it ended.
-    async fn end_pipeline(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
+    pub(super) async fn end_pipeline(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
         if std::mem::take(&mut self.pipeline.copied) {
             return outcome.or_else(|failure| failure.report(&mut self.io.out));
         }

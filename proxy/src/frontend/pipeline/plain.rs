@@ -13,7 +13,6 @@ use router_config::topology::ShardId;
 
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::control::{SYNC_SHOWN, is_control};
-use crate::frontend::io::{ClientError, StepError};
 use crate::frontend::names::{Place, Portal, Prepared};
 use crate::frontend::plain::Way;
 use crate::frontend::session::Session;
@@ -82,14 +81,6 @@ impl Session {
         let sent = read.get(..len).and_then(Plain::read).and_then(|plain| self.place_plain_batch(&plain));
         self.io.read = read;
         sent
-    }
-
-    /// Passes the answers on, ReadyForQuery included.
-    pub(in crate::frontend) async fn pass_plain_batch(&mut self, way: Way) -> Result<(), ClientError> {
-        match self.run_plain(way).await {
-            Some((at, done)) => Box::pin(self.end_plain_batch(at, done)).await,
-            None => Ok(()),
-        }
     }
 
     fn place_plain_batch(&mut self, plain: &Plain<'_>) -> Option<Way> {
@@ -227,12 +218,6 @@ impl Session {
             let portal = Portal { ran, ..Portal::new(Arc::clone(statement), place) };
             names.portals.insert(Bytes::new(), portal);
         }
-    }
-
-    /// Something has gone otherwise than expected: the end of the long way.
-    async fn end_plain_batch(&mut self, at: usize, done: Result<(), StepError>) -> Result<(), ClientError> {
-        let outcome = self.run_on(at, done).await;
-        self.end_pipeline(outcome).await
     }
 }
 
