@@ -13,7 +13,7 @@ use router_config::topology::NodeAddress;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, interval};
 
 use crate::backend::pool::Pools;
 use crate::cli::config::{Files, Loaded};
@@ -26,11 +26,13 @@ use crate::http::Ready;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::wire::error::Report;
-use crate::wire::sqlstate;
+use crate::wire::{buffers, sqlstate};
 use crate::worker::{Drain, Parts, Phase, Shared, Worker};
 
 /// How often pools close conns that have been unused for too long.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a thread looks which of its spare buffers nobody needs.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a drain looks whether sessions are left.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// How long a drain waits for the first request of sessions that have just logged in.
@@ -189,12 +191,14 @@ fn session_thread(shared: &Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
             listening.spawn(accept_loop(socket, Arc::clone(&worker)));
         }
         let mut phase = shared.phase.subscribe();
+        let (mut reap, mut trim) = (interval(REAP_INTERVAL), interval(TRIM_INTERVAL));
         loop {
             tokio::select! {
-                () = tokio::time::sleep(REAP_INTERVAL) => {
+                _ = reap.tick() => {
                     worker.pools.all().iter().for_each(|pool| pool.reap());
                     worker.pools.sweep();
                 }
+                _ = trim.tick() => buffers::trim(),
                 _ = phase.changed() => shared.wake_sessions(),
             }
             if *phase.borrow() >= Phase::Draining {

@@ -216,7 +216,7 @@ def idle_memory(target, clients, tls=False):
         for name, statement in steps:
             if statement:
                 everybody(connections, message(b"Q", statement), name)
-            time.sleep(2)
+            time.sleep(3)
             figures[name] = (anonymous_kib(target.proxy_pids()) - baseline) / clients
     finally:
         for connection in [warm, *connections]:

@@ -169,11 +169,17 @@ pub fn value_sql(name: &str, value: &str) -> String {
 
 /// A string as an SQL literal.
 pub fn literal(text: &str) -> String {
-    if text.contains('\\') {
-        format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
-    } else {
-        format!("'{}'", text.replace('\'', "''"))
+    let escaped = text.contains('\\');
+    let mut sql = String::with_capacity(text.len() + 4);
+    sql.push_str(if escaped { " E'" } else { "'" });
+    for letter in text.chars() {
+        if letter == '\'' || letter == '\\' {
+            sql.push(letter);
+        }
+        sql.push(letter);
     }
+    sql.push('\'');
+    sql
 }
 
 #[cfg(test)]

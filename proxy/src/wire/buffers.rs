@@ -1,7 +1,7 @@
 //! Buffers that are lent while bytes are in flight.
 //!
-//! Each thread keeps a few spare ones. Invariant: an idle session or conn owns no buffer, and what a thread keeps is bounded by
-//! `SPARE_MAX` times `SPARE_BYTES_MAX`.
+//! Each thread keeps some spare ones, as many as its traffic needs. Invariant: an idle session or conn owns no buffer, and what a
+//! thread keeps is bounded by `SPARE_MAX` times `SPARE_BYTES_MAX`, and soon less when there is less to do ([`trim`]).
 
 use std::cell::RefCell;
 
@@ -11,17 +11,27 @@ use bytes::BytesMut;
 const BUFFER_BYTES: usize = 8 << 10;
 /// A buffer that has grown beyond this is freed when it is given back.
 const SPARE_BYTES_MAX: usize = 16 << 10;
-/// Spare buffers of a thread.
-const SPARE_MAX: usize = 32;
+/// Spare buffers of a thread: enough for 64 sessions and the conns that serve them.
+const SPARE_MAX: usize = 128;
+
+struct Spare {
+    buffers: Vec<BytesMut>,
+    /// The fewest that there were since the last look: so many nobody needs.
+    fewest: usize,
+}
 
 thread_local! {
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Spare> = const { RefCell::new(Spare { buffers: Vec::new(), fewest: 0 }) };
 }
 
 /// Puts a buffer in place of one that owns no memory.
 pub fn lend(buffer: &mut BytesMut) {
     if buffer.capacity() == 0 {
-        let spare = SPARE.with_borrow_mut(Vec::pop);
+        let spare = SPARE.with_borrow_mut(|spare| {
+            let buffer = spare.buffers.pop();
+            spare.fewest = spare.fewest.min(spare.buffers.len());
+            buffer
+        });
         *buffer = spare.unwrap_or_else(|| BytesMut::with_capacity(BUFFER_BYTES));
     }
 }
@@ -36,11 +46,20 @@ pub fn give_back(buffer: &mut BytesMut) {
     buffer.clear();
     if buffer.try_reclaim(BUFFER_BYTES) && buffer.capacity() <= SPARE_BYTES_MAX {
         SPARE.with_borrow_mut(|spare| {
-            if spare.len() < SPARE_MAX {
-                spare.push(buffer);
+            if spare.buffers.len() < SPARE_MAX {
+                spare.buffers.push(buffer);
             }
         });
     }
+}
+
+/// Frees the spare buffers of this thread that nobody has needed since the last call.
+pub fn trim() {
+    SPARE.with_borrow_mut(|spare| {
+        let kept = spare.buffers.len() - spare.fewest;
+        spare.buffers.truncate(kept);
+        spare.fewest = kept;
+    });
 }
 
 #[cfg(test)]
@@ -67,6 +86,23 @@ mod tests {
         lend(&mut third);
         third.extend_from_slice(b"xxxxxxxxxx");
         assert_eq!(&held[..], b"two");
+    }
+
+    #[test]
+    fn what_nobody_needs_is_freed() {
+        let spare = || SPARE.with_borrow(|spare| spare.buffers.len());
+        let mut lent: Vec<BytesMut> = (0..SPARE_MAX + 8).map(|_| BytesMut::new()).collect();
+        lent.iter_mut().for_each(lend);
+        lent.iter_mut().for_each(give_back);
+        assert_eq!(spare(), SPARE_MAX);
+        trim();
+        assert_eq!(spare(), SPARE_MAX, "all were lent since the last look");
+        lent[..5].iter_mut().for_each(lend);
+        lent[..5].iter_mut().for_each(give_back);
+        trim();
+        assert_eq!(spare(), 5);
+        trim();
+        assert_eq!(spare(), 0);
     }
 
     #[test]

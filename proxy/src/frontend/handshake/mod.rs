@@ -17,10 +17,10 @@ use super::auth::{AuthError, Authenticator};
 use crate::backend::connect::Credentials;
 use crate::tls::ListenerTls;
 use crate::wire::error::Report;
-use crate::wire::sqlstate;
 use crate::wire::startup::{CancelKey, FirstPacket, Protocol, Startup, StartupError, write_negotiation};
 use crate::wire::stream::Stream;
 use crate::wire::talk::{Talk, TalkError};
+use crate::wire::{buffers, sqlstate};
 
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -310,6 +310,10 @@ impl Started {
             // An idle session keeps no read buffer.
             leftover = BytesMut::new();
         }
+        // What the login is answered with is more than a word.
+        let mut out = BytesMut::new();
+        buffers::lend(&mut out);
+        out.extend_from_slice(&self.talk.outbox);
         Ok(Arrival::Login(Box::new(Login {
             stream: self.talk.stream,
             user: self.startup.user,
@@ -318,7 +322,7 @@ impl Started {
             protocol: self.startup.protocol,
             credentials,
             leftover,
-            out: self.talk.outbox,
+            out,
         })))
     }
 }
