@@ -226,8 +226,8 @@ async fn a_portal_is_run_once() {
             side.rows(create).expect("create");
         }
     }
-    for sql in TWICE {
-        let name = "p";
+    for (index, sql) in TWICE.iter().enumerate() {
+        let name = &format!("p{index}");
         let twice = [
             message::parse("", sql, &[]),
             message::bind(name, "", &[], &[]),

@@ -16,6 +16,7 @@ mod listen;
 mod lost;
 mod oids;
 mod own_catalog;
+mod pipelines;
 mod pitfalls;
 mod pools;
 mod replicas;

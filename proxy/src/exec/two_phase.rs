@@ -19,21 +19,26 @@ impl Session {
     /// Commits on every enlisted shard, or on none.
     pub async fn commit_all(&mut self) -> Result<(), Failure> {
         let writers = self.enlisted().into_iter().filter(|at| self.held[*at].wrote).count();
-        if writers > 1 {
-            self.commit_two_phase().await?;
-        } else {
-            // The writer first: what the readers answer changes nothing.
-            let mut order = self.enlisted();
-            order.sort_by_key(|at| !self.held[*at].wrote);
-            let shards: Vec<_> = order.iter().map(|at| self.held[*at].shard).collect();
-            for (turn, shard) in shards.into_iter().enumerate() {
-                let Some(at) = self.held.iter().position(|held| held.shard == shard && held.enlisted) else {
-                    continue;
-                };
-                let done = self.end_on(at, "COMMIT").await;
-                if turn == 0 {
-                    done?;
-                }
+        let done = if writers > 1 { self.commit_two_phase().await } else { self.commit_one_phase().await };
+        if done.is_err() {
+            // Those that had not come to their COMMIT are in the transaction still.
+            let _ = self.rollback_all().await;
+        }
+        done
+    }
+
+    /// The writer first: what the readers answer changes nothing.
+    async fn commit_one_phase(&mut self) -> Result<(), Failure> {
+        let mut order = self.enlisted();
+        order.sort_by_key(|at| !self.held[*at].wrote);
+        let shards: Vec<_> = order.iter().map(|at| self.held[*at].shard).collect();
+        for (turn, shard) in shards.into_iter().enumerate() {
+            let Some(at) = self.held.iter().position(|held| held.shard == shard && held.enlisted) else {
+                continue;
+            };
+            let done = self.end_on(at, "COMMIT").await;
+            if turn == 0 {
+                done?;
             }
         }
         Ok(())

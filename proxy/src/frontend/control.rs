@@ -9,12 +9,10 @@ use router_config::topology::ShardId;
 
 use super::failure::Failure;
 use super::hints::Hints;
-use super::session::Session;
-use super::transaction::Block;
+use super::session::{Held, Session};
 use crate::backend::gucs::{Gucs, set_sql};
 use crate::backend::owed::{Owed, Show};
 use crate::sql::facts::{Command, Facts};
-use crate::wire::backend::Status;
 use crate::wire::error::Report;
 use crate::wire::{frontend, reply, sqlstate};
 
@@ -47,6 +45,11 @@ pub fn moves_transaction(command: &Command) -> bool {
             | Command::RollbackTo(_)
             | Command::Release(_)
     )
+}
+
+/// Whether PostgreSQL takes a command in a failed transaction.
+pub(super) fn leaves_failed(command: &Command) -> bool {
+    matches!(command, Command::Commit { .. } | Command::Rollback { .. } | Command::RollbackTo(_))
 }
 
 impl Session {
@@ -91,173 +94,14 @@ impl Session {
 
     /// Frames of the proxy's own: behind everything that is still owed.
     pub fn local(&mut self, frame: Bytes) {
-        let busy = self.held.iter_mut().find(|held| held.lease.owed_len() > 0);
+        // What else a conn owes was asked for the proxy itself and shows nothing.
+        let busy = self.held.iter_mut().find(|held| held.unsynced && held.lease.owed_len() > 0);
         match busy {
             Some(held) => held.lease.owe(Owed::Local(frame)),
             None => {
                 self.events.note_local(&frame);
                 self.io.out.extend_from_slice(&frame);
             }
-        }
-    }
-
-    async fn begin(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
-        let unsynced = self.held.iter().any(|held| held.unsynced);
-        if self.block.is_some() || unsynced {
-            // PostgreSQL warns, or turns the pipeline's implicit transaction into a block.
-            self.pass_on_home(facts, text, via).await?;
-            let first = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-            return match (super::transaction::modes_sql(text), first) {
-                (Some(modes), Some(shard)) if self.events.error.is_none() => {
-                    self.tell_others(&modes, shard).await
-                }
-                _ => Ok(()),
-            };
-        }
-        self.open_block(facts, text);
-        Ok(())
-    }
-
-    /// BEGIN outside of a block: no shard has to know yet.
-    pub(super) fn open_block(&mut self, facts: &Facts, text: &str) {
-        let Command::Begin { read_only, isolation } = facts.command else { return };
-        let mut block = Block::new(text.trim_end_matches(';'), read_only, Arc::clone(&self.gucs));
-        block.isolation = isolation;
-        self.block = Some(Box::new(block));
-        let start = text.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("start"));
-        self.answer(if start { "START TRANSACTION" } else { "BEGIN" });
-    }
-
-    /// COMMIT or ROLLBACK.
-    async fn end(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
-        let (commit, chain) = match facts.command {
-            Command::Commit { chain } => (true, chain),
-            Command::Rollback { chain } => (false, chain),
-            _ => return Ok(()),
-        };
-        if self.block.is_none() {
-            self.listen_ahead().await?;
-            return self.pass_on_home(facts, text, via).await;
-        }
-        self.listen_before_end(commit).await?;
-        let enlisted: Vec<usize> = (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect();
-        let doomed = self.block.as_ref().is_some_and(|block| block.doomed);
-        if enlisted.len() == 1 && !doomed {
-            return self.pass_on(enlisted[0], facts, text, via).await;
-        }
-        if chain && !enlisted.is_empty() {
-            return Err(Failure::unsupported(
-                "AND CHAIN over several shards is not supported",
-                "Send COMMIT and BEGIN as two statements.",
-            ));
-        }
-        self.rest().await?;
-        let commit = commit && !doomed && self.failed_shard().is_none();
-        let begun = self.block.as_ref().map(|block| block.begin.clone());
-        let done = if commit { self.commit_all().await } else { self.rollback_all().await };
-        self.end_block(!commit || done.is_err());
-        done?;
-        self.answer(if commit { "COMMIT" } else { "ROLLBACK" });
-        if let Some(begin) = begun.filter(|_| chain) {
-            self.block = Some(Box::new(Block::new(begin, false, Arc::clone(&self.gucs))));
-        }
-        Ok(())
-    }
-
-    /// Brings all conns to rest and applies what has run in the open block, so that what follows comes after it.
-    async fn rest(&mut self) -> Result<(), Failure> {
-        self.finish_pipelines().await?;
-        if self.block.is_some() {
-            self.apply_completed();
-        }
-        Ok(())
-    }
-
-    /// COMMIT with LISTENs: a shard that does not listen fails the transaction.
-    async fn listen_before_end(&mut self, commit: bool) -> Result<(), Failure> {
-        let doomed = self.block.as_ref().is_some_and(|block| block.doomed);
-        let listens = |session: &Self| {
-            session.listening.is_some()
-                || session.pending.iter().any(|expected| matches!(expected.facts.command, Command::Listen(_)))
-        };
-        if !commit || doomed || !listens(self) {
-            return Ok(());
-        }
-        self.rest().await?;
-        if self.failed_shard().is_some() {
-            return Ok(());
-        }
-        let listened = self.listen_ahead().await;
-        if listened.is_err() {
-            // The server's words are about a transaction that is given up.
-            let _ = self.rollback_all().await;
-            self.end_block(true);
-        }
-        listened
-    }
-
-    async fn savepoint(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
-        let enlisted: Vec<usize> = (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect();
-        let Some(block) = &mut self.block else { return self.pass_on_home(facts, text, via).await };
-        if block.doomed && !matches!(facts.command, Command::RollbackTo(_)) {
-            return Err(aborted());
-        }
-        if block.doomed {
-            return Err(Failure::unsupported(
-                "ROLLBACK TO SAVEPOINT after a statement that the proxy refused is not supported",
-                "Send ROLLBACK and start again.",
-            ));
-        }
-        let failed = self.held.iter().position(|held| held.lease.status == Status::Failed);
-        if let Some(at) = failed.filter(|_| !matches!(facts.command, Command::RollbackTo(_))) {
-            return self.pass_on(at, facts, text, via).await;
-        }
-        match enlisted.len() {
-            0 => self.savepoint_alone(facts, text, via).await,
-            1 => self.pass_on(enlisted[0], facts, text, via).await,
-            _ => {
-                self.rest().await?;
-                for at in enlisted {
-                    self.ask(at, text).await?;
-                }
-                self.note_savepoint(facts);
-                self.answer(savepoint_tag(&facts.command));
-                Ok(())
-            }
-        }
-    }
-
-    /// No shard has begun yet: the block alone knows of the savepoint.
-    async fn savepoint_alone(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
-        self.rest().await?;
-        let known = |name: &String| self.block.as_ref().is_some_and(|block| block.has_savepoint(name));
-        if let Command::RollbackTo(name) | Command::Release(name) = &facts.command
-            && !known(name)
-        {
-            return self.pass_on_home(facts, text, via).await;
-        }
-        self.note_savepoint(facts);
-        self.answer(savepoint_tag(&facts.command));
-        Ok(())
-    }
-
-    pub(super) fn note_savepoint(&mut self, facts: &Facts) {
-        let gucs = Arc::clone(&self.gucs);
-        let listens = self.listening.as_ref().map_or(0, |listening| listening.changes());
-        let Some(block) = &mut self.block else { return };
-        match &facts.command {
-            Command::Savepoint(name) => block.savepoint(name, gucs, listens),
-            Command::Release(name) => drop(block.release(name)),
-            Command::RollbackTo(name) => {
-                self.changes.partly_undone();
-                if let Some((before, listens)) = block.rollback_to(name) {
-                    self.return_to(before);
-                    if let Some(listening) = &mut self.listening {
-                        listening.return_to(listens);
-                    }
-                }
-            }
-            _ => {}
         }
     }
 
@@ -269,6 +113,7 @@ impl Session {
         via: Via,
     ) -> Result<(), Failure> {
         let failed = self.failed_shard().is_some();
+        self.pipeline.looked = true;
         match name {
             _ if failed => self.pass_on_home(facts, text, via).await,
             Some(name) if self.names.statements.remove(name.as_bytes()).is_some() => {
@@ -388,16 +233,16 @@ impl Session {
 
     /// Passes a statement on to the shard where the transaction is, else to the pinned one, else to the home shard.
     pub async fn pass_on_home(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        let shard_of = |fits: fn(&&Held) -> bool| self.held.iter().find(fits).map(|held| held.shard);
         // A failed transaction is refused by the shard that it has failed on.
-        let failed = self.held.iter().position(|held| held.lease.status == Status::Failed);
-        let at = failed.or_else(|| self.held.iter().position(|held| held.enlisted || held.unsynced));
-        let at = match at {
-            Some(at) => at,
-            None => {
-                let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
-                self.acquire(shard, false).await?
-            }
+        let busy = self.failed_shard().or_else(|| shard_of(|held| held.unsynced));
+        let Some(shard) = busy.or_else(|| shard_of(|held| held.enlisted)) else {
+            let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
+            let at = self.acquire(shard, false).await?;
+            self.held[at].untouched = true;
+            return self.pass_on(at, facts, text, via).await;
         };
+        let at = self.goto_as_is(shard).await?;
         self.pass_on(at, facts, text, via).await
     }
 
@@ -414,6 +259,8 @@ impl Session {
         let conn = &mut *held.lease;
         held.unnamed = None;
         held.committing |= matches!(facts.command, Command::Commit { .. });
+        // The next transaction has not been there.
+        held.untouched |= matches!(facts.command, Command::Commit { .. } | Command::Rollback { .. });
         match via {
             Via::Simple => {
                 reply::query(&mut conn.write, text.as_bytes());
@@ -463,14 +310,6 @@ impl Session {
     /// Counts a request for the console.
     pub fn count_request(&self) {
         self.visible.verdict.requests.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn savepoint_tag(command: &Command) -> &'static str {
-    match command {
-        Command::RollbackTo(_) => "ROLLBACK",
-        Command::Release(_) => "RELEASE",
-        _ => "SAVEPOINT",
     }
 }
 

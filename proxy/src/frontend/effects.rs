@@ -227,13 +227,13 @@ impl Session {
         if !chain {
             return self.end_block(rolled_back);
         }
-        if rolled_back {
-            let before = block.gucs_before();
-            self.return_to(before);
-        } else {
-            block.committed(Arc::clone(&self.gucs));
-        }
+        let (mut next, before) = (block.next(), block.gucs_before());
         self.return_to_hints(rolled_back);
+        if rolled_back {
+            self.return_to(before);
+        }
+        next.committed(Arc::clone(&self.gucs));
+        self.block = Some(Box::new(next));
         self.end_listens(!rolled_back);
     }
 

@@ -32,5 +32,6 @@ mod shapes;
 pub mod simple;
 pub mod sql_prepare;
 pub mod transaction;
+mod transaction_control;
 pub mod visible;
 pub mod watch;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use router_config::settings::DatabaseKind;
 use router_config::topology::ShardId;
 
-use super::control::is_control;
+use super::control::leaves_failed;
 use super::failure::Failure;
 use super::names::{Cursor, Prepared};
 use super::session::{Session, SessionContext};
@@ -336,9 +336,7 @@ impl Session {
     /// Refuses statements that a failed or lost transaction cannot run, before they are planned; gives the shard that
     /// PostgreSQL's own refusal is to come from, if it has failed there.
     pub fn failed_place(&self, facts: &Facts) -> Result<Option<ShardId>, Failure> {
-        if self.block.is_none()
-            || (is_control(&facts.command) && !matches!(facts.command, Command::Begin { .. }))
-        {
+        if self.block.is_none() || leaves_failed(&facts.command) {
             return Ok(None);
         }
         self.check_doomed()?;

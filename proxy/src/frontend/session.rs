@@ -209,25 +209,33 @@ impl Session {
         self.held[at].untouched = !before && !tables && facts.access == Access::Read;
     }
 
+    /// The isolation level of the open block, or else of the next statement's own transaction.
+    pub fn isolation(&self) -> Isolation {
+        let named = self.block.as_ref().and_then(|block| block.isolation);
+        named.unwrap_or_else(|| {
+            let default =
+                self.gucs.get("default_transaction_isolation").map(|value| value.trim().trim_matches('\''));
+            match default {
+                Some(value) if value.eq_ignore_ascii_case("serializable") => Isolation::Serializable,
+                Some(value) if value.eq_ignore_ascii_case("repeatable read") => Isolation::RepeatableRead,
+                _ => Isolation::ReadCommitted,
+            }
+        })
+    }
+
     /// The isolation level of the open block, if it is one with a snapshot for the whole transaction.
     pub fn snapshot_level(&self) -> Option<&'static str> {
-        let block = self.block.as_ref()?;
-        let default =
-            self.gucs.get("default_transaction_isolation").map(|v| v.trim_matches('\'').to_lowercase());
-        match (block.isolation, default.as_deref()) {
-            (Some(Isolation::Serializable), _) | (None, Some("serializable")) => Some("SERIALIZABLE"),
-            (Some(Isolation::RepeatableRead), _) | (None, Some("repeatable read")) => Some("REPEATABLE READ"),
-            _ => None,
+        self.block.as_ref()?;
+        match self.isolation() {
+            Isolation::Serializable => Some("SERIALIZABLE"),
+            Isolation::RepeatableRead => Some("REPEATABLE READ"),
+            Isolation::ReadCommitted => None,
         }
     }
 
     /// Whether the open block, or else the next statement's own transaction, is SERIALIZABLE.
     pub fn is_serializable(&self) -> bool {
-        let default = self.gucs.get("default_transaction_isolation");
-        match self.block.as_ref().and_then(|block| block.isolation) {
-            Some(level) => level == Isolation::Serializable,
-            None => default.is_some_and(|v| v.trim().trim_matches('\'').eq_ignore_ascii_case("serializable")),
-        }
+        self.isolation() == Isolation::Serializable
     }
 
     /// Whether reads may go to replicas: not those of a pipeline that has written, which is one transaction.

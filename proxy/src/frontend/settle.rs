@@ -123,7 +123,7 @@ impl Session {
         if let Some(block) = &mut self.block
             && held.enlisted
         {
-            block.doomed = true;
+            (block.doomed, block.lost) = (true, true);
         }
         if self.pinned.is_some_and(|(_, shard)| shard == held.shard) {
             self.pinned = None;

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::control::is_control;
 use super::failure::Failure;
 use super::names::Prepared;
 use super::param_types::Asked;
@@ -102,10 +103,12 @@ impl Session {
 
     /// A Bind has as many values as the statement has parameters, as far as they are known.
     pub(super) fn check_count(name: &[u8], bound: &Prepared, rest: &[u8]) -> Result<(), Failure> {
-        let (Some(shape), Some(given)) = (bound.shared.origin.get(), bind::count(rest)) else {
-            return Ok(());
+        let Some(given) = bind::count(rest) else { return Ok(()) };
+        let wanted = match bound.shared.origin.get() {
+            Some(shape) => shape.params.len(),
+            None if bound.facts().is_some_and(|facts| is_control(&facts.command)) => 0,
+            None => return Ok(()),
         };
-        let wanted = shape.params.len();
         if usize::from(given) == wanted {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::{Via, moves_transaction, warning};
+use super::control::Via;
 use super::failure::Failure;
 use super::io::ClientError;
 use super::session::Session;
@@ -18,7 +18,10 @@ use crate::sql::cache::Analysed;
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
 use crate::wire::frame::HEADER;
-use crate::wire::{frontend, reply, sqlstate};
+use crate::wire::{frontend, reply};
+
+/// The longest tag of a completed statement, bytes.
+const TAG_BYTES: usize = 64;
 
 impl Session {
     /// Works off one Query frame, ReadyForQuery included.
@@ -223,9 +226,6 @@ impl Session {
             block.implicit = true;
             self.block = Some(Box::new(block));
         }
-        if moves_transaction(&facts.command) && self.block.as_ref().is_some_and(|block| block.implicit) {
-            return self.control_in_text(&facts.command).await;
-        }
         let own = text.slice(analysed.range(index));
         let mut frame = BytesMut::new();
         reply::query(&mut frame, &own);
@@ -237,41 +237,9 @@ impl Session {
         }
         Box::pin(self.statement(&frame, text, analysed, index)).await?;
         self.apply_completed();
+        // Of the last statement PostgreSQL tells nothing before the transaction around the text is committed.
+        self.tag_at = tag_behind(&self.io.out);
         Ok(())
-    }
-
-    /// BEGIN, COMMIT and the like behind other statements of a text.
-    async fn control_in_text(&mut self, command: &Command) -> Result<(), Failure> {
-        match command {
-            Command::Begin { read_only: false, isolation: None } => {
-                // What came before is part of the transaction from here on.
-                if let Some(block) = &mut self.block {
-                    block.implicit = false;
-                }
-                self.answer("BEGIN");
-                Ok(())
-            }
-            Command::Commit { chain: false } | Command::Rollback { chain: false } => {
-                let commit = matches!(command, Command::Commit { .. });
-                warning(
-                    &mut self.io.out,
-                    sqlstate::NO_ACTIVE_SQL_TRANSACTION,
-                    "there is no transaction in progress",
-                );
-                self.end_implicit(!commit).await?;
-                self.answer(if commit { "COMMIT" } else { "ROLLBACK" });
-                Ok(())
-            }
-            Command::Savepoint(_) | Command::RollbackTo(_) | Command::Release(_) => {
-                let name = savepoint_name(command);
-                let message = format!("{name} can only be used in transaction blocks");
-                Err(Failure::error(sqlstate::NO_ACTIVE_SQL_TRANSACTION, message))
-            }
-            _ => Err(Failure::unsupported(
-                "transaction control of this kind behind other statements of a text",
-                "Send the statements one by one.",
-            )),
-        }
     }
 
     /// The one shard that all statements of a text go to, if they do.
@@ -284,6 +252,10 @@ impl Session {
             && let Some(shard) = self.failed_place(&first.facts)?
         {
             return Ok(Some((shard, false)));
+        }
+        if self.block.as_ref().is_some_and(|block| block.doomed) {
+            // The servers do not know that the transaction has failed.
+            return Ok(None);
         }
         let mut common = None;
         let mut replica = true;
@@ -458,15 +430,6 @@ fn changes_reading(facts: &Facts) -> bool {
     }
 }
 
-/// As PostgreSQL calls the command in its complaints.
-fn savepoint_name(command: &Command) -> &'static str {
-    match command {
-        Command::RollbackTo(_) => "ROLLBACK TO SAVEPOINT",
-        Command::Release(_) => "RELEASE SAVEPOINT",
-        _ => "SAVEPOINT",
-    }
-}
-
 /// Whether the session must know when the statement has completed.
 fn leaves_a_name(facts: &Facts) -> bool {
     facts.pin().is_some()
@@ -477,4 +440,36 @@ fn leaves_a_name(facts: &Facts) -> bool {
 /// Whether a reply frame is an error.
 pub fn is_error(frame: &[u8]) -> bool {
     frame.first() == Some(&tag::ERROR)
+}
+
+/// Where the CommandComplete that ends the output begins, if one does.
+fn tag_behind(out: &[u8]) -> Option<usize> {
+    let least = out.len().saturating_sub(HEADER + TAG_BYTES);
+    let begins = |at: &usize| {
+        let length =
+            out.get(at + 1..at + HEADER).map(|bytes| bytes.iter().fold(0, |n, b| n << 8 | usize::from(*b)));
+        out[*at] == tag::COMMAND_COMPLETE && length == Some(out.len() - at - 1)
+    };
+    (least..out.len()).rev().find(begins)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::tag_behind;
+    use crate::wire::reply;
+
+    #[test]
+    fn the_last_tag_is_found_where_it_is_the_last_frame() {
+        let mut out = BytesMut::new();
+        assert_eq!(tag_behind(&out), None);
+        reply::command_complete(&mut out, "INSERT 0 1");
+        assert_eq!(tag_behind(&out), Some(0));
+        let first = out.len();
+        reply::command_complete(&mut out, "CREATE TABLE");
+        assert_eq!(tag_behind(&out), Some(first));
+        reply::text_row(&mut out, std::iter::once(Some("C")));
+        assert_eq!(tag_behind(&out), None);
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::hints::Hints;
 use crate::backend::gucs::Gucs;
 use crate::sql::facts::Isolation;
+use crate::sql::tokens::Tokens;
 
 /// An open transaction block.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Block {
     pub opaque: bool,
     /// A statement was refused or a shard was lost: only ROLLBACK is left.
     pub doomed: bool,
+    /// A shard was lost: savepoints are of no use any more.
+    pub lost: bool,
 }
 
 #[derive(Debug)]
@@ -61,6 +64,7 @@ impl Block {
             isolation: None,
             opaque: false,
             doomed: false,
+            lost: false,
         }
     }
 
@@ -73,6 +77,24 @@ impl Block {
             sql.push_str(statement);
         }
         sql
+    }
+
+    /// The block that AND CHAIN opens: of the same kind.
+    pub fn next(&self) -> Self {
+        let gucs = Arc::clone(&self.gucs);
+        let mut next = Self::new(self.begin.clone(), self.read_only, gucs);
+        (next.isolation, next.opaque) = (self.isolation, self.opaque);
+        for statement in &self.replay {
+            let tokens = Tokens::new(statement.as_bytes(), true);
+            let of_kind = |at| tokens.raw(at).to_ascii_lowercase().starts_with(b"transaction");
+            if tokens.is(0, "set") && (of_kind(1) || of_kind(2)) {
+                // It says more of the kind than BEGIN did.
+                let words = (0..tokens.len()).map(|at| String::from_utf8_lossy(tokens.raw(at)));
+                next.begin.push(';');
+                next.begin.push_str(&words.collect::<Vec<_>>().join(" "));
+            }
+        }
+        next
     }
 
     /// Settings to return to when the transaction is rolled back.
@@ -149,15 +171,18 @@ impl Block {
 
 /// The modes of a BEGIN or START TRANSACTION as SET TRANSACTION; `None` without modes.
 pub fn modes_sql(begin: &str) -> Option<String> {
-    let word = |text: &str, word: &str| {
-        let (head, rest) = text.split_at_checked(word.len())?;
-        let ends = rest.chars().next().is_none_or(|c| c.is_ascii_whitespace());
-        (ends && head.eq_ignore_ascii_case(word)).then(|| rest.trim_start().to_owned())
-    };
-    let text = begin.trim().trim_end_matches(';').trim_end();
-    let rest = word(text, "begin").or_else(|| word(text, "start"))?;
-    let rest = word(&rest, "transaction").or_else(|| word(&rest, "work")).unwrap_or(rest);
-    (!rest.is_empty()).then(|| format!("SET TRANSACTION {rest}"))
+    let tokens = Tokens::new(begin.as_bytes(), true);
+    let first = 1 + usize::from(tokens.is_any(1, &["transaction", "work"]));
+    let words: Vec<_> = (first..tokens.len()).map(|at| String::from_utf8_lossy(tokens.raw(at))).collect();
+    (!words.is_empty()).then(|| format!("SET TRANSACTION {}", words.join(" ")))
+}
+
+/// Whether a text that begins a transaction is START TRANSACTION.
+pub fn is_start(begin: &str) -> bool {
+    let text = begin.trim_start();
+    let begins = |word: &str| text.get(..5).is_some_and(|five| five.eq_ignore_ascii_case(word));
+    // Comments may come first.
+    begins("start") || (!begins("begin") && Tokens::new(text.as_bytes(), true).is(0, "start"))
 }
 
 /// Whether READ WRITE is among the modes.
@@ -194,10 +219,24 @@ mod tests {
     }
 
     #[test]
+    fn and_chain_keeps_the_kind_of_the_transaction() {
+        let mut block = Block::new("BEGIN READ ONLY", true, Gucs::none());
+        block.note_local("SET LOCAL x TO 1");
+        block.note_local("set transaction deferrable -- so");
+        block.savepoint("a", Gucs::none(), 0);
+        let mut next = block.next();
+        next.committed(Gucs::none());
+        assert_eq!(next.join_sql(), "BEGIN READ ONLY;set transaction deferrable");
+        assert!(next.read_only && !next.has_savepoint("a"));
+    }
+
+    #[test]
     fn modes_of_a_second_begin_are_those_of_set_transaction() {
         let read_only = Some("SET TRANSACTION READ ONLY".to_owned());
         assert_eq!(modes_sql("BEGIN READ ONLY;"), read_only);
         assert_eq!(modes_sql("start Transaction READ ONLY"), read_only);
+        assert_eq!(modes_sql("/* a */ begin READ /* b */ ONLY -- c"), read_only);
+        assert!(is_start("/* a */ start transaction") && is_start("START transaction") && !is_start("begin"));
         assert_eq!(modes_sql("begin work"), None);
         assert_eq!(modes_sql("BEGIN"), None);
         assert!(names_read_write("SET TRANSACTION isolation level serializable, Read  Write, deferrable"));

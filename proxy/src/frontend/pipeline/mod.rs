@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::control::{aborted, is_control, queue_sync};
+use super::control::{aborted, leaves_failed, queue_sync};
 use super::failure::Failure;
 use super::io::ClientError;
 use super::names::Prepared;
@@ -53,6 +53,8 @@ pub struct PipelineState {
     describe: Option<Bytes>,
     /// COPY data was fed: the server has ignored the Sync in front of it.
     pub copied: bool,
+    /// Its transaction has begun on shards where it has been left: it has no level to choose any more.
+    pub looked: bool,
     /// A Sync follows in the same batch.
     pub sync_ahead: bool,
 }
@@ -60,8 +62,11 @@ pub struct PipelineState {
 impl PipelineState {
     /// Whether no frame of it has been worked off yet.
     pub(super) fn is_new(&self) -> bool {
-        let Self { skipping, refused, copied, parsed, planned, describe, sync_ahead: _ } = self;
-        !(*skipping || *refused || *copied) && parsed.is_empty() && planned.is_none() && describe.is_none()
+        let Self { skipping, refused, copied, parsed, planned, describe, looked, sync_ahead: _ } = self;
+        !(*skipping || *refused || *copied || *looked)
+            && parsed.is_empty()
+            && planned.is_none()
+            && describe.is_none()
     }
 }
 
@@ -182,6 +187,7 @@ impl Session {
         }
         self.pipeline.skipping = true;
         self.pipeline.refused = true;
+        self.forget_unparsed();
         self.doom();
         self.count_failure(&failure);
         failure.report(&mut self.io.out)
@@ -200,12 +206,16 @@ impl Session {
             for held in &mut self.held {
                 held.unnamed = None;
             }
-            // Names whose Parse did not succeed do not exist.
-            for name in self.pipeline.parsed.drain(..).skip(self.events.parsed as usize) {
-                self.names.statements.remove(&name);
-            }
+            self.forget_unparsed();
         }
         if self.pipeline.skipping { Err(skip()) } else { Ok(()) }
+    }
+
+    /// Names whose Parse did not succeed do not exist.
+    fn forget_unparsed(&mut self) {
+        for name in self.pipeline.parsed.drain(..).skip(self.events.parsed as usize) {
+            self.names.statements.remove(&name);
+        }
     }
 
     /// Simple queries run after everything that a pipeline has left open.
@@ -317,10 +327,12 @@ impl Session {
     }
 
     fn answered_here(&self, facts: &Facts) -> bool {
-        let here = is_control(&facts.command) || matches!(facts.command, Command::ExplainGavel(_));
-        // What a failed transaction says to the others is PostgreSQL's.
-        let acts = self.acts_on(&facts.command) || self.prepares_here(facts);
-        here || (acts && self.status() != Status::Failed)
+        if self.status() == Status::Failed {
+            // What a failed transaction says to the others is PostgreSQL's.
+            return leaves_failed(&facts.command);
+        }
+        let explains = matches!(facts.command, Command::ExplainGavel(_));
+        explains || self.acts_on(&facts.command) || self.prepares_here(facts)
     }
 
     /// After a run on a conn: what was learned.

@@ -1,14 +1,11 @@
 //! From conn to conn: where a frame is put, and what is awaited before the pipeline goes on on another shard.
 
-use std::sync::Arc;
-
 use router_config::topology::ShardId;
 
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::control::queue_sync;
 use crate::frontend::failure::Failure;
 use crate::frontend::session::{Held, Session};
-use crate::frontend::transaction::Block;
 use crate::wire::reply;
 
 impl Session {
@@ -43,9 +40,12 @@ impl Session {
         owed: Owed,
         error: impl FnOnce() -> Failure,
     ) -> Result<(), Failure> {
-        self.check_doomed()?;
+        if let Err(aborted) = self.check_doomed() {
+            let in_sql = !(self.names.cursors.is_empty() && self.names.passed.is_empty());
+            return Err(if in_sql { aborted } else { error() });
+        }
         let busy = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-        match busy.or(self.pinned.map(|(_, shard)| shard)) {
+        match self.failed_shard().or(busy).or(self.pinned.map(|(_, shard)| shard)) {
             Some(shard) => self.raw(shard, tag, body, owed).await,
             None => Err(error()),
         }
@@ -76,6 +76,14 @@ impl Session {
         Ok(at)
     }
 
+    /// As `goto`, to a conn that is held already, for what reads and writes no tables.
+    pub(in crate::frontend) async fn goto_as_is(&mut self, shard: ShardId) -> Result<usize, Failure> {
+        let untouched = self.held.iter().any(|held| held.shard == shard && held.untouched);
+        let at = self.goto(shard, false).await?;
+        self.held[at].untouched = untouched;
+        Ok(at)
+    }
+
     /// Brings every conn in use to rest.
     pub async fn leave_all(&mut self) -> Result<(), Failure> {
         while let Some(at) = self.held.iter().position(|held| held.unsynced) {
@@ -84,34 +92,63 @@ impl Session {
         Ok(())
     }
 
+    /// As `leave_all`, in front of BEGIN: what runs goes on, as the transaction of an implicit block.
+    pub(in crate::frontend) async fn keep_pipeline(&mut self) -> Result<(), Failure> {
+        if let Some(at) = self.held.iter().position(|held| held.unsynced)
+            && self.block.is_none()
+        {
+            self.open_behind(at);
+        }
+        self.leave_all().await
+    }
+
     /// Awaits what a conn owes. What it wrote outside of a block stays uncommitted: the pipeline is one transaction, which from
     /// here on spans several shards.
     async fn leave(&mut self, at: usize) -> Result<(), Failure> {
         let set = self.pending.iter().any(|expected| expected.sets());
-        let held = &mut self.held[at];
-        if self.block.is_none() && (held.wrote || set) {
-            let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
-            block.implicit = true;
-            self.block = Some(Box::new(block));
-            let conn = &mut *held.lease;
-            reply::parse(&mut conn.write, b"", b"BEGIN", &[]);
-            conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
-            reply::bind(&mut conn.write, b"", b"", &[0, 0, 0, 0, 0, 0]);
-            conn.owe(Owed::Bind(Show::NOTHING));
-            reply::execute(&mut conn.write, b"", 0);
-            conn.owe(Owed::Execute(Show::NOTHING));
-            held.enlisted = true;
-            held.gucs_moved = true;
-            held.unnamed = None;
+        if self.block.is_none() && (self.held[at].wrote || set) {
+            self.open_behind(at);
         }
-        queue_sync(&mut held.lease);
-        held.unsynced = false;
-        self.run_to_end(at).await?;
-        self.check_pipeline_error()?;
+        self.pipeline.looked |= !self.held[at].enlisted;
+        self.await_conn(at).await?;
         if self.block.is_some() {
             // The next shard joins the block as it is now, or none if this one has ended it.
             self.apply_completed();
         }
         Ok(())
+    }
+
+    /// Turns what runs on a conn into an implicit block.
+    fn open_behind(&mut self, at: usize) {
+        self.open_implicit();
+        let held = &mut self.held[at];
+        let conn = &mut *held.lease;
+        reply::parse(&mut conn.write, b"", b"BEGIN", &[]);
+        conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
+        reply::bind(&mut conn.write, b"", b"", &[0, 0, 0, 0, 0, 0]);
+        conn.owe(Owed::Bind(Show::NOTHING));
+        reply::execute(&mut conn.write, b"", 0);
+        conn.owe(Owed::Execute(Show::NOTHING));
+        held.enlisted = true;
+        held.gucs_moved = true;
+        held.unnamed = None;
+    }
+
+    /// Behind COMMIT or ROLLBACK outside of a block: what came before it is over.
+    pub(in crate::frontend) async fn come_to_rest(&mut self) -> Result<(), Failure> {
+        while let Some(at) = self.held.iter().position(|held| held.unsynced) {
+            self.await_conn(at).await?;
+        }
+        self.apply_completed();
+        self.pipeline.looked = false;
+        Ok(())
+    }
+
+    async fn await_conn(&mut self, at: usize) -> Result<(), Failure> {
+        let held = &mut self.held[at];
+        queue_sync(&mut held.lease);
+        held.unsynced = false;
+        self.run_to_end(at).await?;
+        self.check_pipeline_error()
     }
 }

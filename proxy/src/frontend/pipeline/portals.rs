@@ -27,9 +27,7 @@ impl Session {
         let bind = Bind::read(body)?;
         let name = Bytes::copy_from_slice(bind.portal);
         let Some(prepared) = self.names.statements.get(bind.statement).cloned() else {
-            return self
-                .raw_or(tag::BIND, body, Owed::Bind(Show::ALL), || unknown_statement(bind.statement))
-                .await;
+            return self.bind_unknown(&bind, body).await;
         };
         self.see_catalog().await?;
         let read_against = prepared.reading;
@@ -92,6 +90,13 @@ impl Session {
             self.check_containers(Some(at), &prepared, bind.rest).await?;
         }
         self.put_bind(at, name, &prepared, bind.rest).await
+    }
+
+    /// Bind of what the session has no name for. No older portal takes the place of the one that does not come to be.
+    async fn bind_unknown(&mut self, bind: &Bind<'_>, body: &Bytes) -> Result<(), Failure> {
+        self.names.portals.remove(bind.portal);
+        let owed = Owed::Bind(Show::ALL);
+        self.raw_or(tag::BIND, body, owed, || unknown_statement(bind.statement)).await
     }
 
     async fn put_bind(
@@ -176,6 +181,7 @@ impl Session {
                     max_rows: execute.max_rows,
                 };
                 let text = portal.statement.shared.text.clone();
+                self.pipeline.looked = true;
                 Box::pin(self.spread(Ask { plan: *plan, facts, text, form })).await?;
                 if self.events.error.is_some() {
                     self.pipeline.skipping = true;
@@ -259,8 +265,10 @@ impl Session {
 
     pub(super) async fn op_close(&mut self, body: &Bytes) -> Result<(), Failure> {
         let named = Named::read(tag::CLOSE, body)?;
+        let doomed = self.check_doomed().is_err();
         if !named.portal {
-            if self.names.statements.remove(named.name).is_none() && self.pinned.is_some() {
+            let unknown = self.names.statements.remove(named.name).is_none();
+            if unknown && self.pinned.is_some() && !doomed {
                 let owed = Owed::Close(Show::ALL);
                 return self.raw_or(tag::CLOSE, body, owed, || unknown_statement(named.name)).await;
             }
@@ -271,7 +279,7 @@ impl Session {
             Some(Place::Control { .. } | Place::Spread { .. } | Place::Walk { .. }) => {
                 self.local_bare(backend_tag::CLOSE_COMPLETE)
             }
-            None if self.held.iter().any(|held| held.enlisted) => {
+            None if !doomed && self.held.iter().any(|held| held.enlisted) => {
                 self.raw_or(tag::CLOSE, body, Owed::Close(Show::ALL), || unknown_portal(named.name)).await
             }
             None => self.local_bare(backend_tag::CLOSE_COMPLETE),

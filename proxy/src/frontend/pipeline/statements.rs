@@ -11,6 +11,7 @@ use super::{Op, unknown_portal, unknown_statement};
 use crate::backend::conn::Conn;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::prepared::SharedStatement;
+use crate::frontend::control::is_control;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Cursor, Place, Prepared, Told};
 use crate::frontend::session::Session;
@@ -62,7 +63,9 @@ impl Session {
         match self.plan_ahead(batch, &ops[index + 1..], &name, &prepared) {
             Ahead::Spread => self.local_bare(backend_tag::PARSE_COMPLETE),
             Ahead::One(shard, replica) => {
+                let before = self.touched(shard);
                 let at = self.goto(shard, replica).await?;
+                self.held[at].untouched = !before;
                 self.put_parse(at, &prepared, Show::ALL).map(|_| ())
             }
             // Known to be right: answered at once, sent along with its first Bind.
@@ -233,7 +236,9 @@ impl Session {
             let owed = Owed::Describe(Show::ALL);
             return self.raw_or(tag::DESCRIBE, body, owed, || unknown_statement(named.name)).await;
         };
-        if prepared.facts().is_some_and(|facts| self.answered_here(facts)) {
+        // What returns no rows is described in a failed transaction too.
+        let here = |facts: &Arc<Facts>| self.answered_here(facts) || is_control(&facts.command);
+        if prepared.facts().is_some_and(here) {
             return self.describe_control(&prepared, None).await;
         }
         let shard = match self.failed_shard() {
