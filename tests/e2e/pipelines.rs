@@ -1,9 +1,12 @@
 //! Transaction control in pipelines, in front of Sync and behind other statements: what PostgreSQL says of it, message by message, and
 //! what is stored afterwards.
 
+use std::io::ErrorKind;
+use std::time::Duration;
+
 use shard_admin::local_cluster::LocalNode;
 use tests::cluster::Cluster;
-use tests::wire::{Frame, Wire};
+use tests::wire::{Frame, PATIENCE, Wire};
 use tests::wire_message::{self as message, Value};
 
 use crate::texts::{brief, login_of};
@@ -548,4 +551,45 @@ async fn transactions_in_pipelines_end_as_those_of_postgresql() {
         both.restore();
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// What has been executed may still be undone at Sync: nobody is told of it before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_wait_for_sync_as_those_of_postgresql() {
+    let cluster = Cluster::builder().start().await;
+    let oracle = Cluster::oracle().await;
+    let mut sides =
+        [Wire::login(&cluster.login()).expect("login"), Wire::login(&login_of(&oracle)).expect("login")];
+    let lines: String = (1..=20).map(|id| format!("{id}\t0\n")).collect();
+    let rows = [message::copy_data(lines.as_bytes()), message::copy_done()].concat();
+    let pipelines: &[(&str, &[u8])] = &[
+        ("select 1", b""),
+        ("insert into t values (101, 1), (102, 2), (103, 3), (104, 4)", b""),
+        ("update t set n = 1 where auction_id = 3", b""),
+        ("copy t from stdin", &rows),
+    ];
+    for side in &mut sides {
+        side.rows("create table t (auction_id bigint, n int)").expect("create");
+    }
+    for (sql, data) in pipelines {
+        let told = sides.each_mut().map(|side| {
+            let pipeline =
+                [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)];
+            side.send(&pipeline.concat()).expect("sent");
+            let mut frames = Vec::new();
+            if !data.is_empty() {
+                // PostgreSQL says at once that it takes the data.
+                while frames.last().is_none_or(|frame: &Frame| frame.tag != b'G') {
+                    frames.push(side.frame(PATIENCE).expect("in time").expect("an answer"));
+                }
+                side.send(data).expect("sent");
+            }
+            let early = side.frame(Duration::from_millis(300)).map_err(|error| error.kind());
+            assert_eq!(early.err(), Some(ErrorKind::TimedOut), "{sql}");
+            side.send(&message::sync()).expect("sent");
+            frames.extend(side.read_until_ready(1).expect("an answer"));
+            brief(&frames)
+        });
+        assert_eq!(told[0], told[1], "{sql}");
+    }
 }

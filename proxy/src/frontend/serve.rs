@@ -11,7 +11,7 @@ use tokio::time::Duration;
 
 use super::failure::Failure;
 use super::handshake::Login;
-use super::io::{ClientError, StepError};
+use super::io::{ClientError, OUT_HIGH_BYTES, StepError};
 use super::opening::open;
 use super::plain::Way;
 use super::session::Session;
@@ -40,8 +40,10 @@ struct Request {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Query,
-    /// Frames of the extended protocol.
+    /// Frames of the extended protocol that end with Sync or Flush.
     Batch,
+    /// The same without such an end: as far as they have come.
+    Part,
     FunctionCall,
     Terminate,
 }
@@ -159,7 +161,7 @@ impl Session {
                 None if request.kind == Kind::Terminate => return Ok(()),
                 None => Box::pin(self.long_way(request.kind)).await?,
             }
-            self.end_request().await?;
+            self.end_request(request.kind).await?;
         }
     }
 
@@ -168,7 +170,7 @@ impl Session {
         match request.kind {
             Kind::Query => self.send_plain(request.len),
             Kind::Batch => self.send_plain_batch(request.len),
-            Kind::FunctionCall | Kind::Terminate => None,
+            Kind::Part | Kind::FunctionCall | Kind::Terminate => None,
         }
     }
 
@@ -176,7 +178,7 @@ impl Session {
         let frames = self.io.take_current();
         match kind {
             Kind::Query => self.simple_query(frames).await,
-            Kind::Batch => self.extended(frames).await,
+            Kind::Batch | Kind::Part => self.extended(frames).await,
             Kind::FunctionCall => self.function_call(frames).await,
             Kind::Terminate => Ok(()),
         }
@@ -203,11 +205,15 @@ impl Session {
         }
     }
 
-    /// The request has been answered: writes what waits, and counts it.
-    async fn end_request(&mut self) -> Result<(), ClientError> {
+    /// The request has been answered: writes what waits, and counts it. What Sync may still undo waits for Sync, as PostgreSQL's
+    /// own answers do: there are drivers that take CommandComplete for the end.
+    async fn end_request(&mut self, kind: Kind) -> Result<(), ClientError> {
         self.count_request();
         self.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
-        self.io.flush().await?;
+        let waits = kind == Kind::Part && !self.pipeline.skipping && self.io.out.len() < OUT_HIGH_BYTES;
+        if !waits {
+            self.io.flush().await?;
+        }
         self.observe();
         self.io.drop_current();
         Ok(())
@@ -264,7 +270,7 @@ impl Session {
 
     /// Answers a request that was cancelled before it began.
     async fn turn_back(&mut self, request: Request, failure: Failure) -> Result<(), ClientError> {
-        if request.kind == Kind::Batch {
+        if matches!(request.kind, Kind::Batch | Kind::Part) {
             let batch = self.io.take_current();
             self.refuse(failure).await?;
             return self.extended(batch).await;
@@ -279,6 +285,7 @@ impl Session {
     /// Cuts the next request off what has been read, if it is whole.
     fn take_request(&mut self) -> Result<Option<Request>, ClientError> {
         let mut at = 0;
+        let mut kind = Kind::Part;
         let mut complete = false;
         while let Some(header) = self.io.header(at)? {
             if !crate::wire::frontend::known(header.tag) {
@@ -311,7 +318,10 @@ impl Session {
                 return Ok(Some(Request { kind, len: header.len }));
             }
             at += header.len;
-            if matches!(header.tag, tag::SYNC | tag::FLUSH) || at >= BATCH_BYTES {
+            if matches!(header.tag, tag::SYNC | tag::FLUSH) {
+                kind = Kind::Batch;
+            }
+            if kind == Kind::Batch || at >= BATCH_BYTES {
                 complete = true;
                 break;
             }
@@ -322,7 +332,7 @@ impl Session {
         complete |= self.io.read.get(at..).is_some_and(|rest| !rest.is_empty());
         // PostgreSQL says at once that it is ready for the data of a COPY: it waits for no Sync.
         complete = complete || self.io.read.get(..at).is_some_and(|batch| self.may_copy(batch));
-        Ok(complete.then_some(Request { kind: Kind::Batch, len: at }))
+        Ok(complete.then_some(Request { kind, len: at }))
     }
 
     /// FunctionCall: to the home shard.

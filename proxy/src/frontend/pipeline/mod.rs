@@ -226,7 +226,7 @@ impl Session {
         self.leave_all().await
     }
 
-    /// Flush: everything owed so far reaches the application.
+    /// Everything owed so far is there. Who reads the request knows whether the application is told now (Flush) or at Sync.
     async fn flush_pipelines(&mut self) -> Result<(), Failure> {
         if self.pipeline.describe.is_some() {
             self.describe_spread().await?;
@@ -238,7 +238,6 @@ impl Session {
             }
         }
         let _ = self.check_pipeline_error();
-        self.io.flush().await?;
         Ok(())
     }
 
