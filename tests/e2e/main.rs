@@ -30,3 +30,4 @@ mod sql_prepare;
 mod texts;
 mod times;
 mod waits;
+mod whole;

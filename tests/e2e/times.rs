@@ -99,3 +99,131 @@ async fn a_named_time_is_the_same_everywhere() {
         .await
         .expect("one shard");
 }
+
+/// Spellings of a time that is not in the text as a word: refused where several shards would read it.
+const HIDDEN: &[&str] = &[
+    "E'no\\167'",
+    "E'\\x6eow'",
+    "E'n\\u006fw'",
+    "U&'no\\0077'",
+    "U&'no!0077' UESCAPE '!'",
+    "N'now'::timestamptz",
+    "'no'\n'w'",
+    "date E'no\\167'",
+    "timestamptz(E'no\\167')",
+    "('no'||'w')::timestamptz",
+    "CAST('no'||'w' AS timestamptz)",
+    "concat('no','w')::timestamptz",
+    "replace('nxw','x','o')::timestamptz",
+    "lower('NOW')::timestamptz",
+    "(chr(110)||'ow')::timestamptz",
+    "timestamptz('no'||'w')",
+    "timestamptz_in(textout('no'||'w'), 0, -1)",
+    "to_json('now'::text)::text::timestamptz",
+    "(('{'||'now'||'}')::timestamptz[])[1]",
+    "('{\"no\\w\"}'::timestamptz[])[1]",
+    "((array['no','w'])[1]||'w')::timestamptz",
+    "(select 'no'||'w')::timestamptz",
+    "('{\"a\":\"now\"}'::json->>'a')::timestamptz",
+    "(select at from json_to_recordset('[{\"at\":\"no\\u0077\"}]') as x(at timestamptz))",
+    "(select at from json_to_record(('{\"at\":\"no'||'w\"}')::json) as x(at timestamptz))",
+    "('no'||'w')::moment",
+    "(('(1,no'||'w)')::span).b",
+    "lower(('[no'||'w,)')::tstzrange)",
+    "coalesce(null, 'no'||'w')::timestamptz",
+    "(case when true then 'no'||'w' end)::timestamptz",
+    "(case when 'no'||'w' > 'a' then (select 'now')::text end)::timestamptz",
+    "stable_sql()",
+    "stable_plpgsql()",
+    "volatile_clock()",
+    "through()",
+];
+
+/// What is the same on every shard.
+const SHOWN: &[&str] = &[
+    "now()",
+    "date_trunc('day', now())::date",
+    "(now() + interval '1 day')::date",
+    "('2020-01-01'::date + 1)::timestamptz",
+    "'2020-01-01'::text::timestamptz",
+    "make_date(2020, 1, 1)",
+    "to_timestamp('2020', 'YYYY')",
+    "to_timestamp(1700000000)::date",
+    "coalesce(null, '2020-01-01')::timestamptz",
+    "promised()",
+    "declared()",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hidden_time_is_the_same_everywhere() {
+    let extra = "[[tables]]\nname = \"days\"\nkind = \"reference\"\n\n[[functions]]\nname = \"declared\"";
+    let cluster = Cluster::builder().config_extra(extra).start().await;
+    let client = cluster.connect().await;
+    for sql in [
+        "CREATE DOMAIN moment AS timestamptz",
+        "CREATE TYPE span AS (a text, b moment)",
+        "CREATE TABLE days (id int, at timestamptz, label text)",
+        "CREATE TABLE visits (auction_id bigint, at timestamptz)",
+        "CREATE FUNCTION stable_sql() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT 'now'::timestamptz $$",
+        "CREATE FUNCTION stable_plpgsql() RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN 'no'||'w'; END $$",
+        "CREATE FUNCTION volatile_clock() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN RETURN now(); END $$",
+        "CREATE FUNCTION through() RETURNS timestamptz LANGUAGE sql AS $$ SELECT volatile_clock() $$",
+        "CREATE FUNCTION promised() RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$ SELECT '2020-01-01 UTC'::timestamptz $$",
+        "CREATE FUNCTION declared() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT '2020-01-01'::timestamptz $$",
+        "INSERT INTO days VALUES (0, '2020-01-01', 'no' || 'w')",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    let rows = |value: &str| (1..=8).map(|key| format!("({key}, {value})")).collect::<Vec<_>>().join(", ");
+    let mut wrong = Vec::new();
+    for value in HIDDEN {
+        for sql in [
+            format!("INSERT INTO visits VALUES {}", rows(value)),
+            format!("INSERT INTO days (id, at) VALUES (1, {value})"),
+            format!("UPDATE days SET at = {value} WHERE id = 0"),
+        ] {
+            let error = client.batch_execute(&sql).await.err();
+            if error.as_ref().and_then(|error| error.code()) != Some(&SqlState::FEATURE_NOT_SUPPORTED) {
+                wrong.push(format!("{sql}: {error:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for sql in [
+        "UPDATE days SET at = label::timestamptz",
+        "UPDATE days SET id = 7 WHERE at < label::timestamptz",
+        "INSERT INTO days (id, at) SELECT id, label::timestamptz FROM days",
+        "INSERT INTO days (id, label) VALUES (1, ('no'||'w')::timestamptz::text)",
+    ] {
+        refused(&client, sql, "shard").await;
+    }
+    for value in SHOWN {
+        let insert = format!("INSERT INTO visits VALUES {}", rows(value));
+        let shown = client.batch_execute(&insert).await;
+        wrong.extend(shown.err().map(|error| format!("{insert}: {error:?}")));
+        let times = first_column(&client, "SELECT at FROM visits").await;
+        assert!(times.iter().all(|at| *at == times[0]), "{value}: {times:?}");
+        client.batch_execute("TRUNCATE visits").await.expect("truncate");
+        let insert = format!("INSERT INTO days (id, at) VALUES (1, {value})");
+        let shown = client.batch_execute(&insert).await;
+        wrong.extend(shown.err().map(|error| format!("{insert}: {error:?}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for sql in
+        ["UPDATE days SET at = at::date", "UPDATE days SET label = 'known', at = at + interval '1 hour'"]
+    {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    // Binary parameters.
+    let typed = "INSERT INTO days (id, at) VALUES (1, $1::text::timestamptz)";
+    let error = client.execute(typed, &[&"now"]).await.expect_err("it names the time");
+    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
+    client.execute(typed, &[&"2020-01-01"]).await.expect("a date");
+    client
+        .batch_execute("ALTER TABLE days ALTER at SET DEFAULT (('no'||'w')::text)::timestamptz; INSERT INTO days (id) VALUES (9), (9)")
+        .await
+        .expect("drawn once");
+    let images = cluster.on_each_primary("SELECT d::text FROM days d ORDER BY d::text").await;
+    assert_eq!(images[0], images[1]);
+    assert!(images[0].len() > 10);
+}

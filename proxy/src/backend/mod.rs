@@ -12,6 +12,7 @@ pub mod oids;
 pub mod owed;
 pub mod pool;
 pub mod prepared;
+pub mod rewritten;
 pub mod shape;
 pub mod traffic;
 pub mod verdict;

@@ -259,7 +259,7 @@ impl Session {
             let wanted = if over { Some(1) } else { walk.ask(limit.map(|limit| limit - total)) };
             let count = wanted.map_or_else(|| "ALL".to_owned(), |rows| rows.to_string());
             let text = format!("{} FORWARD {count} FROM {}", read.verb(), quote(name));
-            let share = Share { shard, text: Bytes::from(text), params: None, rows: Vec::new() };
+            let share = Share::new(shard, Bytes::from(text));
             let Some(rows) = self.fetch_one(&share, &ask.form, first).await? else { return Ok(()) };
             first = false;
             if over {

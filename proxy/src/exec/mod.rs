@@ -11,3 +11,4 @@ mod rounds;
 pub mod single;
 pub mod spread;
 pub mod two_phase;
+mod whole;

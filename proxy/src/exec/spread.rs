@@ -22,6 +22,7 @@ use crate::frontend::session::Session;
 use crate::frontend::settle::note_lsn;
 use crate::frontend::transaction::Block;
 use crate::frontend::watch::Why;
+use crate::route::origins::Origins;
 use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
@@ -80,6 +81,14 @@ pub(super) struct Share {
     pub(super) text: Bytes,
     pub(super) params: Option<Vec<u16>>,
     pub(super) rows: Vec<u32>,
+    pub(super) origins: Origins,
+}
+
+impl Share {
+    /// A text with the parameters of the application's.
+    pub(super) fn new(shard: ShardId, text: Bytes) -> Self {
+        Self { shard, text, params: None, rows: Vec::new(), origins: Origins::default() }
+    }
 }
 
 impl Ask {
@@ -139,7 +148,7 @@ impl Session {
             self.draws_on_several();
         }
         self.expect(&ask.facts, &ask.text, None);
-        let mut outcome = Vec::new();
+        let mut outcome = self.read_whole(&ask, &shares, order[0]).await?;
         for turns in self.rounds(&ask, merge, shares.len()) {
             if outcome.iter().any(|events: &Events| events.error.is_some() || events.changed) {
                 break;
@@ -149,7 +158,7 @@ impl Session {
                 let last = turn + 1 == shares.len();
                 let show = if last { show.and(Show::COPY_DONE) } else { show };
                 self.queue_share(order[turn], &shares[turn], &ask.form, show)?;
-                self.held[order[turn]].lease.rewritten = shares[turn].text != ask.text;
+                self.held[order[turn]].lease.rewritten = self.rewritten(&ask, &shares[turn]);
             }
             outcome.append(&mut self.drive(&order[turns]).await?);
         }
@@ -177,7 +186,7 @@ impl Session {
     }
 
     fn shares(&self, ask: &Ask) -> Result<(Vec<Share>, Merge), Failure> {
-        let same = |shard| Share { shard, text: ask.text.clone(), params: None, rows: Vec::new() };
+        let same = |shard| Share::new(shard, ask.text.clone());
         Ok(match &ask.plan.target {
             Target::ConcatAny(shards, _) if matches!(ask.facts.command, Command::Declare { .. }) => {
                 (shards.iter().map(|shard| same(*shard)).collect(), Merge::First)
@@ -206,6 +215,7 @@ impl Session {
                     text: Bytes::copy_from_slice(part.text.as_bytes()),
                     params: Some(part.params.clone()),
                     rows: part.rows.clone(),
+                    origins: part.origins.clone(),
                 });
                 let merge =
                     if ask.facts.returns_rows && parts.len() > 1 { Merge::Ordered } else { Merge::Concat };
@@ -278,7 +288,7 @@ impl Session {
                 for (turn, at) in order.iter().enumerate() {
                     let held = &mut self.held[*at];
                     held.lease.capture = false;
-                    held.lease.rewritten = false;
+                    held.lease.rewritten = None;
                     held.lease.copy_trim = None;
                     if let Some(ticket) = held.asks_lsn.take() {
                         // Its answer came in front of the share's own rows.
@@ -360,8 +370,7 @@ impl Session {
         for turn in 0..count {
             let at = self.acquire(ShardId(turn), false).await?;
             self.note_shard(Why::of(&ask.plan), at);
-            let share =
-                Share { shard: ShardId(turn), text: ask.text.clone(), params: None, rows: Vec::new() };
+            let share = Share::new(ShardId(turn), ask.text.clone());
             // The home shard's answer is kept back until all have succeeded.
             self.writes(at)?;
             self.queue_share(at, &share, &ask.form.described_if(turn == 0), Merge::First.show(true))?;

@@ -8,6 +8,7 @@ use router_config::topology::ShardId;
 
 use super::failure::Failure;
 use super::session::{Held, Session};
+use crate::route::origins::Origins;
 use crate::route::plan::{Draw, Part, Plan, Target};
 use crate::route::refusal::Refusal;
 use crate::sql::calls::{argument_of, with_call};
@@ -145,7 +146,7 @@ impl Session {
         let text = replaced.ok_or_else(unclear)?;
         let shard = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
         let shard = shard.or(self.pinned.map(|(_, shard)| shard)).unwrap_or(ShardId(0));
-        let part = Part { shard, text, params: Vec::new(), rows: Vec::new() };
+        let part = Part { shard, text, params: Vec::new(), rows: Vec::new(), origins: Origins::default() };
         Ok(Plan { target: Target::Split(vec![part]), ..plan })
     }
 

@@ -1,6 +1,8 @@
 //! Texts of several statements that are sent one by one: PostgreSQL reads the whole text before it runs any of it, so a server reads
 //! it first. Our own parser is no proof, for it accepts what PostgreSQL rejects.
 //!
+//! So it is with a statement that the proxy refuses: what PostgreSQL has to say against it is said instead.
+//!
 //! A Parse of several statements fails by the very complaint that they are several, which comes behind the grammar's.
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::exec::single;
 use crate::wire::backend::Status;
-use crate::wire::{frontend, reply};
+use crate::wire::{frontend, reply, sqlstate};
 
 /// Functions of PostgreSQL that complain of a text which it has not taken apart yet.
 const GRAMMAR: [&[u8]; 3] = [b"scanner_yyerror", b"base_yyparse", b"base_yylex"];
@@ -23,27 +25,12 @@ impl Session {
     /// conn is to hear so.
     pub(super) async fn check_grammar(&mut self, text: &Bytes) -> Result<Option<usize>, Failure> {
         let shared = std::sync::Arc::clone(&self.worker.shared);
-        let key = shared.sound.key(text, self.text_rules().standard_strings);
+        let key = shared.sound.key(text, self.text_rules().standard_strings, None);
         if key.is_some_and(|key| shared.sound.has(key)) {
             return Ok(None);
         }
-        let at = (0..self.held.len()).max_by_key(|at| self.held[*at].enlisted);
         let mut events = self.events.beside();
-        match at {
-            Some(at) => {
-                self.held[at].unnamed = None;
-                let conn = &mut self.held[at].lease;
-                if let Err(error) = read(&mut self.io, conn, text, &mut events).await {
-                    return Err(self.lose(at, error));
-                }
-            }
-            None => {
-                let mut held = self.lease_alone(ShardId(0)).await?;
-                if let Err(error) = read(&mut self.io, &mut held.lease, text, &mut events).await {
-                    return Err(Failure::of_step(error, &self.shard_name(ShardId(0)), false));
-                }
-            }
-        }
+        let at = self.ask_to_read(text, &mut events).await?;
         let accepted = events.error.is_none() || events.is_of(b"exec_parse_message");
         if accepted {
             key.into_iter().for_each(|key| shared.sound.note(key));
@@ -54,6 +41,56 @@ impl Session {
             Some(frame) if heard.is_none() => Err(Failure::Server(frame)),
             _ => Ok(heard),
         }
+    }
+}
+
+impl Session {
+    /// Why a statement is not executed: what a server says against it, or that the proxy refuses it.
+    pub(super) async fn why_not(&mut self, text: &[u8], failure: Failure) -> Failure {
+        if !self.is_placed()
+            || matches!(failure, Failure::Client(_) | Failure::Lost { .. } | Failure::Lease { .. })
+        {
+            return failure;
+        }
+        let unsupported = failure.sqlstate() == sqlstate::FEATURE_NOT_SUPPORTED;
+        let key = self.sound_key(text).filter(|_| unsupported);
+        if key.is_some_and(|key| self.worker.shared.sound.has(key)) {
+            return failure;
+        }
+        let mut events = self.events.beside();
+        match self.ask_to_read(text, &mut events).await {
+            // That it cannot be asked is no better reason.
+            Err(Failure::Lease { .. }) => failure,
+            Err(lost) => lost,
+            Ok(_) => match events.error {
+                Some(frame) => Failure::Server(frame),
+                None => {
+                    key.into_iter().for_each(|key| self.worker.shared.sound.note(key));
+                    failure
+                }
+            },
+        }
+    }
+
+    /// Has a server read a text: on a conn that the session has, which is given then, or else on another one.
+    async fn ask_to_read(&mut self, text: &[u8], events: &mut Events) -> Result<Option<usize>, Failure> {
+        let at = (0..self.held.len()).max_by_key(|at| self.held[*at].enlisted);
+        match at {
+            Some(at) => {
+                self.held[at].unnamed = None;
+                let conn = &mut self.held[at].lease;
+                if let Err(error) = read(&mut self.io, conn, text, events).await {
+                    return Err(self.lose(at, error));
+                }
+            }
+            None => {
+                let mut held = self.lease_alone(ShardId(0)).await?;
+                if let Err(error) = read(&mut self.io, &mut held.lease, text, events).await {
+                    return Err(Failure::of_step(error, &self.shard_name(ShardId(0)), false));
+                }
+            }
+        }
+        Ok(at)
     }
 }
 

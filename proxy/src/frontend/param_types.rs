@@ -17,12 +17,13 @@ use crate::backend::oids::OidError;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::shape::Shape;
 use crate::exec::single;
+use crate::route::refusal::Refusal;
 use crate::sql::facts::{Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
 use crate::sql::lexer::{Kind, Lexer};
 use crate::sql::times::may_have_times;
 use crate::wire::backend::tag;
 use crate::wire::frame::HEADER;
-use crate::wire::{frontend, reply};
+use crate::wire::{frontend, reply, sqlstate};
 
 /// A type that no key has: what the parameter is cannot be told.
 const NO_TYPE: u32 = u32::MAX;
@@ -66,6 +67,19 @@ impl Session {
              was prepared",
             "Prepare it again, or give the literal as a parameter.",
         ))
+    }
+
+    /// Why a bound statement is not executed: it may have been right when it was parsed, and be wrong by now.
+    pub(super) async fn why_not_bound(&mut self, statement: &Prepared, refusal: Refusal) -> Failure {
+        // In a transaction another conn would not see what it has done, and might wait for it.
+        let alone = self.held.iter().all(|held| !held.enlisted && !held.unsynced);
+        if !alone || refusal.sqlstate != sqlstate::FEATURE_NOT_SUPPORTED {
+            return refusal.into();
+        }
+        match self.ask_shape(statement).await {
+            Ok(Asked::Wrong(frame)) => Failure::Server(frame),
+            Ok(Asked::Shape(_)) | Err(_) => refusal.into(),
+        }
     }
 
     async fn ask_server(&mut self, statement: &Prepared) -> Result<(), Failure> {
@@ -174,7 +188,7 @@ fn open(statement: &Prepared, n: u16) -> Option<u32> {
 }
 
 /// Numbers of the parameters of a text, as often as they occur.
-fn numbers(text: &[u8]) -> impl Iterator<Item = u16> + '_ {
+pub(super) fn numbers(text: &[u8]) -> impl Iterator<Item = u16> + '_ {
     let params = Lexer::new(text, true).filter(|token| token.kind == Kind::Param);
     params.filter_map(|token| std::str::from_utf8(text.get(token.start + 1..token.end)?).ok()?.parse().ok())
 }

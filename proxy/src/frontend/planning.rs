@@ -11,6 +11,7 @@ use super::control::leaves_failed;
 use super::failure::Failure;
 use super::names::{Cursor, Prepared};
 use super::session::{Session, SessionContext};
+use crate::route::origins::Origins;
 use crate::route::plan::{Part, Plan, Reason, SessionView, Target};
 use crate::route::values::{BindError, BindParams, TextRules, Values};
 use crate::route::{self, refusal::Refusal};
@@ -295,7 +296,8 @@ impl Session {
         let shard = shard.or(self.pinned.map(|(_, shard)| shard)).unwrap_or(ShardId(0));
         match with_channels(text, self.text_rules().standard_strings, channels) {
             Some(text) => {
-                let part = Part { shard, text, params: (1..=params as u16).collect(), rows: Vec::new() };
+                let (params, origins) = ((1..=params as u16).collect(), Origins::default());
+                let part = Part { shard, text, params, rows: Vec::new(), origins };
                 Ok(Plan { target: Target::Split(vec![part]), ..plan })
             }
             None => Err(Refusal::unsupported(

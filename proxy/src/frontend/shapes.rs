@@ -12,6 +12,7 @@ use super::control::is_control;
 use super::failure::Failure;
 use super::names::Prepared;
 use super::param_types::Asked;
+use super::param_types::numbers;
 use super::session::Session;
 use crate::backend::conn::Events;
 use crate::exec::bind;
@@ -101,6 +102,15 @@ impl Session {
         Err(Failure::changed_plan())
     }
 
+    /// The same before a server has said how many there are, by the text.
+    pub(super) fn check_open_count(name: &[u8], bound: &Prepared, rest: &[u8]) -> Result<(), Failure> {
+        // Parameters within other commands are not their own.
+        let open = bound.shared.origin.get().is_none() && bound.is_planned();
+        let Some(given) = bind::count(rest).filter(|_| open) else { return Ok(()) };
+        let used = numbers(&bound.shared.text).max().unwrap_or(0);
+        wrong_count(name, given, usize::from(used).max(bound.types.len()))
+    }
+
     /// A Bind has as many values as the statement has parameters, as far as they are known.
     pub(super) fn check_count(name: &[u8], bound: &Prepared, rest: &[u8]) -> Result<(), Failure> {
         let Some(given) = bind::count(rest) else { return Ok(()) };
@@ -109,15 +119,17 @@ impl Session {
             None if bound.facts().is_some_and(|facts| is_control(&facts.command)) => 0,
             None => return Ok(()),
         };
-        if usize::from(given) == wanted {
-            return Ok(());
-        }
-        let name = String::from_utf8_lossy(name);
-        Err(Failure::error(
-            sqlstate::PROTOCOL_VIOLATION,
-            format!(
-                "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {wanted}"
-            ),
-        ))
+        wrong_count(name, given, wanted)
     }
+}
+
+fn wrong_count(name: &[u8], given: u16, wanted: usize) -> Result<(), Failure> {
+    if usize::from(given) == wanted {
+        return Ok(());
+    }
+    let name = String::from_utf8_lossy(name);
+    let message = format!(
+        "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {wanted}"
+    );
+    Err(Failure::error(sqlstate::PROTOCOL_VIOLATION, message))
 }

@@ -86,18 +86,24 @@ impl Session {
         }
         self.check_name_free(&facts, &own)?;
         if let Some((name, execute)) = self.explains_here(&facts, &own) {
-            return Box::pin(self.explain_execute(&name, &own, execute)).await;
+            return Box::pin(self.explain_execute(&name, (&own, execute), None)).await;
         }
         if matches!(facts.command, Command::TwoPhase) {
             self.check_no_listens()?;
         }
-        let plan = self.plan_simple(text, analysed, index)?;
+        let plan = match self.plan_simple(text, analysed, index) {
+            Ok(plan) => plan,
+            Err(refusal) => return Err(Box::pin(self.why_not(&own, refusal.into())).await),
+        };
         let why = Why::of(&plan);
         let shard = match plan.target {
             Target::One(shard) | Target::Nowhere(shard) => shard,
             Target::Any => self.any_shard(),
             Target::Draw(draw) => {
-                let drawn = self.draw(&draw, None).await?;
+                let drawn = match self.draw(&draw, None).await {
+                    Ok(drawn) => drawn,
+                    Err(failure) => return Err(Box::pin(self.why_not(&own, failure)).await),
+                };
                 self.drew_key(&facts, &draw, &drawn);
                 let plan = self.plan_drawn(text, analysed, index, &drawn)?;
                 return Box::pin(self.spread_query(plan, &facts, &own)).await;

@@ -12,6 +12,7 @@ pub(crate) mod hint;
 pub mod insert;
 pub mod key;
 mod locate;
+pub mod origins;
 mod place;
 pub mod plan;
 pub mod refusal;

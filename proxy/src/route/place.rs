@@ -238,9 +238,8 @@ impl Case<'_> {
         if let Some(what) = self.facts.unrepeatable.as_ref().filter(|what| !same(what)) {
             return Err(Refusal::unrepeatable(what, "A reference table has the same rows on every shard."));
         }
-        if self.facts.times && self.values.name_the_time() {
-            let what = "'now', or a text of its kind,";
-            return Err(Refusal::unrepeatable(what, "A reference table has the same rows on every shard."));
+        if let Some(what) = self.hidden_clock() {
+            return Err(Refusal::unrepeatable(&what, "A reference table has the same rows on every shard."));
         }
         if matches!(self.facts.command, Command::Prepare(_) | Command::Declare { .. } | Command::Call) {
             return Err(Refusal::several_shards(
@@ -483,6 +482,12 @@ impl Case<'_> {
         let readable = std::str::from_utf8(self.values.statement()).is_ok();
         let own_text = clocks::any(self.values.statement(), self.values.rules.standard_strings);
         found.or_else(|| (own_text && !readable).then(|| what.clone()))
+    }
+
+    /// What a shard that writes its part would read by its own clock, though no clock is called.
+    pub(super) fn hidden_clock(&self) -> Option<String> {
+        let named = || self.facts.times && self.values.name_the_time();
+        self.facts.by_clock.clone().or_else(|| named().then(|| "'now', or a text of its kind,".to_owned()))
     }
 
     pub(super) fn shard_name(&self, shard: ShardId) -> &str {

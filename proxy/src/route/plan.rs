@@ -4,6 +4,8 @@ use router_config::key::KeyValue;
 use router_config::topology::{ShardId, Slot};
 use smallvec::SmallVec;
 
+use super::origins::Origins;
+
 /// Shards, ascending, without repeats.
 pub type ShardSet = SmallVec<[ShardId; 8]>;
 
@@ -59,6 +61,8 @@ pub struct Part {
     pub params: Vec<u16>,
     /// For each row of `text` its position (0-based) in the original.
     pub rows: Vec<u32>,
+    /// Where its pieces stand in the original, as far as that is known.
+    pub origins: Origins,
 }
 
 /// Keys to draw before routing.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::origins::Origins;
 use super::refusal::Refusal;
 use super::values::Values;
 use crate::sql::facts::{DrawShape, InsertRow, InsertShape, ValueRef};
@@ -35,11 +36,12 @@ impl<'a> Source<'a> {
         Ok(Self { text, values, shape, drawn })
     }
 
-    /// The statement with these rows only, and the original number of each of its parameters.
-    pub(super) fn part(&self, rows: &[usize]) -> (String, Vec<u16>) {
+    /// The statement with these rows only, the original number of each of its parameters, and where its pieces come from.
+    pub(super) fn part(&self, rows: &[usize]) -> (String, Vec<u16>, Origins) {
         let mut out = Writer {
             text: String::with_capacity(self.text.len()),
             params: Some(Vec::new()),
+            origins: Origins::default(),
             conforming: self.values.rules.standard_strings,
         };
         let draws = rows.iter().any(|&row| self.drawn.get(row).is_some_and(Option::is_some));
@@ -55,7 +57,7 @@ impl<'a> Source<'a> {
             one_row(&mut out, self.text, shape, (drawn, &here));
         }
         out.copy(self.text, here(self.shape.values.end)..self.text.len());
-        (out.text, out.params.unwrap_or_default())
+        (out.text, out.params.unwrap_or_default(), out.origins)
     }
 }
 
@@ -101,13 +103,14 @@ fn one_row(out: &mut Writer, text: &str, row: &InsertRow, drawn: (Option<&str>, 
 struct Writer {
     text: String,
     params: Option<Vec<u16>>,
+    origins: Origins,
     /// `standard_conforming_strings`
     conforming: bool,
 }
 
 impl Writer {
     fn copy(&mut self, text: &str, range: Range<usize>) {
-        let piece = text.get(range).unwrap_or_default();
+        let (first, piece) = (range.start, text.get(range).unwrap_or_default());
         let Some(params) = &mut self.params else {
             self.text.push_str(piece);
             return;
@@ -118,11 +121,13 @@ impl Writer {
                 params.push(number);
                 params.len() - 1
             });
+            self.origins.copied(self.text.len(), span.start + 1 - copied, first + copied);
             self.text.push_str(piece.get(copied..span.start).unwrap_or_default());
             self.text.push('$');
             self.text.push_str(&(position + 1).to_string());
             copied = span.end;
         }
+        self.origins.copied(self.text.len(), piece.len().saturating_sub(copied), first + copied);
         self.text.push_str(piece.get(copied..).unwrap_or_default());
     }
 }
@@ -166,6 +171,7 @@ pub fn draw_rewrite(values: &Values<'_>, shape: &InsertShape, declared: u16) -> 
     let mut out = Writer {
         text: String::with_capacity(text.len() + 32),
         params: None,
+        origins: Origins::default(),
         conforming: values.rules.standard_strings,
     };
     let mut extra_params = Vec::new();

@@ -99,6 +99,7 @@ pub(super) fn facts(command: Command, scope: Scope) -> Facts {
         barred: None,
         unknown_name: false,
         times: false,
+        by_clock: None,
         reshaped: Vec::new(),
         defaults: None,
     }

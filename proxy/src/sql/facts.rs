@@ -32,6 +32,9 @@ pub struct Facts {
     pub unknown_name: bool,
     /// It writes a reference table and dates or times: a text among its values may stand for the time (`'now'`).
     pub times: bool,
+    /// It writes, and has what each shard may read by its own clock, whatever its literals are: a computed text that becomes a date or
+    /// time, a function of the user's that is not IMMUTABLE. Names the culprit.
+    pub by_clock: Option<String>,
     /// Tables that DDL makes and fills, or gives other names or columns.
     pub reshaped: Vec<Reshaped>,
     /// Rows of a reference table that leave columns to defaults which are not the same on each run.

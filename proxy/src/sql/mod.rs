@@ -21,6 +21,7 @@ mod prepass;
 pub mod schema;
 pub mod set_config;
 pub mod sound;
+pub mod spelling;
 pub mod sql_prepare;
 pub(crate) mod stored;
 pub mod times;

@@ -168,6 +168,10 @@ pub struct Reach {
     pub home: bool,
     /// It reads the clock, draws from a sequence or the like: its result is another one on each run.
     pub varies: bool,
+    /// It is STABLE, not IMMUTABLE: texts may become dates in it.
+    pub stable: bool,
+    /// It is not IMMUTABLE and names the time.
+    pub clock: bool,
     /// It may leave something on the conn that outlives the transaction: a setting, a temporary table, a lock.
     pub leaves: bool,
 }

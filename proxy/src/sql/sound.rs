@@ -1,4 +1,5 @@
-//! Texts of several statements whose grammar a server has accepted.
+//! Texts that a server has accepted: the grammar of several statements, or a statement that it would read in other words than the
+//! application's.
 //!
 //! Texts share an entry when they differ in nothing that the grammar looks at: plain strings and numbers of one kind. Invariant: where
 //! a literal's own spelling can be wrong (escapes, Unicode), it is part of the entry, or the text has none.
@@ -27,10 +28,12 @@ impl Default for Sound {
 }
 
 impl Sound {
-    /// What stands for a text; `None` for one that must be asked about each time.
-    pub fn key(&self, text: &[u8], conforming: bool) -> Option<u64> {
+    /// What stands for a text; `None` for one that must be asked about each time. `reading`: a number for all that its names depend on,
+    /// where not the grammar alone was asked about.
+    pub fn key(&self, text: &[u8], conforming: bool, reading: Option<u32>) -> Option<u64> {
         std::str::from_utf8(text).ok()?;
         let mut hasher = self.hasher.build_hasher();
+        hasher.write_u64(reading.map_or(u64::MAX, u64::from));
         let (mut end, mut before) = (0, [&b""[..]; 2]);
         for token in Lexer::new(text, conforming) {
             let gap = &text[end..token.start];
@@ -83,7 +86,7 @@ mod tests {
     #[test]
     fn texts_share_what_the_grammar_does_not_look_at() {
         let sound = Sound::default();
-        let key = |text: &str| sound.key(text.as_bytes(), true);
+        let key = |text: &str| sound.key(text.as_bytes(), true, None);
         let one = key("insert into t values (1, 'a', 2.5); commit");
         assert_eq!(one, key("insert into t values (234567, 'it''s', 17.25); commit"));
         sound.note(one.expect("known"));
@@ -104,8 +107,10 @@ mod tests {
         assert_ne!(key("select 1; select x::float(9)"), key("select 1; select x::float(99)"));
         assert_eq!(key("select 1; select 'open"), None);
         assert_eq!(key("select 1; select U&'\\00'"), None);
-        assert_eq!(sound.key(b"select 1; select '\xff'", true), None);
-        let escaped = |text: &str| sound.key(text.as_bytes(), false);
+        assert_eq!(sound.key(b"select 1; select '\xff'", true, None), None);
+        let escaped = |text: &str| sound.key(text.as_bytes(), false, None);
+        let read = |reading| sound.key(b"select 1", true, reading);
+        assert!(read(None) != read(Some(1)) && read(Some(1)) != read(Some(2)));
         assert_ne!(escaped("select 1; select '\\''"), escaped("select 1; select 'a'"));
     }
 }

@@ -5,8 +5,8 @@ use super::lexer::{Kind, Lexer};
 const MONTHS: [&str; 12] =
     ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 
-/// Read as the time of the statement. Source: PostgreSQL 15, `datetime.sgml`, Special Values.
-const WORDS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+/// Texts that are read as the time of the statement. Source: PostgreSQL 15, `datetime.sgml`, Special Values.
+pub const WORDS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
 /// Whether this names a type of dates or times, or an array of such.
 pub fn is_time(type_name: &str) -> bool {
@@ -17,7 +17,30 @@ pub fn is_time(type_name: &str) -> bool {
 /// Whether a date or time, an array, a range or a row of such would be read from this text by the clock: an element of it is one of the
 /// words, and beside it nothing that no date has.
 pub fn names_the_time(text: &str) -> bool {
-    text.split(|c| "{}[](),\"\\".contains(c)).any(element_names_the_time)
+    let named = |text: &str| text.split(|c| "{}[](),\"\\".contains(c)).any(element_names_the_time);
+    // In arrays, rows and documents quotes and backslashes may stand inside of a word, and characters be spelled by their numbers.
+    named(text) || (text.contains(['"', '\\']) && (named(&plain(text, false)) || named(&plain(text, true))))
+}
+
+/// Without backslashes, those of `\uXXXX` and quotes read.
+fn plain(text: &str, quotes: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['"', '\\']) {
+        out.push_str(&rest[..at]);
+        if rest.as_bytes()[at] == b'"' && quotes {
+            out.push('"');
+        }
+        rest = &rest[at + 1..];
+        let number = rest.strip_prefix('u').and_then(|digits| digits.get(..4));
+        let named = number.and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(char::from_u32);
+        if let Some(c) = named.filter(char::is_ascii_alphabetic) {
+            out.push(c);
+            rest = &rest[5..];
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Source: PostgreSQL 15, `datetime.c`, `DecodeDateTime`. With `now` goes neither a time nor a zone.
@@ -78,6 +101,10 @@ mod tests {
             "(7,\"at noon, today\",now)",
             "[today,infinity)",
             "mon now",
+            "{\"no\\w\"}",
+            "(n\"o\"w,1)",
+            "{\"x\":\"no\\u0077\"}",
+            "{\"x\":\"now\"}",
         ] {
             assert!(names_the_time(text), "{text}");
         }

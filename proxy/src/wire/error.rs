@@ -154,9 +154,15 @@ pub fn moved(frame: &[u8], characters: usize) -> Bytes {
     })
 }
 
-/// An ErrorResponse without its position (field `P`).
-pub fn without_position(frame: &[u8]) -> Bytes {
-    rewritten(frame, |field, text| (field != b'P').then_some(Cow::Borrowed(text)))
+/// An ErrorResponse whose position (field `P`) is what `place` makes of it; without one where that is nothing.
+pub fn placed(frame: &[u8], place: impl Fn(usize) -> Option<usize>) -> Bytes {
+    rewritten(frame, |field, text| match field {
+        b'P' => {
+            let position = std::str::from_utf8(text).ok()?.parse().ok()?;
+            Some(place(position)?.to_string().into_bytes().into())
+        }
+        _ => Some(Cow::Borrowed(text)),
+    })
 }
 
 /// An ErrorResponse or NoticeResponse with another context (field `W`), where `rewrite` gives one.

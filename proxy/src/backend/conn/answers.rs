@@ -87,8 +87,9 @@ impl Conn {
                     return Err(ConnError::Fatal(frame));
                 }
                 self.skip_to_ready();
-                let unplaced = self.rewritten.then(|| error::without_position(&frame));
-                let edited = events.edited(unplaced.as_ref().unwrap_or(&frame)).or(unplaced);
+                let rewritten = self.rewritten.as_ref();
+                let placed = rewritten.map(|rewritten| error::placed(&frame, |at| rewritten.place(at)));
+                let edited = events.edited(placed.as_ref().unwrap_or(&frame)).or(placed);
                 if events.error.is_none() {
                     events.error = Some(edited.clone().unwrap_or(frame));
                 }

@@ -21,6 +21,7 @@ use crate::backend::gucs::Gucs;
 use crate::backend::oids::{OidCell, OidError};
 use crate::backend::owed::{Owed, Show};
 use crate::backend::prepared::OnConn;
+use crate::backend::rewritten::Rewritten;
 use crate::backend::traffic::Moved;
 use crate::wire::backend::{Status, tag};
 use crate::wire::buffers;
@@ -105,8 +106,8 @@ pub struct Conn {
     pub moved: Moved,
     /// Rows are captured into [`Events::rows`] instead of being dropped when they are not shown.
     pub capture: bool,
-    /// It runs a text of the proxy's own: positions in errors lead nowhere.
-    pub rewritten: bool,
+    /// It runs a text of the proxy's own.
+    pub rewritten: Option<Box<Rewritten>>,
     /// What is taken out of COPY data on its way to the application.
     pub copy_trim: Option<CopyTrim>,
     /// Translates OIDs of its shard; `None` on the home shard and where nothing is routed.
@@ -138,7 +139,7 @@ impl Conn {
             opened_in: None,
             moved: Moved::default(),
             capture: false,
-            rewritten: false,
+            rewritten: None,
             copy_trim: None,
             oids: None,
         }

@@ -12,6 +12,7 @@ use crate::sql::clocks::CLOCKS;
 use crate::sql::leavings;
 use crate::sql::schema::{Function, Reach, Touches};
 use crate::sql::stored::{Token, tokens};
+use crate::sql::times::{WORDS, names_the_time};
 
 /// Built-in functions that run SQL handed to them or read any table by name.
 const BUILT_IN_THAT_REACH: [&str; 19] = [
@@ -145,7 +146,13 @@ pub(crate) fn functions(
 /// Built-in functions whose result differs from run to run.
 fn varying(built_in: &HashMap<String, Function>) -> HashSet<String> {
     let volatile = built_in.iter().filter(|(_, known)| known.volatile && !known.aggregate);
-    volatile.map(|(name, _)| name.clone()).chain(CLOCKS.map(str::to_owned)).collect()
+    let clocks = CLOCKS.iter().chain(&WORDS).map(|word| (*word).to_owned());
+    volatile.map(|(name, _)| name.clone()).chain(clocks).collect()
+}
+
+/// A clock, or a text that stands for the time.
+fn names_clock(word: &str) -> bool {
+    CLOCKS.contains(&word) || names_the_time(word)
 }
 
 /// What the user's functions reach, directly or through each other, by name.
@@ -156,20 +163,19 @@ fn reaching<'a>(
 ) -> HashMap<&'a str, Reach> {
     let mut reaching: HashMap<&str, Reach> = HashMap::new();
     let mut calls: Vec<(&str, HashSet<String>)> = Vec::new();
+    // What an IMMUTABLE function calls is the user's promise.
+    let mut unpromised: HashSet<&str> = HashSet::new();
     for overload in overloads {
         let mut words = HashSet::new();
         let computed = collect(&overload.body, 0, &mut words);
         let runs_sql = words.iter().any(|word| BUILT_IN_THAT_REACH.contains(&word.as_str()));
         let scanned = overload.is_scanned();
+        let extension = overload.extension.as_deref().is_some_and(|name| HARMLESS_EXTENSIONS.contains(&name));
         let opaque = match overload.language.as_str() {
             "sql" => runs_sql,
             "plpgsql" => computed || runs_sql,
             "internal" => runs_sql,
-            "c" => {
-                let harmless =
-                    overload.extension.as_deref().is_some_and(|name| HARMLESS_EXTENSIONS.contains(&name));
-                !(harmless || overload.immutable)
-            }
+            "c" => !(extension || overload.immutable),
             _ => true,
         };
         let names = |set: &HashSet<String>| scanned && words.iter().any(|word| set.contains(word));
@@ -179,12 +185,17 @@ fn reaching<'a>(
             reference: overload.volatile && names(&relations.reference),
             home: names(&relations.home),
             varies: names(varying),
+            stable: !overload.immutable && !overload.volatile && !extension,
+            clock: scanned && !overload.immutable && words.iter().any(|word| names_clock(word)),
             leaves: if scanned { leavings::leaves(&overload.body) } else { opaque },
         };
         let entry = reaching.entry(&overload.name).or_default();
         *entry = both(*entry, own);
         if scanned {
             calls.push((&overload.name, words));
+        }
+        if !overload.immutable {
+            unpromised.insert(&overload.name);
         }
     }
     let own: HashSet<&str> = reaching.keys().copied().collect();
@@ -199,6 +210,8 @@ fn reaching<'a>(
                 .iter()
                 .filter_map(|callee| reaching.get(callee.as_str()))
                 .fold(before, |a, b| both(a, *b));
+            let clock = after.clock && unpromised.contains(name);
+            let after = Reach { stable: before.stable, clock, ..after };
             if after != before {
                 changed = true;
                 reaching.insert(name, after);
@@ -217,6 +230,8 @@ fn both(a: Reach, b: Reach) -> Reach {
         reference: a.reference || b.reference,
         home: a.home || b.home,
         varies: a.varies || b.varies,
+        stable: a.stable || b.stable,
+        clock: a.clock || b.clock,
         leaves: a.leaves || b.leaves,
     }
 }

@@ -39,31 +39,20 @@ impl Session {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_bind(at, name, &prepared, bind.rest).await;
         };
+        Self::check_open_count(bind.statement, &prepared, bind.rest)?;
         if self.answered_here(&facts) {
-            let place = Place::Control { bind: body.slice_ref(bind.rest) };
-            self.names.portals.insert(name, Portal::new(prepared, place));
-            return self.local_bare(backend_tag::BIND_COMPLETE);
+            return self.bind_here(name, prepared, body.slice_ref(bind.rest));
         }
         if let Some(shard) = self.failed_place(&facts)? {
             let at = self.goto(shard, false).await?;
             return self.put_bind(at, name, &prepared, bind.rest).await;
         }
         self.check_name_free(&facts, &prepared.shared.text)?;
-        self.check_explained(&facts, &prepared.shared.text)?;
-        self.draws.next_statement();
-        self.asks_drawn(&facts);
-        let plan = match self.pipeline.planned.take() {
-            Some((for_offset, plan)) if for_offset == offset => plan,
-            _ => self.plan_bind(&prepared, bind.rest, None)?,
-        };
-        let plan = match plan.target {
-            Target::Draw(draw) => {
-                let drawn = Box::pin(self.draw(&draw, Some((&prepared, bind.rest)))).await?;
-                self.drew_key(&facts, &draw, &drawn);
-                self.plan_bind(&prepared, bind.rest, Some(&drawn))?
-            }
-            _ => plan,
-        };
+        if self.explains_here(&facts, &prepared.shared.text).is_some() {
+            self.check_explained(&prepared.shared.text)?;
+            return self.bind_here(name, prepared, body.slice_ref(bind.rest));
+        }
+        let plan = self.plan_bound(&prepared, (bind.rest, offset), &facts).await?;
         let why = Why::of(&plan);
         self.note(why, &prepared.shared.text);
         let shard = match plan.target {
@@ -97,6 +86,34 @@ impl Session {
         self.names.portals.remove(bind.portal);
         let owed = Owed::Bind(Show::ALL);
         self.raw_or(tag::BIND, body, owed, || unknown_statement(bind.statement)).await
+    }
+
+    /// A portal that the proxy executes.
+    fn bind_here(&mut self, name: Bytes, prepared: Arc<Prepared>, bind: Bytes) -> Result<(), Failure> {
+        self.names.portals.insert(name, Portal::new(prepared, Place::Control { bind }));
+        self.local_bare(backend_tag::BIND_COMPLETE)
+    }
+
+    /// Where a Bind goes: as was planned for the one at this offset, or planned now, with what it leaves to be drawn.
+    async fn plan_bound(
+        &mut self,
+        prepared: &Prepared,
+        (rest, offset): (&[u8], usize),
+        facts: &Facts,
+    ) -> Result<Plan, Failure> {
+        self.draws.next_statement();
+        self.asks_drawn(facts);
+        let plan = match self.pipeline.planned.take() {
+            Some((for_offset, plan)) if for_offset == offset => plan,
+            _ => match self.plan_bind(prepared, rest, None) {
+                Ok(plan) => plan,
+                Err(refusal) => return Err(Box::pin(self.why_not_bound(prepared, refusal)).await),
+            },
+        };
+        let Target::Draw(draw) = plan.target else { return Ok(plan) };
+        let drawn = Box::pin(self.draw(&draw, Some((prepared, rest)))).await?;
+        self.drew_key(facts, &draw, &drawn);
+        Ok(self.plan_bind(prepared, rest, Some(&drawn))?)
     }
 
     async fn put_bind(
@@ -229,6 +246,12 @@ impl Session {
             let plan = self.plan_bind(prepared, bind, None);
             let frame = self.explanation(&plan, false);
             self.local(frame.freeze());
+            return Ok(());
+        }
+        if let Some((name, execute)) = self.explains_here(facts, &prepared.shared.text) {
+            self.leave_all().await?;
+            self.explain_execute(&name, (&prepared.shared.text, execute), Some(bind)).await?;
+            self.pipeline.skipping |= self.events.error.is_some();
             return Ok(());
         }
         if self.prepares_here(facts) {

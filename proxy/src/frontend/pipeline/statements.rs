@@ -61,7 +61,10 @@ impl Session {
         }
         self.ask_types(&prepared).await?;
         match self.plan_ahead(batch, &ops[index + 1..], &name, &prepared) {
-            Ahead::Spread => self.local_bare(backend_tag::PARSE_COMPLETE),
+            // What one server is not sent as it is must have been read by one as it is.
+            Ahead::Spread if prepared.is_accepted() || !prepared.is_planned() => {
+                self.local_bare(backend_tag::PARSE_COMPLETE)
+            }
             Ahead::One(shard, replica) => {
                 let before = self.touched(shard);
                 let at = self.goto(shard, replica).await?;
@@ -69,10 +72,8 @@ impl Session {
                 self.put_parse(at, &prepared, Show::ALL).map(|_| ())
             }
             // Known to be right: answered at once, sent along with its first Bind.
-            Ahead::Nothing if prepared.shared.accepted.load(Ordering::Relaxed) => {
-                self.local_bare(backend_tag::PARSE_COMPLETE)
-            }
-            Ahead::Nothing => {
+            Ahead::Nothing if prepared.is_accepted() => self.local_bare(backend_tag::PARSE_COMPLETE),
+            Ahead::Nothing | Ahead::Spread => {
                 let shard = self.describing_shard(&prepared);
                 let at = self.goto_to_describe(shard).await?;
                 self.put_parse(at, &prepared, Show::ALL).map(|_| ())
@@ -273,7 +274,7 @@ impl Session {
             self.leave_all().await?;
             return self.describe_execute(&facts, &prepared.shared.text, portal).await;
         }
-        if explains {
+        if explains || facts.is_some_and(|facts| matches!(facts.command, Command::Explain)) {
             reply::text_row_description(&mut frame, &["QUERY PLAN"]);
         } else {
             reply::bare(&mut frame, backend_tag::NO_DATA);
@@ -304,6 +305,11 @@ enum Ahead {
 }
 
 impl Prepared {
+    /// Whether a server has accepted the like.
+    fn is_accepted(&self) -> bool {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
     /// Facts of its one statement; `None` for a text of several, which PostgreSQL rejects.
     pub fn facts(&self) -> Option<&Arc<Facts>> {
         match self.analysed.statements() {

@@ -137,8 +137,7 @@ fn may_split(case: &Case<'_>) -> Result<(), Refusal> {
     if !case.session.two_phase {
         return Err(Refusal::two_phase_off("an INSERT of rows of several shards"));
     }
-    let named = case.facts.times && case.values.name_the_time();
-    match case.clock().or_else(|| named.then(|| "'now', or a text of its kind,".to_owned())) {
+    match case.clock().or_else(|| case.hidden_clock()) {
         Some(what) => Err(Refusal::unrepeatable(
             &what,
             "All rows of one INSERT have the same time; each shard has its own.",
@@ -155,9 +154,9 @@ fn split(
 ) -> Result<Vec<Part>, Refusal> {
     let source = splice::Source::new(case.values, shape, drawn.unwrap_or_default())?;
     let parts = parts.iter().map(|(shard, rows)| {
-        let (text, params) = source.part(rows);
+        let (text, params, origins) = source.part(rows);
         let rows = rows.iter().filter_map(|&row| u32::try_from(row).ok()).collect();
-        Part { shard: *shard, text, params, rows }
+        Part { shard: *shard, text, params, rows, origins }
     });
     Ok(parts.collect())
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use router_config::topology::ShardId;
 
+use super::super::origins::Origins;
 use super::super::place::Case;
 use super::super::plan::{Draw, Part, Reason, Target};
 use super::super::refusal::Refusal;
@@ -65,7 +66,7 @@ pub(in crate::route) fn place(
             .then(|| numbers.iter().filter_map(|row| keys.get(*row as usize)).map(String::as_str).collect());
         let head = query.head(case, &shape.key);
         let text = query.part((&head, &items), &numbers, drawn.as_deref(), &shape.key);
-        Part { shard, text, params: params.clone(), rows: numbers }
+        Part { shard, text, params: params.clone(), rows: numbers, origins: Origins::default() }
     });
     Ok((Target::Split(parts.collect()), reason))
 }

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use crate::sql::cache::Analysed;
 use crate::sql::normalise::Literal;
+use crate::sql::spelling::Words;
 use crate::sql::times::names_the_time;
 
 /// What the bytes of strings mean in a session.
@@ -90,14 +91,21 @@ impl<'a> Values<'a> {
 
     /// Whether a literal or a parameter in text is read by the types of dates and times as the time of the statement.
     pub(super) fn name_the_time(&self) -> bool {
-        let literals = (0..).map_while(|n| self.literal(n)).filter_map(|literal| self.content(literal));
+        let mut literals = (0..).map_while(|n| self.literal(n));
+        let names = |literal: &Literal| match literal.words(self.text, self.rules.standard_strings) {
+            Words::Text(text) => names_the_time(&text),
+            Words::None => false,
+            // What it says cannot be told.
+            Words::Unknown => true,
+        };
         let params =
             self.params.into_iter().flat_map(|params| (1..=params.len() as u16).map(|n| params.get(n)));
-        let texts = params.filter_map(|param| match param {
-            Some(ParamValue::Text(text)) => std::str::from_utf8(text).ok(),
+        // A text is the same bytes in binary.
+        let mut texts = params.filter_map(|param| match param {
+            Some(ParamValue::Text(text) | ParamValue::Binary(text)) => std::str::from_utf8(text).ok(),
             _ => None,
         });
-        literals.into_iter().any(|text| names_the_time(&text)) || texts.into_iter().any(names_the_time)
+        literals.any(names) || texts.any(names_the_time)
     }
 
     /// The n-th literal (0-based) of the statement.

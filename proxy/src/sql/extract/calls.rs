@@ -195,6 +195,7 @@ impl<'q> Reader<'_, 'q> {
     /// Notes what a call does. Its arguments have been read already.
     pub(super) fn call(&mut self, name: &ObjectName, args: &'q [FunctionArg]) -> Read<Option<NodeId>> {
         let name = last(name).ok_or("a function of an unknown form")?;
+        self.call_reads(&name, args);
         if tells_time(&name) && (name != "age" || args.len() == 1) {
             self.unrepeatable(&name);
         }
@@ -244,6 +245,11 @@ impl<'q> Reader<'_, 'q> {
         }
         if !function.built_in && function.volatile {
             self.seen.user_function.get_or_insert_with(|| name.to_string());
+        }
+        if !function.built_in && (function.reach.stable || function.reach.clock) {
+            self.seen
+                .not_immutable
+                .get_or_insert_with(|| format!("{name}(), which is not declared IMMUTABLE,"));
         }
         if function.reach.leaves {
             self.leaves(|| format!("function {name}"));

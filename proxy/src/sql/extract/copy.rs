@@ -124,7 +124,7 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
 fn left_to_defaults(ctx: &Context<'_>, relation: &Relation, listed: Option<&[String]>) -> Option<String> {
     let listed = listed.filter(|_| relation.placement == Placement::Reference)?;
     let omitted = relation.columns.iter().filter(|column| !listed.contains(&column.name));
-    let varies = |default: &String| super::utility::unrepeatable_name(ctx, default.as_bytes()).is_some();
+    let varies = |default: &String| super::utility::varying_default(ctx, default).is_some();
     let found = omitted.into_iter().find(|column| column.default.as_ref().is_some_and(varies))?;
     Some(format!("the default of {}.{}", relation.full_name(), found.name))
 }

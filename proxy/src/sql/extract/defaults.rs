@@ -29,7 +29,7 @@ impl Reader<'_, '_> {
             };
             let Some(default) = &column.default else { continue };
             let has_value = position.and_then(|p| given.get(p)).copied().unwrap_or(false);
-            if !has_value && super::utility::unrepeatable_name(self.ctx, default.as_bytes()).is_some() {
+            if !has_value && super::utility::varying_default(self.ctx, default).is_some() {
                 omitted.push(Omitted { column: index, position: position.filter(|p| *p < given.len()) });
             }
         }

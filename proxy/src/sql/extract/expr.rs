@@ -9,7 +9,6 @@ use crate::sql::parse::ast::{
     FunctionArguments, Ident, NamedWindowDefinition, NamedWindowExpr, OrderByExpr, Subscript,
     WindowFrameBound, WindowSpec, WindowType,
 };
-use crate::sql::times::is_time;
 
 impl<'q> Reader<'_, 'q> {
     pub(super) fn exprs(&mut self, list: &'q [Expr]) -> Read<()> {
@@ -96,8 +95,14 @@ impl<'q> Reader<'_, 'q> {
                 self.expr(root)?;
                 access_chain.iter().try_for_each(|access| self.access(access))
             }
-            Expr::AtTimeZone { timestamp, time_zone } => self.pair(timestamp, time_zone),
-            Expr::Extract { expr, .. } => self.expr(expr),
+            Expr::AtTimeZone { timestamp, time_zone } => {
+                self.seen.times = true;
+                self.pair(timestamp, time_zone)
+            }
+            Expr::Extract { expr, .. } => {
+                self.seen.times = true;
+                self.expr(expr)
+            }
             Expr::Ceil { expr, .. } => {
                 self.form("ceil");
                 self.expr(expr)
@@ -157,14 +162,14 @@ impl<'q> Reader<'_, 'q> {
     }
 
     /// `'name'::regclass` and the like name relations by value.
-    fn typed(&mut self, e: &Expr) {
-        let data_type = match e {
-            Expr::Cast { data_type, .. } => data_type,
-            Expr::TypedString(typed) => &typed.data_type,
+    fn typed(&mut self, e: &'q Expr) {
+        let (data_type, inner) = match e {
+            Expr::Cast { data_type, expr, .. } => (data_type, &**expr),
+            Expr::TypedString(typed) => (&typed.data_type, e),
             _ => return,
         };
         let name = data_type.to_string().to_lowercase();
-        self.seen.times |= is_time(&name);
+        self.cast_reads(&name, inner);
         if name.starts_with("reg") || name.starts_with("pg_catalog.reg") {
             self.seen.by_value = true;
             self.seen.home_alone.get_or_insert_with(|| format!("a name of type {name}"));

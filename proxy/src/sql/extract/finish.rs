@@ -46,7 +46,9 @@ impl Reader<'_, '_> {
         facts.unrepeatable = seen.unrepeatable;
         facts.barred = seen.barred;
         facts.unknown_name = seen.unknown_name;
-        facts.times = seen.times && (seen.writes_reference.is_some() || seen.writes_sharded);
+        let writes = seen.writes_reference.is_some() || seen.writes_sharded;
+        facts.times = seen.times && writes;
+        facts.by_clock = seen.time_text.or(seen.not_immutable).filter(|_| writes);
         facts.defaults = seen.defaults;
         Analysis { facts, by_value: seen.by_value }
     }

@@ -93,6 +93,7 @@ impl<'q> Reader<'_, 'q> {
                 let output = self.query(subquery, false);
                 self.levels[own].hidden = false;
                 let output = output?;
+                self.seen.derived = true;
                 self.level().sub_nodes.extend(&output.sub_nodes);
                 let (columns, name) = aliased(output.columns, alias.as_ref(), "");
                 self.level().sources.push(Source { alias: name, schema: None, columns });
@@ -106,6 +107,7 @@ impl<'q> Reader<'_, 'q> {
     }
 
     fn opaque_source(&mut self, alias: Option<&TableAlias>, function: Option<&Ident>) {
+        self.seen.derived = true;
         let name = alias.map(|a| &a.name).or(function).map_or(String::new(), fold);
         self.level().sources.push(Source { alias: name, schema: None, columns: None });
     }
@@ -115,6 +117,7 @@ impl<'q> Reader<'_, 'q> {
         let merged = self.level().merged.len();
         let tree = self.table_with_joins(inner)?;
         if alias.is_some() {
+            self.seen.derived = true;
             let level = self.level();
             let simple = level.merged.len() == merged && !level.unclear;
             level.merged.truncate(merged);
@@ -146,6 +149,8 @@ impl<'q> Reader<'_, 'q> {
             return Ok(self.tree(start, Vec::new()));
         };
         self.note_table(relation.full_name());
+        self.seen.derived |= alias.is_some_and(|alias| !alias.columns.is_empty());
+        self.seen.times |= relation.columns.iter().any(|column| column.stored.times);
         let node = self.place(&relation);
         let columns = columns_of(&relation, node);
         let shown = alias.is_none().then(|| relation.schema.clone());
@@ -182,6 +187,7 @@ impl<'q> Reader<'_, 'q> {
 
     /// A reference to a WITH query.
     fn named_query(&mut self, index: usize, name: &str, alias: Option<&TableAlias>) -> Read<Tree> {
+        self.seen.derived = true;
         let start = self.level().sources.len();
         let depth = self.named[index].depth;
         let (columns, nodes) = match self.named[index].body.clone() {

@@ -30,6 +30,7 @@ mod scan;
 mod scope;
 #[cfg(test)]
 mod tests;
+mod time_texts;
 mod utility;
 mod write;
 
@@ -277,6 +278,7 @@ fn base(command: Command, scope: Scope) -> Facts {
         barred: None,
         unknown_name: false,
         times: false,
+        by_clock: None,
         reshaped: Vec::new(),
         defaults: None,
     }

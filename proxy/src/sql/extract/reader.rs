@@ -82,6 +82,12 @@ pub(super) struct Seen {
     pub(super) unknown_name: bool,
     /// Dates or times are written to a reference table, or texts are cast to such.
     pub(super) times: bool,
+    /// A computed text becomes a date or time.
+    pub(super) time_text: Option<String>,
+    /// A function of the user's that may tell the time.
+    pub(super) not_immutable: Option<String>,
+    /// Something else than tables is read, or columns go by other names.
+    pub(super) derived: bool,
     pub(super) by_value: bool,
     pub(super) returns_rows: bool,
     /// LIMIT without an order, or the like, over tables that are the same on all shards.

@@ -7,7 +7,7 @@ use crate::sql::facts::{Access, Command, DdlKind, Effects, Facts, PinCause, Scop
 use crate::sql::leavings::block_leaves;
 use crate::sql::lexer::Lexer;
 use crate::sql::normalise::{identifier, identifiers};
-use crate::sql::schema::{Deed, Placement, Relation, Touches};
+use crate::sql::schema::{Deed, Function, Placement, Relation, Touches};
 use crate::sql::tokens::Tokens;
 use std::sync::Arc;
 
@@ -112,9 +112,18 @@ pub(super) fn anonymous_block(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
 pub(super) fn unrepeatable_name(ctx: &Context<'_>, text: &[u8]) -> Option<String> {
     Lexer::new(text, true).find_map(|token| {
         let name = identifier(token.kind, &text[token.start..token.end]);
-        let volatile = ctx.schema.function(&name).is_some_and(|f| f.volatile && !f.aggregate);
+        let varies = |f: &Function| (f.volatile && !f.aggregate) || f.reach.stable || f.reach.clock;
+        let volatile = ctx.schema.function(&name).is_some_and(varies);
         (volatile || is_clock(&name)).then(|| name.into_owned())
     })
+}
+
+/// What makes the default of a column another value on each shard. A computed text that becomes a date may name the time; PostgreSQL
+/// stores it with parentheses around.
+pub(super) fn varying_default(ctx: &Context<'_>, default: &str) -> Option<String> {
+    let cast = [")::date", ")::time", ")::daterange", ")::ts"].iter().any(|cast| default.contains(cast));
+    let named = cast.then(|| "a text that becomes a date or time".to_owned());
+    unrepeatable_name(ctx, default.as_bytes()).or(named)
 }
 
 /// CREATE, ALTER, DROP, GRANT, TRUNCATE, VACUUM, …
@@ -156,6 +165,10 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     {
         let why = "sessions that are logged in keep their search_path, others do not: names would mean different tables";
         facts.barred = Some(format!("{why}; set it by SET, or in the connection's options"));
+    }
+    if kind == DdlKind::Transactional && (1..t.len()).any(|at| t.is(at, "as") && t.is(at + 1, "execute")) {
+        let why = "no statement is prepared on every shard: write the query itself in place of EXECUTE";
+        facts.barred = Some(why.to_owned());
     }
     if t.is(0, "truncate") {
         facts.barred = tables.iter().find_map(|r| ctx.schema.hazard(r, Deed::Truncate)).map(str::to_owned);

@@ -76,6 +76,11 @@ impl<'q> Reader<'_, 'q> {
                 .barred
                 .get_or_insert_with(|| "UPDATE of pg_settings is not followed: use SET".to_string());
         }
+        if relation.placement == Placement::Catalog {
+            let why =
+                || format!("it changes {full} of one shard alone: connect to each node, and do it there");
+            self.seen.barred.get_or_insert_with(why);
+        }
         let slot = match relation.placement {
             Placement::Sharded { .. } | Placement::View { .. } => {
                 self.seen.writes_sharded = true;
