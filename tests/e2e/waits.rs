@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use shard_admin::local_cluster::StopMode;
 use tests::cluster::{Cluster, eventually, first_column};
 use tests::wire::{PATIENCE, Wire};
 use tests::{wire_message as message, wire_print};
@@ -135,6 +136,31 @@ async fn who_waits_for_a_primary_can_cancel_and_is_told_after_the_limit() {
     patient.send(&message::query(&select)).expect("sent");
     assert_eq!(sqlstates(&mut patient), ["57P03"]);
     assert!(began.elapsed() > Duration::from_secs(3) && began.elapsed() < Duration::from_secs(8));
+}
+
+/// Between the end of a server and the health check that notices it no statement fails that had not been sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_a_primary_is_waited_for() {
+    let cluster = Cluster::builder().start().await;
+    cluster.allow_log("");
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    let (_, id) = one_of_each(&cluster).await;
+    let console = cluster.connect_to("gavel_admin").await;
+    let login = cluster.login();
+    let statements =
+        ["UPDATE auctions SET price = 7 WHERE auction_id =", "SELECT title FROM auctions WHERE auction_id ="];
+    let mut sessions = statements.map(|_| Wire::login(&login).expect("login"));
+    cluster.shard(1).primary.stop(StopMode::Fast).await.expect("stopped");
+    for (session, statement) in sessions.iter_mut().zip(statements) {
+        session.send(&message::query(&format!("{statement} {id}"))).expect("sent");
+    }
+    until_waiting(&console, 2).await;
+    cluster.shard(1).primary.start().await.expect("started");
+    for session in &mut sessions {
+        assert_eq!(sqlstates(session), Vec::<String>::new());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! How a session comes by a conn: which node, from which pool, with its settings and its open block on it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use router_config::settings::DatabaseKind;
 use router_config::topology::ShardId;
@@ -26,6 +26,8 @@ use crate::wire::{backend, reply, sqlstate};
 
 /// How often the settings of a conn are replayed under a limit of statements that cuts off its own removal.
 const LIFTS_MAX: usize = 5;
+/// Pause before a node that gave no connection is asked again, or another one.
+const NODE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Session {
     /// The index of a held conn to `shard`, fit for the purpose: taken from the pool if there is none, brought to the
@@ -175,8 +177,14 @@ impl Session {
     }
 
     pub(super) async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
-        let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
-        let mut lease = self.lease_of(shard, node).await?;
+        let mut since = None;
+        let (node, replica, asks_lsn, mut lease) = loop {
+            let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
+            match self.lease_of(shard, node).await {
+                Ok(lease) => break (node, replica, asks_lsn, lease),
+                Err(failure) => self.wait_for_node(node, failure, &mut since).await?,
+            }
+        };
         let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
         let metrics = &self.worker.shared.metrics;
         metrics.pool_wait(shard, role, lease.waited);
@@ -188,6 +196,25 @@ impl Session {
         }
         let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
         Ok(Held::new((shard, node, replica), lease, asks_lsn, load))
+    }
+
+    /// A node that goes down or comes up gives no connections before or after its role is known: that is waited out as the lack of
+    /// a primary is, and nothing has been sent yet. `since`: of the first failure.
+    async fn wait_for_node(
+        &mut self,
+        node: Option<NodeId>,
+        failure: Failure,
+        since: &mut Option<Instant>,
+    ) -> Result<(), Failure> {
+        let Failure::Lease { error: LeaseError::Connect(connect), .. } = &failure else {
+            return Err(failure);
+        };
+        let passing = node.is_some() && connect.is_retryable() && !connect.node_is_full();
+        let limit = self.worker.shared.settings.load().backend.primary_wait;
+        if !passing || since.get_or_insert_with(Instant::now).elapsed() >= limit {
+            return Err(failure);
+        }
+        wait(&mut self.io, Doing::Waiting, tokio::time::sleep(NODE_PAUSE)).await
     }
 
     async fn lease_of(&mut self, shard: ShardId, node: Option<NodeId>) -> Result<Lease, Failure> {

@@ -19,7 +19,7 @@ use crate::backend::shape::Shape;
 use crate::exec::single;
 use crate::route::refusal::Refusal;
 use crate::sql::facts::{Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
-use crate::sql::lexer::{Kind, Lexer};
+use crate::sql::lexer::{Lexer, param_numbers};
 use crate::sql::times::may_have_times;
 use crate::wire::backend::tag;
 use crate::wire::frame::HEADER;
@@ -46,7 +46,7 @@ impl Session {
 
     /// Types of the parameters of EXPLAIN (GAVEL): those of the statement that it explains.
     pub async fn types_of_explained(&mut self, statement: &Prepared) -> Result<Vec<u32>, Failure> {
-        if numbers(&statement.shared.text).next().is_some() {
+        if param_numbers(&statement.shared.text).next().is_some() {
             Box::pin(self.ask_server(statement)).await?;
         }
         Ok(statement.types().to_vec())
@@ -177,7 +177,7 @@ fn explained(text: &[u8]) -> &[u8] {
 
 /// Parse's own types, and for those that it leaves open one that is no key's.
 fn unknown_types(statement: &Prepared) -> Vec<u32> {
-    let count = numbers(&statement.shared.text).max().unwrap_or(0);
+    let count = param_numbers(&statement.shared.text).max().unwrap_or(0);
     let of = |n: u16| open(statement, n + 1).map_or(NO_TYPE, |oid| oid);
     (0..count).map(of).collect()
 }
@@ -185,12 +185,6 @@ fn unknown_types(statement: &Prepared) -> Vec<u32> {
 /// The type that Parse gives a parameter; `None` where it leaves it open.
 fn open(statement: &Prepared, n: u16) -> Option<u32> {
     statement.types.get(usize::from(n) - 1).copied().filter(|oid| *oid != 0)
-}
-
-/// Numbers of the parameters of a text, as often as they occur.
-pub(super) fn numbers(text: &[u8]) -> impl Iterator<Item = u16> + '_ {
-    let params = Lexer::new(text, true).filter(|token| token.kind == Kind::Param);
-    params.filter_map(|token| std::str::from_utf8(text.get(token.start + 1..token.end)?).ok()?.parse().ok())
 }
 
 /// Whether a parameter without a type stands for a key and may be of another type than the key column.
@@ -203,7 +197,9 @@ fn in_doubt(facts: &Facts, statement: &Prepared) -> bool {
     let by_function = facts.tables.iter().any(|table| table.ends_with("()"));
     let mixed = by_function || sharded.groups.iter().any(mixes);
     let of_keys: Vec<u16> = key_params(sharded).filter(|n| *n > 0 && open(statement, *n).is_none()).collect();
-    of_keys.iter().any(|n| mixed || numbers(&statement.shared.text).filter(|other| other == n).count() > 1)
+    of_keys
+        .iter()
+        .any(|n| mixed || param_numbers(&statement.shared.text).filter(|other| other == n).count() > 1)
 }
 
 /// A list of parameters and numbers is of one type that all of them decide.

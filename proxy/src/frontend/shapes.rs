@@ -12,11 +12,11 @@ use super::control::is_control;
 use super::failure::Failure;
 use super::names::Prepared;
 use super::param_types::Asked;
-use super::param_types::numbers;
 use super::session::Session;
 use crate::backend::conn::Events;
 use crate::exec::bind;
 use crate::sql::facts::Access;
+use crate::sql::lexer::param_numbers;
 use crate::wire::frontend::tag;
 use crate::wire::{reply, sqlstate};
 
@@ -107,7 +107,7 @@ impl Session {
         // Parameters within other commands are not their own.
         let open = bound.shared.origin.get().is_none() && bound.is_planned();
         let Some(given) = bind::count(rest).filter(|_| open) else { return Ok(()) };
-        let used = numbers(&bound.shared.text).max().unwrap_or(0);
+        let used = param_numbers(&bound.shared.text).max().unwrap_or(0);
         wrong_count(name, given, usize::from(used).max(bound.types.len()))
     }
 

@@ -346,6 +346,12 @@ impl<'a> Lexer<'a> {
     }
 }
 
+/// Numbers of the parameters of a text, as often as they occur.
+pub fn param_numbers(text: &[u8]) -> impl Iterator<Item = u16> + '_ {
+    let params = Lexer::new(text, true).filter(|token| token.kind == Kind::Param);
+    params.filter_map(|token| std::str::from_utf8(text.get(token.start + 1..token.end)?).ok()?.parse().ok())
+}
+
 /// End of the (nested) block comment that opens at `start`.
 fn comment_end(text: &[u8], start: usize) -> Option<usize> {
     let mut depth = 0usize;

@@ -18,13 +18,15 @@ use crate::route::plan::SessionView;
 use crate::route::values::{BindError, BindParams, Values};
 use crate::sql::Context;
 use crate::sql::cache::{Analysed, Cache};
+use crate::sql::lexer::param_numbers;
 use crate::sql::normalise::identifiers;
 use crate::sql::schema::{
     Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
 };
 
 const CAVEAT: &str = "Planned without a catalog: columns, types and functions are taken from the configuration's rules; \
-                      key types default to bigint, and a missing column list is taken to start with the key.";
+                      key types default to bigint, a missing column list is taken to start with the key, and a table has the \
+                      column of a rule if the statement names that column or --tables the table.";
 
 /// Built-in functions that count as volatile here.
 const VOLATILE: [&str; 10] = [
@@ -103,6 +105,16 @@ pub enum RouteError {
         /// All its mistakes.
         mistakes: Vec<Mistake>,
     },
+    /// A parameter of the statement has no value.
+    #[error(
+        "parameter ${used} of the statement has no value: {given} given; add --param VALUE for each, in order"
+    )]
+    NoValue {
+        /// The highest number in the text.
+        used: u16,
+        /// Values on the command line.
+        given: usize,
+    },
     /// The parameters do not fit into one message.
     #[error("parameters: {0}")]
     Params(#[from] BindError),
@@ -150,6 +162,10 @@ fn explain_all(args: &RouteArgs, config: &Config) -> Result<Vec<Explanation>, Ro
         id: cache.context_id(0, &search_path, false, true),
     };
     let analysed = cache.extended(&args.sql, &ctx);
+    let (used, given) = (param_numbers(args.sql.as_bytes()).max().unwrap_or(0), args.params.len());
+    if usize::from(used) > given {
+        return Err(RouteError::NoValue { used, given });
+    }
     let body = bind_body(&args.params);
     let params = BindParams::parse(&body, &[])?;
     let explain_one = |index: usize| {

@@ -31,10 +31,7 @@ key_argument = 1
 
 fn check(sql: &str, change: &dyn Fn(&mut RouteArgs), expected: &Expect) {
     let directory = tempfile::tempdir().expect("a directory");
-    let config = directory.path().join("gavel.toml");
-    std::fs::write(&config, CONFIG).expect("a file");
-    let mut args =
-        RouteArgs { config, sql: sql.to_owned(), tables: Vec::new(), params: Vec::new(), json: false };
+    let mut args = args(&directory, sql);
     change(&mut args);
     let mut out = Vec::new();
     let placed = run(&args, &mut out).expect("a plan");
@@ -129,15 +126,28 @@ fn parameters_tables_and_hints_are_taken() {
     );
 }
 
+/// Arguments for `sql` and a file of this text.
+fn args(directory: &tempfile::TempDir, sql: &str) -> RouteArgs {
+    let config = directory.path().join("gavel.toml");
+    std::fs::write(&config, CONFIG).expect("a file");
+    RouteArgs { config, sql: sql.to_owned(), tables: Vec::new(), params: Vec::new(), json: false }
+}
+
+#[test]
+fn a_parameter_without_a_value_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let args = args(&directory, "select * from bids where auction_id = $1");
+    let error = run(&args, &mut Vec::new()).expect_err("no value");
+    assert_eq!(
+        error.to_string(),
+        "parameter $1 of the statement has no value: 0 given; add --param VALUE for each, in order"
+    );
+}
+
 #[test]
 fn a_missing_file_is_named() {
-    let args = RouteArgs {
-        config: PathBuf::from("/nowhere/gavel.toml"),
-        sql: String::new(),
-        tables: Vec::new(),
-        params: Vec::new(),
-        json: false,
-    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let args = RouteArgs { config: PathBuf::from("/nowhere/gavel.toml"), ..args(&directory, "") };
     let error = run(&args, &mut Vec::new()).expect_err("no such file");
     assert!(error.to_string().starts_with("cannot read /nowhere/gavel.toml"));
 }
