@@ -10,7 +10,7 @@ use proxy::sql::cache::{Analysed, Cache};
 use proxy::sql::facts::Scope;
 use proxy::sql::lexer::{Kind, Lexer, Token};
 use proxy::sql::normalise::{identifiers, normalise, split};
-use proxy::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Stored, Touches};
+use proxy::sql::schema::{Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches};
 use proxy::sql::{Context, sql_prepare};
 use router_config::key::KeyType;
 
@@ -172,7 +172,6 @@ fn new_schema() -> Schema {
             kind: RelationKind::Table,
             columns: columns.collect(),
             placement,
-            has_user_triggers: false,
         };
         schema.relations.insert(("public".into(), name.into()), Arc::new(relation));
     }
@@ -189,6 +188,7 @@ fn new_schema() -> Schema {
             aggregate,
             set_returning: false,
             touches_sharded: Touches::No,
+            reach: Reach::default(),
             key_argument: None,
         };
         schema.functions.insert(name.into(), function);
