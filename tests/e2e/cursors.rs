@@ -247,3 +247,58 @@ async fn a_portal_is_run_once() {
         assert_eq!(wire.rows(sql).expect("rows"), plain.rows(sql).expect("rows"), "{sql}");
     }
 }
+
+/// Binds the portal `p` in a transaction, then executes it so many times with a row limit, or moves it by SQL.
+fn portal_read(session: &mut Wire, sql: &str, steps: &[&str]) -> String {
+    session.query("ROLLBACK; BEGIN").expect("an answer");
+    let bound = [message::parse("", sql, &[]), message::bind("p", "", &[], &[]), message::sync()];
+    session.send(&bound.concat()).expect("sent");
+    let mut said = brief(&session.read_until_ready(1).expect("an answer"));
+    for step in steps {
+        said.push_str(" / ");
+        match step.parse() {
+            Ok(rows) => {
+                session.send(&[message::execute("p", rows), message::sync()].concat()).expect("sent");
+                said.push_str(&brief(&session.read_until_ready(1).expect("an answer")));
+            }
+            Err(_) => said.push_str(&brief(&session.query(step).expect("an answer"))),
+        }
+    }
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_portal_of_the_protocol_is_moved_by_sql() {
+    let (cluster, oracle) = (Cluster::builder().start().await, Cluster::oracle().await);
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 8).await;
+    let (_, there) = one_of_each(&cluster).await;
+    // In the order in which the shards are read.
+    let mut ours = Wire::login(&cluster.login()).expect("login");
+    let rows = ours.rows("SELECT auction_id FROM auctions").expect("rows");
+    let mut plain = Wire::login(&login_of(&oracle)).expect("login");
+    plain.query("CREATE TABLE auctions (auction_id bigint, title text)").expect("an answer");
+    for row in &rows {
+        let id = row[0].as_deref().expect("a key");
+        plain.query(&format!("INSERT INTO auctions VALUES ({id}, 'lot')")).expect("an answer");
+    }
+    let one = format!("SELECT title FROM auctions WHERE auction_id = {there}");
+    let all = "SELECT auction_id FROM auctions";
+    let runs: &[(&str, &[&str])] = &[
+        (all, &["2", "MOVE FORWARD 2 p", "100", "MOVE p", "0"]),
+        (all, &["MOVE 3 FROM p", "2", "MOVE ALL p", "MOVE FORWARD 1 p", "5"]),
+        (all, &["0", "MOVE p"]),
+        (all, &["7", "SELECT 1", "MOVE FORWARD 7 p", "0"]),
+        ("SELECT auction_id FROM auctions LIMIT 5", &["2", "MOVE 2 p", "9", "MOVE p"]),
+        (&one, &["SELECT 1", "MOVE p", "0"]),
+    ];
+    for (sql, steps) in runs {
+        let expected = portal_read(&mut plain, sql, steps);
+        assert_eq!(portal_read(&mut ours, sql, steps), expected, "{sql}, {steps:?}");
+    }
+    for text in ["FETCH p", "MOVE BACKWARD 1 p"] {
+        let said = portal_read(&mut ours, all, &["2", text, "ROLLBACK"]);
+        assert!(said.contains("0A000"), "{text}: {said}");
+    }
+}

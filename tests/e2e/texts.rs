@@ -3,6 +3,9 @@
 use shard_admin::local_cluster::LocalNode;
 use tests::cluster::Cluster;
 use tests::wire::{Frame, Login, Wire};
+use tokio_postgres::error::SqlState;
+
+use crate::house::{add_auctions, build, one_of_each};
 
 /// An answer in brief: tags, and of errors the SQLSTATE, the message and the position; of completed statements their tag, of rows
 /// their values.
@@ -89,4 +92,69 @@ async fn a_text_with_a_syntax_error_runs_nothing_and_is_told_where_it_is() {
     let (ours, theirs) = (ids(&mut wire), ids(&mut plain));
     assert_eq!(ours, theirs);
     assert!(ours.len() > 8, "{ours:?}");
+}
+
+/// Behind BEGIN in one text: they lock on every shard.
+const LOCKING: &[&str] = &[
+    "begin; lock table auctions",
+    "begin; lock auctions in exclusive mode; select 1",
+    "begin; lock only auctions, categories",
+    "begin; lock categories",
+    "begin; savepoint a; lock table auctions",
+    "start transaction; set local lock_timeout = '5s'; lock auctions",
+    "begin; truncate auctions cascade",
+    "begin; comment on table auctions is 'x'",
+    "begin; alter table auctions add other int",
+    "begin; create index on auctions (title)",
+];
+
+/// What is run in one text, and what every shard then says of it.
+const EVERYWHERE: &[(&str, &str, &str)] = &[
+    ("begin; comment on table auctions is 'x'; commit", "SELECT obj_description('auctions'::regclass)", "x"),
+    ("begin; create view v as select 1; commit", "SELECT count(*) FROM pg_views WHERE viewname = 'v'", "1"),
+    (
+        "begin; grant select on auctions to public; commit",
+        "SELECT relacl IS NOT NULL FROM pg_class WHERE relname = 'auctions'",
+        "t",
+    ),
+    ("begin; create type mood as enum ('a'); commit", "SELECT count(*) FROM pg_enum", "1"),
+    ("begin; alter type mood add value 'b'; commit", "SELECT count(*) FROM pg_enum", "2"),
+    ("begin; drop view v; commit", "SELECT count(*) FROM pg_views WHERE viewname = 'v'", "0"),
+    ("begin; truncate categories; commit", "SELECT count(*) FROM categories", "0"),
+    ("begin; insert into categories values (1, 'a'); commit", "SELECT count(*) FROM categories", "1"),
+    ("begin; do $$ begin create table made (a int); end $$; commit", "SELECT to_regclass('made')", "made"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_concerns_every_shard_reaches_every_shard_behind_begin() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 8).await;
+    for text in LOCKING {
+        client.batch_execute(text).await.unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        let locks =
+            "SELECT count(*) FROM pg_locks WHERE relation IN ('auctions'::regclass, 'categories'::regclass)";
+        let found = cluster.on_each_primary(locks).await.concat();
+        assert!(found.iter().all(|count| count != "0"), "{text}: {found:?}");
+        client.batch_execute("ROLLBACK").await.expect("rollback");
+    }
+    // A text of several statements is a transaction without BEGIN too.
+    let (_, there) = one_of_each(&cluster).await;
+    let holder = cluster.connect().await;
+    let update = format!("BEGIN; UPDATE auctions SET price = 2 WHERE auction_id = {there}");
+    holder.batch_execute(&update).await.expect("update");
+    client.batch_execute("SET lock_timeout = '300ms'").await.expect("set");
+    for text in ["lock table auctions; select 1", "select 1; lock auctions", "begin; lock auctions; commit"] {
+        let error = client.batch_execute(text).await.expect_err(text);
+        assert_eq!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE), "{text}: {error:?}");
+        client.batch_execute("ROLLBACK").await.expect("rollback");
+    }
+    holder.batch_execute("ROLLBACK").await.expect("rollback");
+    let error = client.batch_execute("lock auctions").await.expect_err("outside of a transaction");
+    assert_eq!(error.code(), Some(&SqlState::NO_ACTIVE_SQL_TRANSACTION));
+    for (text, question, answer) in EVERYWHERE {
+        client.batch_execute(text).await.unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        assert_eq!(cluster.on_each_primary(question).await.concat(), [*answer; 2], "{text}");
+    }
 }

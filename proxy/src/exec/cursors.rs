@@ -83,31 +83,11 @@ impl Session {
         self.open_implicit();
         self.expect(&facts, &portal.statement.shared.text, None);
         let limit = u64::try_from(max_rows).ok().filter(|rows| *rows > 0);
-        let (mut total, mut describe) = (0, describe);
-        let suspended = loop {
-            if walk.is_over() {
-                break false;
-            }
-            let wanted = walk.ask(limit.map(|limit| limit - total));
-            let part = Part { statement: &portal.statement, bind: &bind, id, wanted };
-            let rows = self.walk_one(&walk, &part, std::mem::take(&mut describe)).await?;
-            let Some(rows) = rows else { return Ok(()) };
-            walk.bound = true;
-            let (rows, more) = match (rows, wanted) {
-                (Read::Suspended, Some(wanted)) => (wanted, true),
-                (Read::Suspended, None) => (0, false),
-                (Read::Exhausted(rows), _) => (rows, false),
-            };
-            total += rows;
-            walk.took(rows);
-            if !more {
-                walk.next_shard();
-            }
-            if limit.is_some_and(|limit| total >= limit) {
-                break true;
-            }
-        };
-        if describe {
+        let mut part =
+            Part { statement: &portal.statement, bind: &bind, id, wanted: None, describe, moves: false };
+        let Some(total) = self.walk_on(&mut walk, &mut part, limit).await? else { return Ok(()) };
+        let suspended = limit.is_some_and(|limit| total >= limit);
+        if part.describe {
             self.describe_walk(&portal.statement, &bind, &walk).await?;
         }
         let place = Place::Walk { walk, id, bind };
@@ -121,13 +101,64 @@ impl Session {
         Ok(())
     }
 
-    /// Reads on in one shard; `None` after an error, which has been shown.
-    async fn walk_one(
+    /// Reads on, so many rows at most; how many there were. `None` after an error, which has been shown.
+    async fn walk_on(
         &mut self,
-        walk: &Walk,
-        part: &Part<'_>,
-        describe: bool,
-    ) -> Result<Option<Read>, Failure> {
+        walk: &mut Walk,
+        part: &mut Part<'_>,
+        limit: Option<u64>,
+    ) -> Result<Option<u64>, Failure> {
+        let mut total = 0;
+        while !(walk.is_over() || limit.is_some_and(|limit| total >= limit)) {
+            part.wanted = walk.ask(limit.map(|limit| limit - total));
+            let Some(rows) = self.walk_one(walk, part).await? else { return Ok(None) };
+            part.describe = false;
+            walk.bound = true;
+            let (rows, more) = match (rows, part.wanted) {
+                (Read::Suspended, Some(wanted)) => (wanted, true),
+                (Read::Suspended, None) => (0, false),
+                (Read::Exhausted(rows), _) => (rows, false),
+            };
+            total += rows;
+            walk.took(rows);
+            if !more {
+                walk.next_shard();
+            }
+        }
+        Ok(Some(total))
+    }
+
+    /// MOVE of a portal of the protocol over several shards: it is read on, and its rows are not shown.
+    async fn move_portal(&mut self, ask: &Ask, name: &Bytes, limit: Option<u64>) -> Result<(), Failure> {
+        let Some(portal) = self.names.portals.get(name).cloned() else { return Ok(()) };
+        self.expect(&ask.facts, &ask.text, None);
+        let (mut walk, id, bind) = match portal.place {
+            Place::Walk { walk, id, bind } => (walk, id, bind),
+            // It was read to its end.
+            _ if portal.ran => {
+                self.complete("MOVE 0");
+                return Ok(());
+            }
+            Place::Spread { plan, bind } => {
+                let facts = portal.statement.facts();
+                let walks = facts.is_some_and(|facts| self.walks(facts, &plan, &portal.statement));
+                let walk = Walk::of(&plan).filter(|_| walks).ok_or_else(goes_forward)?;
+                self.names.walks += 1;
+                (walk, self.names.walks, bind)
+            }
+            Place::Shard(_) | Place::Control { .. } => return Err(goes_forward()),
+        };
+        let statement = &portal.statement;
+        let mut part = Part { statement, bind: &bind, id, wanted: None, describe: false, moves: true };
+        let Some(total) = self.walk_on(&mut walk, &mut part, limit).await? else { return Ok(()) };
+        let place = Place::Walk { walk, id, bind };
+        self.names.portals.insert(name.clone(), Portal { place, ..portal });
+        self.complete(&format!("MOVE {total}"));
+        Ok(())
+    }
+
+    /// Reads on in one shard; `None` after an error, which has been shown.
+    async fn walk_one(&mut self, walk: &Walk, part: &Part<'_>) -> Result<Option<Read>, Failure> {
         let at = self.acquire(walk.shards[walk.at], false).await?;
         let held = &mut self.held[at];
         held.unnamed = None;
@@ -142,13 +173,14 @@ impl Session {
             reply::bind(&mut conn.write, name.as_bytes(), b"", part.bind);
             conn.owe(Owed::Bind(Show::ERRORS));
         }
-        if describe {
+        if part.describe {
             reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, name.as_bytes());
             conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
         }
         let wanted = part.wanted.and_then(|rows| i32::try_from(rows).ok()).unwrap_or(0);
         reply::execute(&mut conn.write, name.as_bytes(), wanted);
-        conn.owe(Owed::Execute(Show::ERRORS.and(Show::ROWS)));
+        let show = if part.moves { Show::ERRORS } else { Show::ERRORS.and(Show::ROWS) };
+        conn.owe(Owed::Execute(show));
         reply::bare(&mut conn.write, frontend::tag::SYNC);
         conn.owe(Owed::Sync(Show::NOTHING));
         self.events.last_tag = None;
@@ -197,15 +229,27 @@ impl Session {
                     self.names.cursors.insert(name.clone(), Cursor::Several(walk));
                 }
             }
-            Command::CloseCursor(Some(name)) => drop(self.names.cursors.remove(name)),
-            Command::CloseCursor(None) => self.names.cursors.clear(),
+            Command::CloseCursor(name) => self.close_cursors(name.as_deref()),
             _ => {}
+        }
+    }
+
+    /// The shards of a portal of the protocol that FETCH or MOVE names: it is a cursor, too.
+    fn portal_plan(&self, name: &str) -> Option<Target> {
+        match &self.names.portals.get(name.as_bytes())?.place {
+            Place::Shard(shard) => Some(Target::One(*shard)),
+            Place::Walk { walk, .. } => Some(Target::Concat(walk.shards.iter().copied().collect())),
+            Place::Spread { plan, .. } => {
+                Walk::of(plan).map(|walk| Target::Concat(walk.shards.iter().copied().collect()))
+            }
+            Place::Control { .. } => None,
         }
     }
 
     /// The shards that a command about cursors concerns, if that is several.
     pub fn cursor_plan(&self, facts: &Facts) -> Option<Target> {
         match &facts.command {
+            Command::Fetch(name) if !self.names.cursors.contains_key(name) => self.portal_plan(name),
             Command::Fetch(name) | Command::CloseCursor(Some(name)) => match self.names.cursors.get(name)? {
                 Cursor::Several(walk) => Some(Target::Concat(walk.shards.iter().copied().collect())),
                 Cursor::One { .. } => None,
@@ -236,15 +280,14 @@ impl Session {
             Some(Cursor::Several(walk)) => Some(walk.clone()),
             Some(Cursor::One { .. }) | None => None,
         };
-        let (Some(read), Some(mut walk)) = (read, walk) else {
-            return Err(Failure::unsupported(
-                "a cursor over several shards goes forward only",
-                "Use FETCH FORWARD, NEXT or ALL, or name the shard key in the query.",
-            ));
-        };
+        let Some(read) = read else { return Err(goes_forward()) };
         let limit = match read.count {
             Count::All => None,
             Count::Rows(rows) => Some(rows),
+        };
+        let Some(mut walk) = walk else {
+            let (true, Form::Query) = (read.moves, &ask.form) else { return Err(goes_forward()) };
+            return self.move_portal(&ask, &Bytes::copy_from_slice(name.as_bytes()), limit).await;
         };
         self.expect(&ask.facts, &ask.text, None);
         let (mut total, mut first) = (0, true);
@@ -314,6 +357,16 @@ struct Part<'a> {
     bind: &'a [u8],
     id: u64,
     wanted: Option<u64>,
+    describe: bool,
+    /// The rows are passed over.
+    moves: bool,
+}
+
+fn goes_forward() -> Failure {
+    Failure::unsupported(
+        "a cursor over several shards goes forward only",
+        "Use FETCH FORWARD, NEXT or ALL (of a portal: MOVE, as a simple query), or name the shard key in the query.",
+    )
 }
 
 /// How an Execute ended.

@@ -124,12 +124,16 @@ impl Session {
             None => {
                 self.names.statements.clear();
                 self.names.passed.clear();
-                if let Some((_, shard)) = self.pinned
-                    && let Some(at) = self.held.iter().position(|held| held.shard == shard)
-                {
+                if !self.pins.is_empty() {
                     self.finish_pipelines().await?;
-                    self.ask(at, "DEALLOCATE ALL").await?;
-                    self.held[at].lease.prepared.clear();
+                }
+                let kept = |held: &&Held| !held.replica && self.pins.holds(held.shard);
+                let kept: Vec<ShardId> = self.held.iter().filter(kept).map(|held| held.shard).collect();
+                for shard in kept {
+                    if let Some(at) = self.held.iter().position(|held| held.shard == shard) {
+                        self.ask(at, "DEALLOCATE ALL").await?;
+                        self.held[at].lease.prepared.clear();
+                    }
                 }
                 self.answer("DEALLOCATE ALL");
                 Ok(())
@@ -155,7 +159,7 @@ impl Session {
             return self.set_at_home(facts, text, via).await;
         }
         self.finish_pipelines().await?;
-        let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
+        let shard = self.pins.any().unwrap_or(ShardId(0));
         let at = match self.held.iter().position(|held| held.enlisted) {
             Some(at) => at,
             None => self.acquire(shard, false).await?,
@@ -207,8 +211,33 @@ impl Session {
         if what != "all" || self.block.is_some() || self.held.iter().any(|held| held.unsynced) {
             return self.pass_on_home(facts, text, via).await;
         }
-        let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
-        let at = self.acquire(shard, false).await?;
+        let shard = self.pins.any().unwrap_or(ShardId(0));
+        self.acquire(shard, false).await?;
+        let shards: Vec<ShardId> = self.held.iter().map(|held| held.shard).collect();
+        for shard in shards {
+            self.discard_on(shard).await?;
+        }
+        self.names.statements.clear();
+        self.names.passed.clear();
+        self.names.portals.clear();
+        self.names.cursors.clear();
+        self.return_to(Arc::clone(&self.startup_gucs));
+        self.pins.clear();
+        self.temp_tables = false;
+        self.hints = Hints::default();
+        self.unlisten_all();
+        self.draws = super::draws::Draws::default();
+        self.answer("DISCARD ALL");
+        // A fresh connection has the login's settings.
+        match self.held.iter().position(|held| held.shard == shard) {
+            Some(at) => self.renew_settings(at).await,
+            None => Ok(()),
+        }
+    }
+
+    /// DISCARD ALL on a conn that is held: what it leaves there is known.
+    async fn discard_on(&mut self, shard: ShardId) -> Result<(), Failure> {
+        let Some(at) = self.held.iter().position(|held| held.shard == shard) else { return Ok(()) };
         let held = &mut self.held[at];
         held.unnamed = None;
         held.lease.prepared.clear();
@@ -216,19 +245,7 @@ impl Session {
         held.lease.spoiled = false;
         reply::query(&mut held.lease.write, b"DISCARD ALL");
         held.lease.owe(Owed::Query(Show::ERRORS));
-        self.run_to_end(at).await?;
-        self.names.statements.clear();
-        self.names.passed.clear();
-        self.names.portals.clear();
-        self.return_to(Arc::clone(&self.startup_gucs));
-        self.pinned = None;
-        self.temp_tables = false;
-        self.hints = Hints::default();
-        self.unlisten_all();
-        self.draws = super::draws::Draws::default();
-        self.answer("DISCARD ALL");
-        // A fresh connection has the login's settings.
-        self.renew_settings(at).await
+        self.run_to_end(at).await
     }
 
     /// Passes a statement on to the shard where the transaction is, else to the pinned one, else to the home shard.
@@ -237,7 +254,8 @@ impl Session {
         // A failed transaction is refused by the shard that it has failed on.
         let busy = self.failed_shard().or_else(|| shard_of(|held| held.unsynced));
         let Some(shard) = busy.or_else(|| shard_of(|held| held.enlisted)) else {
-            let shard = self.pinned.map_or(ShardId(0), |(_, shard)| shard);
+            let names = matches!(facts.command, Command::Deallocate(_));
+            let shard = if names { self.pins.names() } else { self.pins.any() }.unwrap_or(ShardId(0));
             let at = self.acquire(shard, false).await?;
             self.held[at].untouched = true;
             return self.pass_on(at, facts, text, via).await;

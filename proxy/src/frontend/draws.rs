@@ -145,7 +145,7 @@ impl Session {
         };
         let text = replaced.ok_or_else(unclear)?;
         let shard = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-        let shard = shard.or(self.pinned.map(|(_, shard)| shard)).unwrap_or(ShardId(0));
+        let shard = shard.or(self.pins.any()).unwrap_or(ShardId(0));
         let part = Part { shard, text, params: Vec::new(), rows: Vec::new(), origins: Origins::default() };
         Ok(Plan { target: Target::Split(vec![part]), ..plan })
     }

@@ -292,8 +292,7 @@ impl Session {
                     self.names.cursors.insert(name.clone(), Cursor::One { shard: *shard, hold: *hold });
                 }
             }
-            Command::CloseCursor(Some(name)) => drop(self.names.cursors.remove(name)),
-            Command::CloseCursor(None) => self.names.cursors.clear(),
+            Command::CloseCursor(name) => self.close_cursors(name.as_deref()),
             Command::Deallocate(Some(name)) => self.names.passed.retain(|passed| passed != name),
             Command::Deallocate(None) => {
                 self.names.statements.clear();
@@ -304,6 +303,15 @@ impl Session {
             }
             _ => {}
         }
+    }
+
+    /// CLOSE has run.
+    pub fn close_cursors(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => drop(self.names.cursors.remove(name)),
+            None => self.names.cursors.clear(),
+        }
+        self.pins.keep_cursors(&self.names);
     }
 
     fn apply_set(&mut self, (name, value, local): (&str, Option<&str>, bool), conn: Option<(ShardId, bool)>) {
@@ -324,7 +332,7 @@ impl Session {
 
     fn pin(&mut self, cause: PinCause, shard: Option<ShardId>) {
         let shard = shard.or(self.held.first().map(|held| held.shard)).unwrap_or(ShardId(0));
-        self.pinned = Some((cause, shard));
+        self.pins.add(cause, shard);
         if cause == PinCause::Temporary {
             self.temp_tables = true;
             self.context = None;

@@ -180,11 +180,19 @@ fn of_oids(error: &OidError) -> Refusal {
 fn no_lease(out: &mut BytesMut, shard: &str, error: LeaseError) {
     match error {
         LeaseError::Connect(error) => error.write(Severity::Error, shard, out),
-        LeaseError::Timeout { .. } => {
+        LeaseError::Timeout { bound, .. } => {
+            let hint = match bound {
+                0 => "Raise pool.size, or shorten the transactions that hold the connections.".to_owned(),
+                bound => format!(
+                    "Sessions keep {bound} of its connections for what they have left there (temporary tables, advisory \
+                     locks, PREPARE, cursors WITH HOLD, settings of functions), until DISCARD ALL or their end: end those, \
+                     or raise pool.size."
+                ),
+            };
             let message = format!("shard \"{shard}\" has no free connection");
             Report::error(sqlstate::TOO_MANY_CONNECTIONS, &message)
                 .detail(error.to_string().as_str())
-                .hint("Raise pool.size, or shorten the transactions that hold the connections.")
+                .hint(hint.as_str())
                 .write(out);
         }
     }

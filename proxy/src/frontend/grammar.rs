@@ -74,7 +74,12 @@ impl Session {
 
     /// Has a server read a text: on a conn that the session has, which is given then, or else on another one.
     async fn ask_to_read(&mut self, text: &[u8], events: &mut Events) -> Result<Option<usize>, Failure> {
-        let at = (0..self.held.len()).max_by_key(|at| self.held[*at].enlisted);
+        let by_use = |at: &usize| {
+            let held = &self.held[*at];
+            // Temporary tables are on the home shard.
+            (self.temp_tables && held.shard == ShardId(0), held.enlisted)
+        };
+        let at = (0..self.held.len()).max_by_key(by_use);
         match at {
             Some(at) => {
                 self.held[at].unnamed = None;

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use router_config::topology::ShardId;
 use tokio::time::{Duration, Instant};
 
 use super::io::ClientError;
+use super::pins::Pins;
 use super::session::{Held, Session};
 use crate::backend::conn::ConnError;
-use crate::sql::facts::PinCause;
 use crate::wire::error::Report;
 use crate::wire::sqlstate;
 use crate::worker::{Phase, Shared};
@@ -45,7 +44,7 @@ impl Session {
     pub(super) async fn idle(&mut self) -> Result<bool, ClientError> {
         let idle_limit = self.worker.shared.settings.load().limits.client_idle;
         let idle_limit = if idle_limit.is_zero() || self.block.is_some() { None } else { Some(idle_limit) };
-        if self.pinned.is_some() || self.listening.is_some() || idle_limit.is_some() {
+        if !self.pins.is_empty() || self.listening.is_some() || idle_limit.is_some() {
             return Box::pin(self.attend(idle_limit)).await;
         }
         let stays = !self.told_to_go()
@@ -102,7 +101,7 @@ impl Session {
             tokio::select! {
                 biased;
                 waited = self.io.wait() => { waited?; return Ok(true); }
-                at = speaks(&mut self.held, self.pinned) => {
+                at = speaks(&mut self.held, &self.pins) => {
                     if !self.hear(at).await? {
                         return Ok(false);
                     }
@@ -158,17 +157,17 @@ impl Session {
     }
 }
 
-/// Waits until the conn that a session is bound to has something to say; its index. Cancel-safe.
-async fn speaks(held: &mut [Held], pinned: Option<(PinCause, ShardId)>) -> usize {
-    let bound = |held: &Held| !held.replica && pinned.is_some_and(|(_, shard)| shard == held.shard);
-    match held.iter().position(bound) {
-        Some(at) => {
+/// Waits until a conn that a session is bound to has something to say; its index. Cancel-safe.
+async fn speaks(held: &mut [Held], pins: &Pins) -> usize {
+    poll_fn(|cx| {
+        let spoken = held.iter_mut().position(|held| {
+            let bound = !held.replica && pins.holds(held.shard);
             // An error shows again when the conn is read.
-            let _ = held[at].lease.stream().readable().await;
-            at
-        }
-        None => std::future::pending().await,
-    }
+            bound && held.lease.stream().poll_readable(cx).is_ready()
+        });
+        spoken.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 async fn sleep_or_never(limit: Option<Duration>) {

@@ -21,6 +21,7 @@ pub mod names;
 mod opening;
 pub mod own_catalog;
 pub mod param_types;
+pub mod pins;
 pub mod pipeline;
 mod plain;
 pub mod planning;

@@ -132,7 +132,7 @@ impl Session {
             names: super::names::Names::default(),
             block: None,
             held: SmallVec::new(),
-            pinned: None,
+            pins: super::pins::Pins::default(),
             draws: super::draws::Draws::default(),
             listening: None,
             temp_tables: false,

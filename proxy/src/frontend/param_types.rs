@@ -88,7 +88,7 @@ impl Session {
             None => match self.ask_shape(statement).await? {
                 Asked::Shape(shape) => Some(shape),
                 // What only its own conn has, another one does not know.
-                Asked::Wrong(_) if self.pinned.is_some() || self.temp_tables => None,
+                Asked::Wrong(_) if !self.pins.is_empty() || self.temp_tables => None,
                 Asked::Wrong(frame) => return Err(Failure::Server(frame)),
             },
         };

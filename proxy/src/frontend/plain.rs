@@ -74,7 +74,7 @@ impl Session {
             [only] => !only.unsynced && only.lease.is_quiet() && only.lease.status != Status::Failed,
             _ => false,
         };
-        let bound = self.pinned.is_some() || self.listening.is_some();
+        let bound = !self.pins.is_empty() || self.listening.is_some();
         let unfinished = self.pipeline.skipping || self.changes.any() || !self.pending.is_empty();
         block && held && !bound && !unfinished
     }

@@ -217,7 +217,7 @@ impl Session {
             read_only: self.block.as_ref().map_or(self.read_only, |block| block.read_only),
             enlisted: self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard),
             spread: self.spread,
-            pinned: self.pinned.map(|(_, shard)| shard),
+            pinned: self.pins.names(),
             two_phase: settings.routing.two_phase,
             // A standby has no serializable transactions.
             reads_replica: self.reads_replica(&settings) && !self.is_serializable(),
@@ -266,7 +266,7 @@ impl Session {
 
     /// Settings that one conn alone has: no other shard may answer.
     fn check_config(&self, plan: &Plan) -> Result<(), Refusal> {
-        let Some((PinCause::Config | PinCause::Settings, pinned)) = self.pinned else { return Ok(()) };
+        let Some(pinned) = self.pins.settings() else { return Ok(()) };
         match &plan.target {
             Target::Any => Ok(()),
             Target::One(shard) | Target::Nowhere(shard) if *shard == pinned => Ok(()),
@@ -293,7 +293,7 @@ impl Session {
     fn plan_channels(&self, text: &[u8], params: usize, plan: Plan) -> Result<Plan, Refusal> {
         let Some(channels) = self.channels() else { return Ok(plan) };
         let shard = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-        let shard = shard.or(self.pinned.map(|(_, shard)| shard)).unwrap_or(ShardId(0));
+        let shard = shard.or(self.pins.any()).unwrap_or(ShardId(0));
         match with_channels(text, self.text_rules().standard_strings, channels) {
             Some(text) => {
                 let (params, origins) = ((1..=params as u16).collect(), Origins::default());
@@ -320,7 +320,7 @@ impl Session {
         if let Some(held) = self.held.iter().find(|held| held.enlisted || held.unsynced) {
             return held.shard;
         }
-        if let Some((_, shard)) = self.pinned {
+        if let Some(shard) = self.pins.any() {
             return shard;
         }
         if let Some(held) = self.held.first() {

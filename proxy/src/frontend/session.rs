@@ -20,7 +20,7 @@ use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::Gucs;
 use crate::backend::pool::Lease;
 use crate::control::{InFlight, NodeId};
-use crate::sql::facts::{Access, Command, Facts, Isolation, PinCause, Scope};
+use crate::sql::facts::{Access, Command, Facts, Isolation, Scope};
 use crate::wire::backend::Status;
 use crate::worker::Worker;
 
@@ -130,8 +130,8 @@ pub struct Session {
     pub block: Option<Box<Block>>,
     /// Conns.
     pub held: SmallVec<[Held; 1]>,
-    /// Why the session keeps its conn, and on which shard.
-    pub pinned: Option<(PinCause, ShardId)>,
+    /// Why the session keeps conns, and on which shards.
+    pub pins: super::pins::Pins,
     /// What it has drawn from sequences.
     pub draws: super::draws::Draws,
     /// What it listens on.

@@ -21,7 +21,6 @@ impl Session {
         if self.block.is_none() {
             self.names.portals.clear();
             let session_mode = self.who.mode == PoolMode::Session;
-            let pinned = self.pinned.map(|(_, shard)| shard);
             let shared = &self.worker.shared;
             {
                 let mut running = self.visible.running();
@@ -36,14 +35,12 @@ impl Session {
                 running.conns.clear();
                 running.conns.shrink_to_fit();
             }
-            let (draws, names) = (&self.draws, &self.names);
+            let (draws, names, pins) = (&self.draws, &self.names, &self.pins);
             self.held.retain(|held| {
                 let usable = held.lease.status == Status::Idle && held.lease.is_quiet();
-                let bound = session_mode
-                    || pinned == Some(held.shard)
-                    || draws.keeps(held)
-                    || names.holds_cursor(held.shard);
-                usable && !held.replica && bound
+                let bound = pins.holds(held.shard) || draws.keeps(held) || names.holds_cursor(held.shard);
+                held.lease.set_bound(bound);
+                usable && !held.replica && (session_mode || bound)
             });
             if self.held.is_empty() {
                 self.held.shrink_to_fit();
@@ -125,10 +122,7 @@ impl Session {
         {
             (block.doomed, block.lost) = (true, true);
         }
-        if self.pinned.is_some_and(|(_, shard)| shard == held.shard) {
-            self.pinned = None;
-            self.temp_tables = false;
-        }
+        self.temp_tables &= !self.pins.lose(held.shard);
         let shard = self.shard_name(held.shard);
         // Outside of a block the server commits on its own as soon as it has executed.
         let committing = held.committing || (held.wrote && !held.enlisted);

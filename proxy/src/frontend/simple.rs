@@ -285,6 +285,10 @@ impl Session {
             if here || self.check_name_free(&statement.facts, own).is_err() {
                 return Ok(None);
             }
+            if matches!(statement.facts.command, Command::Lock) && self.is_placed() {
+                // Where it goes depends on the transaction that a text of several statements is.
+                return Ok(None);
+            }
             let Ok(plan) = self.plan_simple(text, analysed, index) else { return Ok(None) };
             replica &= plan.replica;
             match plan.target {

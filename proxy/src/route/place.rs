@@ -125,11 +125,11 @@ impl Case<'_> {
                     "A reference table has the same rows on every shard.",
                 ));
             }
-            Command::Ddl(DdlKind::Temporary)
-            | Command::Execute(_)
-            | Command::Deallocate(_)
-            | Command::Fetch(_)
-            | Command::CloseCursor(_) => at_state,
+            // Wherever the session or the transaction is: what names them later goes there too.
+            Command::Ddl(DdlKind::Temporary) => self.primary(Target::One(self.home()), Reason::HomeShard),
+            Command::Execute(_) | Command::Deallocate(_) | Command::Fetch(_) | Command::CloseCursor(_) => {
+                at_state
+            }
             Command::Ddl(DdlKind::Home) => self.primary(Target::One(self.home()), Reason::Ddl),
             Command::Ddl(DdlKind::Transactional) => {
                 let (target, _) = self.everywhere(Target::Everywhere, hint)?;

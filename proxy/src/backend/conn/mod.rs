@@ -100,6 +100,8 @@ pub struct Conn {
     pub last_used: Instant,
     /// Set when the session left something on it that cannot be undone, or its state is unknown.
     pub spoiled: bool,
+    /// A session keeps it for what it has left there.
+    pub(super) bound: bool,
     /// How long it took to open, until somebody has counted it.
     pub opened_in: Option<std::time::Duration>,
     /// Bytes read and written that nobody has counted yet.
@@ -136,6 +138,7 @@ impl Conn {
             expires,
             last_used: Instant::now(),
             spoiled: false,
+            bound: false,
             opened_in: None,
             moved: Moved::default(),
             capture: false,

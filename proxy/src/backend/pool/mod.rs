@@ -67,6 +67,8 @@ pub struct Manager {
     waiting: AtomicUsize,
     /// Conns lent.
     active: AtomicUsize,
+    /// Of these, those that sessions keep for what they have left there.
+    bound: AtomicUsize,
     /// A conn has come back while requests waited.
     returned: Notify,
 }
@@ -116,6 +118,8 @@ pub enum LeaseError {
         node: String,
         /// The limit.
         waited: Duration,
+        /// Conns that sessions keep for what they have left there.
+        bound: usize,
     },
     /// It could not be opened.
     #[error(transparent)]
@@ -158,6 +162,7 @@ impl Pool {
             gate: Semaphore::new(CONNECTS_AT_ONCE),
             waiting: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
+            bound: AtomicUsize::new(0),
             returned: Notify::new(),
         };
         let inner = managed::Pool::builder(manager)
@@ -200,7 +205,8 @@ impl Pool {
                 }
                 Err(managed::PoolError::Timeout(_)) => {
                     let node = manager.key.node.to_string();
-                    return Err(LeaseError::Timeout { node, waited: manager.limits.wait });
+                    let bound = manager.bound.load(Ordering::Relaxed);
+                    return Err(LeaseError::Timeout { node, waited: manager.limits.wait, bound });
                 }
                 Err(managed::PoolError::Backend(error)) => {
                     let since = *full_since.get_or_insert_with(Instant::now);
@@ -371,6 +377,17 @@ impl Lease {
         self.pool.inner.status().size.saturating_sub(active + opening)
     }
 
+    /// Whether a session keeps it for what it has left there: told to those who wait in vain.
+    pub fn set_bound(&mut self, bound: bool) {
+        let before = std::mem::replace(&mut self.deref_mut().bound, bound);
+        let counter = &self.pool.inner.manager().bound;
+        match (before, bound) {
+            (false, true) => drop(counter.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(counter.fetch_sub(1, Ordering::Relaxed)),
+            (true, true) | (false, false) => {}
+        }
+    }
+
     /// How connections of its pool are made (for cancel requests).
     pub fn context(&self) -> &Arc<ConnectContext> {
         &self.pool.inner.manager().context
@@ -380,6 +397,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.pool.inner.manager().active.fetch_sub(1, Ordering::Relaxed);
+        self.set_bound(false);
         let Some(object) = self.object.take() else { return };
         if object.is_clean() {
             return self.pool.take_back(object);

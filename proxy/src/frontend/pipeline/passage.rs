@@ -45,7 +45,7 @@ impl Session {
             return Err(if in_sql { aborted } else { error() });
         }
         let busy = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-        match self.failed_shard().or(busy).or(self.pinned.map(|(_, shard)| shard)) {
+        match self.failed_shard().or(busy).or(self.pins.names()) {
             Some(shard) => self.raw(shard, tag, body, owed).await,
             None => Err(error()),
         }

@@ -209,7 +209,7 @@ impl Session {
     }
 
     /// Whether the rows of a portal over several shards can be read so many at a time.
-    fn walks(&self, facts: &Facts, plan: &Plan, statement: &Prepared) -> bool {
+    pub(crate) fn walks(&self, facts: &Facts, plan: &Plan, statement: &Prepared) -> bool {
         let conforming = self.text_rules().standard_strings;
         let text = &statement.shared.text;
         // The time would have to be the same in what is bound later.
@@ -291,7 +291,7 @@ impl Session {
         let doomed = self.check_doomed().is_err();
         if !named.portal {
             let unknown = self.names.statements.remove(named.name).is_none();
-            if unknown && self.pinned.is_some() && !doomed {
+            if unknown && !self.pins.is_empty() && !doomed {
                 let owed = Owed::Close(Show::ALL);
                 return self.raw_or(tag::CLOSE, body, owed, || unknown_statement(named.name)).await;
             }

@@ -140,7 +140,7 @@ impl Session {
         let busy = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
         match (prepared.facts().map(|facts| &facts.scope), busy) {
             (Some(Scope::Nothing | Scope::Reference | Scope::Sharded(_)), Some(shard)) => shard,
-            _ => self.pinned.map_or(ShardId(0), |(_, shard)| shard),
+            _ => self.pins.names().unwrap_or(ShardId(0)),
         }
     }
 
