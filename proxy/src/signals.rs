@@ -69,9 +69,7 @@ async fn reload(shared: &Arc<Shared>, outside: &Outside) -> Reloaded {
     shared.handshake.store(Arc::new(handshake));
     shared.settings.store(settings);
     shared.forget_welcomes();
-    for pools in shared.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        pools.clear();
-    }
+    shared.renew_conns();
     if !waiting.is_empty() {
         notes.push(format!(
             "changed in the file, but only a restart makes it effective: {}",

@@ -24,6 +24,7 @@ use crate::frontend::visible::Visible;
 use crate::frontend::watch::Sparse;
 use crate::metrics::Metrics;
 use crate::sql::cache::Cache;
+use crate::sql::logins::Change;
 use crate::sql::schema::Schema;
 use crate::sql::sound::Sound;
 
@@ -262,6 +263,21 @@ impl Shared {
     /// After a reload: logins ask anew.
     pub fn forget_welcomes(&self) {
         self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// After committed DDL on roles, or on what they and databases set: logins ask anew, and connections that were opened before
+    /// serve nobody but those who have them.
+    pub fn logins_changed(&self, change: Change) {
+        self.handshake.load().authenticator.forget_secrets();
+        self.forget_welcomes();
+        if change == Change::Sessions {
+            self.renew_conns();
+        }
+    }
+
+    /// Idle conns are closed, and those that are lent when they come back.
+    pub fn renew_conns(&self) {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|pools| pools.clear());
     }
 
     /// RELOAD: waits for the outcome.

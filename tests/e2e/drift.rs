@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use shard_admin::local_cluster::ReservedPort;
 use shard_admin::local_proxy::{LocalProxy, ProxyOptions};
 use tests::cluster::{Cluster, eventually, first_column};
@@ -44,7 +45,7 @@ async fn tables_that_differ_are_refused_until_they_are_equal() {
     on_shard("ALTER TABLE categories ALTER COLUMN name TYPE varchar(9)").await;
     console.batch_execute("RELOAD").await.expect("reload");
     for (table, reason) in [
-        ("auctions", "only that shard has \"column extra integer\""),
+        ("auctions", "\"column extra integer\" is missing on the home shard"),
         ("bids", "does not exist on shard shard-2"),
         ("categories", "\"column name text NOT NULL\" here"),
     ] {
@@ -100,6 +101,65 @@ async fn functions_and_properties_that_differ_are_told() {
         .batch_execute("SELECT title FROM auctions WHERE auction_id = 1")
         .await
         .expect("nothing to do with it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_different_columns_are_never_one_answer() {
+    let cluster = Cluster::builder().shards(3).start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 30).await;
+    let make = "CREATE TABLE lots (auction_id bigint PRIMARY KEY, a int, b int)";
+    let rows: Vec<String> = (1..=30).map(|id| format!("({id}, 1, 2)")).collect();
+    let fill = format!("INSERT INTO lots VALUES {}", rows.join(", "));
+    let differs = SqlState::SYSTEM_ERROR;
+    cluster.allow_log("are refused");
+    for ddl in [
+        "ALTER TABLE lots ADD COLUMN z int DEFAULT 9",
+        "ALTER TABLE lots ALTER COLUMN a TYPE text USING 'hello'",
+        "ALTER TABLE lots DROP COLUMN b",
+        "ALTER TABLE lots RENAME COLUMN b TO c",
+    ] {
+        // It may be seen in the catalog first, which is a refusal as well.
+        for shard in [0, 2] {
+            client.batch_execute("DROP TABLE IF EXISTS lots").await.expect("drop");
+            client.batch_execute(make).await.expect("made");
+            client.batch_execute(&fill).await.expect("filled");
+            cluster.shard(shard).primary.execute("auction", ddl).await.expect("DDL on the shard");
+            let judged = |error: tokio_postgres::Error, how: &str| {
+                let code = error.code().cloned();
+                let fine = [&differs, &SqlState::FEATURE_NOT_SUPPORTED];
+                assert!(code.is_some_and(|code| fine.contains(&&code)), "{ddl}, {how}: {error:?}");
+                error.code() == Some(&differs)
+            };
+            let mut told = 0;
+            let simple = client.simple_query("SELECT * FROM lots").await.expect_err(ddl);
+            told += u32::from(judged(simple, "simple"));
+            let limited = client.simple_query("SELECT * FROM lots LIMIT 25").await.expect_err(ddl);
+            told += u32::from(judged(limited, "limit"));
+            let unnamed = client.query_typed("SELECT * FROM lots", &[]).await.expect_err(ddl);
+            told += u32::from(judged(unnamed, "unnamed"));
+            let copied = client.copy_out("COPY (SELECT * FROM lots) TO STDOUT").await;
+            if let Ok(stream) = copied
+                && !ddl.contains("TYPE")
+                && !ddl.contains("RENAME")
+            {
+                let error = stream.try_collect::<Vec<_>>().await.expect_err(ddl);
+                told += u32::from(judged(error, "COPY"));
+            }
+            let written = client.simple_query("DELETE FROM lots RETURNING *").await.expect_err(ddl);
+            told += u32::from(judged(written, "DELETE"));
+            let counts = cluster.on_each_primary("SELECT count(*) FROM lots").await.concat();
+            let rows: usize = counts.iter().map(|count| count.parse::<usize>().expect("a number")).sum();
+            assert_eq!(rows, 30, "{ddl}: rolled back everywhere");
+            client.batch_execute("BEGIN; DECLARE c CURSOR FOR SELECT * FROM lots").await.expect("declare");
+            let fetched = client.simple_query("FETCH ALL FROM c").await.expect_err(ddl);
+            told += u32::from(judged(fetched, "FETCH"));
+            client.batch_execute("ROLLBACK").await.expect("rollback");
+            assert!(told > 0, "{ddl}: the catalog was always first");
+        }
+    }
+    assert_eq!(client.query("SELECT title FROM auctions", &[]).await.expect("others").len(), 30);
 }
 
 async fn second_proxy(cluster: &Cluster) -> (LocalProxy, [ReservedPort; 2]) {

@@ -179,6 +179,8 @@ async fn containers_in_binary_are_refused_where_they_would_name_other_types() {
         let copy = format!("COPY ({query} WHERE auction_id = {there}) TO STDOUT (FORMAT binary)");
         assert!(client.copy_out(&copy).await.is_err(), "accepted: {copy}");
     }
+    let cast = "SELECT felt::text[] FROM auctions WHERE auction_id = $1";
+    client.query_one(cast, &[&there]).await.expect("the cure that the hint names");
     let built_in = "SELECT ARRAY[auction_id] FROM auctions WHERE auction_id = $1";
     let row = client.query_one(built_in, &[&there]).await.expect("an array of a built-in type");
     assert_eq!(row.get::<_, Vec<i64>>(0), [there]);

@@ -184,3 +184,89 @@ async fn a_new_session_of_another_database_prepares_anew_after_ddl() {
         assert_eq!(columns().await.expect("told"), 4);
     }
 }
+
+async fn login(cluster: &Cluster, user: &str, password: &str) -> tokio_postgres::Client {
+    let mut config = cluster.proxy.config("auction");
+    config.user(user).password(password);
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.expect("login");
+    tokio::spawn(connection);
+    client
+}
+
+/// What each shard's connection says.
+async fn everywhere(client: &tokio_postgres::Client, setting: &str) -> Vec<String> {
+    let mut said = first_column(client, &format!("SHOW {setting}")).await;
+    for id in 1..=8 {
+        let sql = format!(
+            "SELECT current_setting('{setting}') FROM lots WHERE auction_id = {id} AND current_user = user"
+        );
+        said.extend(first_column(client, &sql).await);
+    }
+    said.dedup();
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_roles_and_databases_set_reaches_whoever_logs_in_afterwards() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    for sql in [
+        "CREATE TABLE lots (auction_id bigint PRIMARY KEY)",
+        "INSERT INTO lots VALUES (1), (2), (3), (4), (5), (6), (7), (8)",
+        "CREATE ROLE bidder LOGIN PASSWORD 'one'",
+        "GRANT SELECT ON lots TO public",
+    ] {
+        client.batch_execute(sql).await.expect(sql);
+    }
+    let early = login(&cluster, "bidder", "one").await;
+    assert_eq!(everywhere(&early, "work_mem").await, ["4MB"]);
+    for (sql, expected) in [
+        ("ALTER ROLE bidder SET work_mem = '5MB'", "5MB"),
+        ("BEGIN; ALTER ROLE bidder SET work_mem = '6MB'; COMMIT", "6MB"),
+        ("BEGIN; ALTER ROLE bidder SET work_mem = '60MB'; ROLLBACK", "6MB"),
+        ("ALTER USER bidder IN DATABASE auction SET work_mem = '7MB'", "7MB"),
+        ("ALTER ROLE bidder IN DATABASE auction RESET ALL", "6MB"),
+        ("ALTER ROLE bidder RESET work_mem", "4MB"),
+        ("ALTER DATABASE auction SET work_mem = '8MB'", "8MB"),
+        ("ALTER DATABASE auction RESET ALL", "4MB"),
+        ("ALTER ROLE ALL SET work_mem = '9MB'", "9MB"),
+    ] {
+        client.batch_execute(sql).await.expect(sql);
+        let late = login(&cluster, "bidder", "one").await;
+        assert_eq!(everywhere(&late, "work_mem").await, [expected], "{sql}");
+    }
+    // A session that holds a connection meanwhile gives it to nobody.
+    early.batch_execute("BEGIN; SELECT * FROM lots").await.expect("begin");
+    client.batch_execute("ALTER ROLE bidder SET work_mem = '10MB'").await.expect("set");
+    early.batch_execute("COMMIT").await.expect("commit");
+    assert_eq!(everywhere(&login(&cluster, "bidder", "one").await, "work_mem").await, ["10MB"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_is_dropped_and_made_again_is_another_one() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    client.batch_execute("CREATE TABLE lots (auction_id bigint PRIMARY KEY)").await.expect("made");
+    let rows = "INSERT INTO lots VALUES (1), (2), (3), (4), (5), (6), (7), (8)";
+    client.batch_execute(rows).await.expect("filled");
+    for password in ["one", "two", "three"] {
+        let make = format!("CREATE ROLE bidder LOGIN PASSWORD '{password}'");
+        client.batch_execute(&make).await.expect("made");
+        client.batch_execute("GRANT SELECT ON lots TO bidder").await.expect("granted");
+        let bidder = login(&cluster, "bidder", password).await;
+        assert_eq!(everywhere(&bidder, "work_mem").await, ["4MB"], "all shards");
+        assert_eq!(first_column(&bidder, "SELECT current_user").await, ["bidder"]);
+        let changed = format!("ALTER ROLE bidder PASSWORD '{password}!'");
+        client.batch_execute(&changed).await.expect("changed");
+        assert_eq!(everywhere(&bidder, "work_mem").await, ["4MB"], "who is logged in stays so");
+        let again = login(&cluster, "bidder", &format!("{password}!")).await;
+        assert_eq!(everywhere(&again, "work_mem").await, ["4MB"]);
+        drop((bidder, again));
+        client.batch_execute("DROP OWNED BY bidder").await.expect("owns nothing");
+        client.batch_execute("DROP ROLE bidder").await.expect("dropped");
+        let mut config = cluster.proxy.config("auction");
+        config.user("bidder").password(format!("{password}!"));
+        let error = config.connect(tokio_postgres::NoTls).await.err().expect("nobody of that name");
+        assert_eq!(error.code(), Some(&SqlState::INVALID_PASSWORD), "{error:?}");
+    }
+}

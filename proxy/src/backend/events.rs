@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::owed::Show;
 use super::prepared::SharedStatement;
-use super::shape::Shape;
+use super::shape::{Agreed, Shape};
 use super::verdict::Verdict;
 use crate::wire::backend::{self, tag};
 use crate::wire::error;
@@ -49,6 +49,10 @@ pub struct Events {
     pub reshaped: Vec<Reshaped>,
     /// A statement's rows are not those that the application was told of: what came of it was hidden.
     pub changed: bool,
+    /// The answer is one part of several, which must have the same columns.
+    pub agreed: Option<Agreed>,
+    /// It has not: its rows were hidden.
+    pub differs: bool,
     /// Characters of the application's text in front of the statement that runs: positions in errors count from there.
     pub ahead: usize,
     /// Of the session that it happens to.
@@ -56,9 +60,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// For another conn of the same session.
+    /// For another conn of the same session. What its rows are is compared by whoever puts the answers together.
     pub fn beside(&self) -> Self {
-        Self { ahead: self.ahead, verdict: self.verdict.clone(), ..Self::default() }
+        let agreed = self.agreed.as_ref().map(|_| Agreed::default());
+        Self { ahead: self.ahead, verdict: self.verdict.clone(), agreed, ..Self::default() }
     }
 
     /// As new, in the same memory. What the application has not been told yet of its settings is kept.
@@ -75,10 +80,13 @@ impl Events {
             descriptions,
             reshaped,
             changed,
+            agreed,
+            differs,
             ahead,
             verdict: _,
         } = self;
         (*parsed, *completed, *last_tag, *error, *copy_in, *changed) = (0, 0, None, None, false, false);
+        (*agreed, *differs) = (None, false);
         reshaped.clear();
         *ahead = 0;
         rolled_back.clear();

@@ -31,6 +31,8 @@ impl Show {
     pub const COPY_DONE: Self = Self(0b10_0000);
     /// Notices.
     pub const NOTICES: Self = Self(0b100_0000);
+    /// Nothing: its rows are held against those of other shards, see [`super::events::Events::agreed`].
+    pub const COMPARED: Self = Self(0b1000_0000);
     /// ErrorResponse, and notices.
     pub const ERRORS: Self = Self(0b101_0000);
 

@@ -6,8 +6,12 @@
 //! Source: PostgreSQL documentation, "Message Formats"; `RevalidateCachedQuery` (`src/backend/utils/cache/plancache.c`).
 
 use std::hash::{Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::FixedState;
+
+/// What the rows of one answer that several shards give are: as the first of them to answer has described them.
+pub type Agreed = Arc<OnceLock<Shape>>;
 
 /// Types of parameters and columns, in the home shard's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,12 @@ impl Shape {
         }
         // Rows without columns are not the same as no rows.
         Some(Self { params, columns: columns.into(), rows: hasher.finish() | 1 })
+    }
+
+    /// Of the body of a CopyOutResponse, which tells how many columns there are.
+    pub fn of_copy(body: &[u8]) -> Option<Self> {
+        let count = u16::from_be_bytes(body.get(1..3)?.try_into().ok()?);
+        Some(Self { params: Box::default(), columns: vec![0; usize::from(count)].into(), rows: 1 })
     }
 
     /// Whether rows of the one are rows of the other.

@@ -10,6 +10,7 @@ use router_config::topology::ShardId;
 
 use super::spread::{Ask, Form, Share, queue_shape};
 use crate::backend::owed::{Owed, Show};
+use crate::backend::shape::Agreed;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Cursor, Place, Portal, Prepared};
 use crate::frontend::session::Session;
@@ -30,6 +31,8 @@ pub struct Walk {
     bound: bool,
     /// Rows that LIMIT still allows.
     left: Option<u64>,
+    /// What the rows are.
+    agreed: Agreed,
 }
 
 impl Walk {
@@ -41,7 +44,13 @@ impl Walk {
             _ => return None,
         };
         let several = shards.len() > 1;
-        several.then(|| Self { shards: shards.to_vec(), at: 0, bound: false, left })
+        several.then(|| Self {
+            shards: shards.to_vec(),
+            at: 0,
+            bound: false,
+            left,
+            agreed: Agreed::default(),
+        })
     }
 
     /// How many rows to ask of the shard it stands in; `None`: all. `wanted` as well.
@@ -173,9 +182,10 @@ impl Session {
             reply::bind(&mut conn.write, name.as_bytes(), b"", part.bind);
             conn.owe(Owed::Bind(Show::ERRORS));
         }
-        if part.describe {
+        if part.describe || !(walk.bound || part.statement.must_stay()) {
             reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, name.as_bytes());
-            conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
+            let show = Show::ERRORS.and(Show::COMPARED);
+            conn.owe(Owed::Describe(if part.describe { show.and(Show::DESCRIPTION) } else { show }));
         }
         let wanted = part.wanted.and_then(|rows| i32::try_from(rows).ok()).unwrap_or(0);
         reply::execute(&mut conn.write, name.as_bytes(), wanted);
@@ -183,15 +193,26 @@ impl Session {
         conn.owe(Owed::Execute(show));
         reply::bare(&mut conn.write, frontend::tag::SYNC);
         conn.owe(Owed::Sync(Show::NOTHING));
-        self.events.last_tag = None;
-        self.run_to_end(at).await?;
-        if std::mem::take(&mut self.events.changed) {
-            return Err(Failure::changed_plan());
-        }
+        self.read_part(at, &walk.agreed).await?;
         if self.events.error.is_some() {
             return Ok(None);
         }
         Ok(Some(self.events.last_tag.take().map_or(Read::Suspended, |tag| Read::Exhausted(count_of(&tag)))))
+    }
+
+    /// Runs what is queued; rows that are not those of the shards before it are hidden.
+    async fn read_part(&mut self, at: usize, agreed: &Agreed) -> Result<(), Failure> {
+        self.events.last_tag = None;
+        self.events.agreed = Some(Agreed::clone(agreed));
+        self.run_to_end(at).await?;
+        self.events.agreed = None;
+        if std::mem::take(&mut self.events.differs) {
+            return Err(Failure::differing_rows());
+        }
+        if std::mem::take(&mut self.events.changed) {
+            return Err(Failure::changed_plan());
+        }
+        Ok(())
     }
 
     /// A description that was asked for and that no shard has given, for no row was read.
@@ -303,7 +324,9 @@ impl Session {
             let count = wanted.map_or_else(|| "ALL".to_owned(), |rows| rows.to_string());
             let text = format!("{} FORWARD {count} FROM {}", read.verb(), quote(name));
             let share = Share::new(shard, Bytes::from(text));
-            let Some(rows) = self.fetch_one(&share, &ask.form, first).await? else { return Ok(()) };
+            let Some(rows) = self.fetch_one((&share, &walk.agreed), &ask.form, first).await? else {
+                return Ok(());
+            };
             first = false;
             if over {
                 break;
@@ -319,13 +342,18 @@ impl Session {
         Ok(())
     }
 
-    async fn fetch_one(&mut self, share: &Share, form: &Form, first: bool) -> Result<Option<u64>, Failure> {
+    async fn fetch_one(
+        &mut self,
+        (share, agreed): (&Share, &Agreed),
+        form: &Form,
+        first: bool,
+    ) -> Result<Option<u64>, Failure> {
         let at = self.acquire(share.shard, false).await?;
-        let show = Show::ROWS.and(Show::ERRORS);
+        let show = Show::ROWS.and(Show::ERRORS).and(Show::COMPARED);
         let show = if first { show.and(Show::DESCRIPTION) } else { show };
         let Form::Execute { statement, bind, describe, .. } = form else {
             self.queue_share(at, share, &Form::Query, show)?;
-            return self.fetched(at).await;
+            return self.fetched(at, agreed).await;
         };
         // A portal's own limit does not count: the text says how many.
         let form = Form::Execute {
@@ -335,15 +363,11 @@ impl Session {
             max_rows: 0,
         };
         self.queue_share(at, share, &form, show)?;
-        self.fetched(at).await
+        self.fetched(at, agreed).await
     }
 
-    async fn fetched(&mut self, at: usize) -> Result<Option<u64>, Failure> {
-        self.events.last_tag = None;
-        self.run_to_end(at).await?;
-        if std::mem::take(&mut self.events.changed) {
-            return Err(Failure::changed_plan());
-        }
+    async fn fetched(&mut self, at: usize, agreed: &Agreed) -> Result<Option<u64>, Failure> {
+        self.read_part(at, agreed).await?;
         if self.events.error.is_some() {
             return Ok(None);
         }

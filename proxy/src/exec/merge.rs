@@ -34,6 +34,14 @@ impl Merge {
         };
         if first { rows.and(Show::DESCRIPTION).and(Show::ERRORS) } else { rows }
     }
+
+    /// Whether the rows of all shares are the application's.
+    pub(super) fn takes_all(self) -> bool {
+        match self {
+            Self::Concat | Self::Ordered | Self::Any(_) => true,
+            Self::First | Self::Sum => false,
+        }
+    }
 }
 
 /// Captured rows in the order of the application's VALUES; one share after the other where the numbers do not match (ON CONFLICT).

@@ -10,5 +10,6 @@ pub mod password;
 mod rounds;
 pub mod single;
 pub mod spread;
+mod together;
 pub mod two_phase;
 mod whole;

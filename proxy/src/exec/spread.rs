@@ -1,22 +1,22 @@
 //! One statement on several shards, or with a text of the proxy's own.
 //!
 //! Every share is sent at once; answers are taken in the order of the shares, so that the application reads one answer. A share whose
-//! turn has not come is read ahead up to a bound and then made to wait. The first error is the one reported.
+//! turn has not come is read ahead up to a bound and then made to wait. The first error is the one reported. Rows of different columns
+//! are never one answer.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use router_config::topology::ShardId;
 
 use super::bind::{self, Rebound};
 use super::merge::{Merge, order_rows, sum_tags};
+use super::together::run_all;
 use crate::backend::conn::{Conn, Events};
 use crate::backend::copy_trim::CopyTrim;
 use crate::backend::owed::{Owed, Show};
+use crate::backend::shape::Agreed;
 use crate::frontend::failure::Failure;
-use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
 use crate::frontend::names::Prepared;
 use crate::frontend::session::Session;
 use crate::frontend::settle::note_lsn;
@@ -27,9 +27,6 @@ use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Access, Command, Facts};
 use crate::wire::backend::tag;
 use crate::wire::{frontend, reply, sqlstate};
-
-/// Bytes of a share's answer that are read before its turn.
-const AHEAD_BYTES: usize = 256 << 10;
 
 /// A statement to spread.
 pub struct Ask {
@@ -149,23 +146,26 @@ impl Session {
         }
         self.expect(&ask.facts, &ask.text, None);
         let mut outcome = self.read_whole(&ask, &shares, order[0]).await?;
+        let compared = shares.len() > 1 && merge.takes_all();
+        self.events.agreed = compared.then(Agreed::default);
         for turns in self.rounds(&ask, merge, shares.len()) {
-            if outcome.iter().any(|events: &Events| events.error.is_some() || events.changed) {
+            if outcome
+                .iter()
+                .any(|events: &Events| events.error.is_some() || events.changed || events.differs)
+            {
                 break;
             }
             for turn in turns.clone() {
                 let show = merge.show(turn == 0);
                 let last = turn + 1 == shares.len();
                 let show = if last { show.and(Show::COPY_DONE) } else { show };
+                let show = if compared { show.and(Show::COMPARED) } else { show };
                 self.queue_share(order[turn], &shares[turn], &ask.form, show)?;
                 self.held[order[turn]].lease.rewritten = self.rewritten(&ask, &shares[turn]);
             }
             outcome.append(&mut self.drive(&order[turns]).await?);
         }
-        for at in order.iter().skip(outcome.len()) {
-            let conn = &mut self.held[*at].lease;
-            (conn.capture, conn.copy_trim) = (false, None);
-        }
+        self.leave_out(&order[outcome.len().min(order.len())..]);
         self.check_rows(&outcome, writes)?;
         let merge = if self.fills_on_each(&ask.facts) { Merge::Sum } else { merge };
         self.conclude(outcome, &shares, merge)?;
@@ -174,6 +174,15 @@ impl Session {
             self.judge_ddl(&ask.facts, &ask.text).await?;
         }
         Ok(())
+    }
+
+    /// Conns whose turn has not come.
+    fn leave_out(&mut self, rest: &[usize]) {
+        for at in rest {
+            let conn = &mut self.held[*at].lease;
+            (conn.capture, conn.copy_trim) = (false, None);
+        }
+        self.events.agreed = None;
     }
 
     /// Opens a block around a statement that writes to several shards, unless one is open.
@@ -258,11 +267,16 @@ impl Session {
                 queue_shape(conn, statement, whole);
                 reply::bind(&mut conn.write, b"", b"", &bound.rest);
                 conn.owe(Owed::Bind(errors_of(first)));
-                if *describe && first {
+                let wanted = *describe && first;
+                let command = statement.facts().map(|facts| &facts.command);
+                let has_rows = statement.has_rows() || matches!(command, Some(Command::Fetch(_)));
+                if wanted || (show.has(Show::COMPARED) && has_rows && !statement.must_stay()) {
                     reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, b"");
-                    conn.owe(Owed::Describe(show));
+                    conn.owe(Owed::Describe(if wanted { show } else { show.without(Show::DESCRIPTION) }));
                 }
                 reply::execute(&mut conn.write, b"", *max_rows);
+                let described_by_execute = matches!(command, Some(Command::CopyOut(_)));
+                let show = if described_by_execute { show } else { show.without(Show::COMPARED) };
                 conn.owe(Owed::Execute(show));
                 reply::bare(&mut conn.write, frontend::tag::SYNC);
                 conn.owe(Owed::Sync(Show::NOTHING));
@@ -283,7 +297,8 @@ impl Session {
         let mut conns: Vec<&mut Conn> = conns.into_iter().flatten().collect();
         let mut events: Vec<Events> = Vec::new();
         events.resize_with(conns.len(), || self.events.beside());
-        match run_all(&mut self.io, &mut conns, &mut events).await {
+        let agreed = self.events.agreed.as_ref();
+        match run_all(&mut self.io, &mut conns, &mut events, agreed).await {
             Ok(()) => {
                 for (turn, at) in order.iter().enumerate() {
                     let held = &mut self.held[*at];
@@ -384,48 +399,6 @@ impl Session {
         }
         Ok(())
     }
-}
-
-/// Runs the conns to their end, answers in order. On failure: whose.
-async fn run_all(
-    io: &mut ClientIo,
-    conns: &mut [&mut Conn],
-    events: &mut [Events],
-) -> Result<(), (usize, StepError)> {
-    let mut ahead: Vec<BytesMut> = vec![BytesMut::new(); conns.len()];
-    let mut turn = 0;
-    while turn < conns.len() {
-        if conns[turn].is_quiet() {
-            turn += 1;
-            if let Some(next) = ahead.get_mut(turn) {
-                io.out.extend_from_slice(&next.split());
-            }
-            continue;
-        }
-        poll_fn(|cx| {
-            let mut progress = false;
-            for at in turn..conns.len() {
-                if conns[at].is_quiet() || (at > turn && ahead[at].len() >= AHEAD_BYTES) {
-                    continue;
-                }
-                let out = if at == turn { &mut io.out } else { &mut ahead[at] };
-                match conns[at].poll_step(cx, out, &mut events[at]) {
-                    Poll::Ready(Ok(())) => progress = true,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err((at, StepError::Backend(error)))),
-                    Poll::Pending => {}
-                }
-            }
-            if progress {
-                return Poll::Ready(Ok(()));
-            }
-            io.poll_hangup(cx).map_err(|error| (turn, error))
-        })
-        .await?;
-        if io.out.len() >= OUT_HIGH_BYTES {
-            io.flush().await.map_err(|error| (turn, StepError::Client(error)))?;
-        }
-    }
-    Ok(())
 }
 
 /// Behind a Parse: whether the statement's rows are still what the application was told. `whole`: it is parsed as the application

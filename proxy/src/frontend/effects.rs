@@ -257,7 +257,8 @@ impl Session {
             }
         }
         if facts.effects.changes_catalog {
-            self.changes.note();
+            let conforming = self.text_rules().standard_strings;
+            self.changes.note_text(text.as_bytes(), conforming);
         }
         match &facts.command {
             Command::Set { local, name, value } => {

@@ -87,6 +87,17 @@ impl Failure {
         Self::Server(of_routine(sqlstate::FEATURE_NOT_SUPPORTED, message, "RevalidateCachedQuery"))
     }
 
+    /// Shards have answered one statement with rows of different columns.
+    pub fn differing_rows() -> Self {
+        let refusal = Refusal {
+            sqlstate: sqlstate::SYSTEM_ERROR,
+            message: "the shards' answers differ in their columns".to_owned(),
+            detail: Some("Tables or functions that it uses are not the same on every shard.".to_owned()),
+            hint: Some("Make them equal; SHOW PROBLEMS on the admin console lists what differs.".to_owned()),
+        };
+        refusal.into()
+    }
+
     /// Of a step that failed on `shard`.
     pub fn of_step(error: StepError, shard: &str, committing: bool) -> Self {
         match error {
@@ -169,7 +180,7 @@ fn of_oids(error: &OidError) -> Refusal {
     match error {
         OidError::Container => Refusal::unsupported(
             error.to_string(),
-            "Ask for text format, or make the OIDs equal: drop the types and create them again through the proxy.",
+            "Ask for text format, or cast the column in the query: to text, or an array of an enum to text[].",
         ),
         OidError::NoType(_) => Refusal::new(sqlstate::UNDEFINED_OBJECT, error.to_string()),
         OidError::Unread => Refusal::new(sqlstate::CANNOT_CONNECT_NOW, error.to_string()),

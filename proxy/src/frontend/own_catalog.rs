@@ -19,6 +19,7 @@ use crate::backend::gucs::Gucs;
 use crate::control::{OwnCatalog, TextRow};
 use crate::exec::single;
 use crate::sql::cache::Analysed;
+use crate::sql::logins::Change;
 use crate::sql::schema::Schema;
 use crate::wire::sqlstate;
 
@@ -32,6 +33,8 @@ pub struct CatalogChanges {
     own: Option<Arc<Schema>>,
     /// How often DDL has completed.
     count: u32,
+    /// What it has changed for those who log in later.
+    logins: Option<Change>,
 }
 
 impl CatalogChanges {
@@ -40,6 +43,12 @@ impl CatalogChanges {
         self.changed = true;
         self.stale = true;
         self.count += 1;
+    }
+
+    /// As [`Self::note`], of a statement with this text.
+    pub fn note_text(&mut self, text: &[u8], conforming: bool) {
+        self.note();
+        self.logins = self.logins.max(Change::of(text, conforming));
     }
 
     /// A number that changes with each DDL; 0 without any.
@@ -62,9 +71,10 @@ impl CatalogChanges {
         self.changed
     }
 
-    /// The transaction is over; whether the catalog may have changed.
-    fn take(&mut self) -> bool {
-        std::mem::take(self).changed
+    /// The transaction is over; if the catalog may have changed, what has changed for logins.
+    fn take(&mut self) -> Option<Option<Change>> {
+        let Self { changed, logins, .. } = std::mem::take(self);
+        changed.then_some(logins)
     }
 }
 
@@ -123,7 +133,10 @@ impl Session {
 
     /// Reads the catalog again after committed DDL, before the application is told of its success.
     pub async fn refresh_catalog(&mut self) {
-        if self.block.is_none() && self.changes.take() {
+        if self.block.is_none()
+            && let Some(logins) = self.changes.take()
+        {
+            logins.into_iter().for_each(|change| self.worker.shared.logins_changed(change));
             self.worker.shared.catalog_changed(self.catalog.as_ref()).await;
             if !matches!(self.who.kind, DatabaseKind::Sharded) {
                 self.worker.shared.unrouted_ddl.fetch_add(1, Ordering::Relaxed);

@@ -260,6 +260,12 @@ impl SecretSource {
         }
     }
 
+    /// The next look-up of any user asks again.
+    pub fn forget_all(&self) {
+        let now = Instant::now();
+        self.locked().values_mut().for_each(|remembered| remembered.fresh_until = now);
+    }
+
     fn cached(&self, user: &str) -> Option<Known> {
         let cache = self.locked();
         cache.get(user).filter(|kept| kept.fresh_until > Instant::now()).map(|kept| kept.known.clone())

@@ -90,7 +90,8 @@ impl Session {
 
     /// Rows of several shards that are not those that the application was told of have been held back.
     pub fn check_rows(&self, outcome: &[Events], writes: bool) -> Result<(), Failure> {
-        if !outcome.iter().any(|events| events.changed) {
+        let differs = outcome.iter().any(|events| events.differs);
+        if !differs && !outcome.iter().any(|events| events.changed) {
             return Ok(());
         }
         if writes && self.block.is_none() {
@@ -99,7 +100,7 @@ impl Session {
                 "the rows were written, but what the statement returns has changed since the application was told",
             ));
         }
-        Err(Failure::changed_plan())
+        Err(if differs { Failure::differing_rows() } else { Failure::changed_plan() })
     }
 
     /// The same before a server has said how many there are, by the text.

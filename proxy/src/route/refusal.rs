@@ -132,7 +132,8 @@ impl Refusal {
     pub(super) fn insert_select() -> Self {
         Self::unsupported(
             "INSERT ... SELECT into a sharded table is supported only where every row stays on the shard it is read from",
-            "Select the shard key of the source table, unchanged, into the shard key of the target, or use VALUES or COPY.",
+            "Name the columns of the target (INSERT INTO t (a, b) SELECT ...), or select the shard key of the source table, \
+             unchanged, into that of the target, or use VALUES or COPY.",
         )
     }
 

@@ -15,6 +15,7 @@ pub mod fetch;
 pub mod free_database;
 pub(crate) mod leavings;
 pub mod lexer;
+pub mod logins;
 pub mod normalise;
 mod parse;
 mod prepass;

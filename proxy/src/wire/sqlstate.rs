@@ -4,6 +4,8 @@
 pub const SUCCESSFUL_COMPLETION: &str = "00000";
 /// warning
 pub const WARNING: &str = "01000";
+/// system_error: shards that are to be alike are not.
+pub const SYSTEM_ERROR: &str = "58000";
 /// sqlclient_unable_to_establish_sqlconnection: a node cannot be reached.
 pub const UNABLE_TO_CONNECT: &str = "08001";
 /// connection_does_not_exist

@@ -429,11 +429,12 @@ fn integer(value: &DeValue<'_>) -> Option<i64> {
     i64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-/// The candidate that a mistyped word most resembles; one that contains it comes first.
+/// The candidate that a mistyped word most resembles; one that begins with it comes first, then one that contains it.
 pub(super) fn closest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
     let score = |candidate: &str| {
         let contained = word.len() > 2 && candidate.contains(word);
-        if contained { 1.0 } else { strsim::jaro_winkler(word, candidate) }
+        let begins = if candidate.starts_with(word) { 1.0 } else { 0.99 };
+        if contained { begins } else { strsim::jaro_winkler(word, candidate) }
     };
     let scored = candidates.iter().map(|candidate| (score(candidate), *candidate));
     scored

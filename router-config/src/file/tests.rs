@@ -385,3 +385,11 @@ fn zeros_of_pools_and_nul_characters_mean_something_or_are_refused() {
         "#]],
     );
 }
+
+#[test]
+fn what_begins_with_the_mistyped_word_is_nearer_than_what_contains_it() {
+    let closest = |word| super::reader::closest(word, &["sharded", "first_shard", "node"]);
+    assert_eq!(closest("shard"), Some("sharded"));
+    assert_eq!(closest("first"), Some("first_shard"));
+    assert_eq!(closest("x"), None);
+}

@@ -164,6 +164,9 @@ impl Conn {
         if matches!(tag, tag::ROW_DESCRIPTION | tag::PARAMETER_DESCRIPTION) {
             self.translate(tag, at.clone())?;
         }
+        if matches!(tag, tag::ROW_DESCRIPTION | tag::COPY_OUT) {
+            self.compare(tag, at.clone(), events)?;
+        }
         let Some(head) = self.owed.front() else { return Err(unexpected(tag)) };
         if let Owed::Shape { .. } = head {
             return self.shape(tag, at, events).map(|()| false);
@@ -231,6 +234,25 @@ impl Conn {
                 self.hide_to_ready();
             }
             Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    /// A description of rows, against that of the other shards' parts of the answer. Rows that differ are not shown.
+    fn compare(&mut self, tag: u8, at: std::ops::Range<usize>, events: &mut Events) -> Result<(), ConnError> {
+        let Some(agreed) = &events.agreed else { return Ok(()) };
+        if !self.owed.front().is_some_and(|owed| owed.show().has(Show::COMPARED)) {
+            return Ok(());
+        }
+        let body = &self.read[at.start + HEADER..at.end];
+        let shape = if tag == tag::COPY_OUT { Shape::of_copy(body) } else { Shape::of(&[0, 0], Some(body)) };
+        let shape = shape.ok_or(OidError::Truncated)?;
+        if !agreed.get_or_init(|| shape.clone()).same_rows(&shape) {
+            events.differs = true;
+            if let Some(Owed::Query(show)) = self.owed.front_mut() {
+                *show = Show::NOTHING;
+            }
+            self.hide_to_ready();
         }
         Ok(())
     }

@@ -371,6 +371,12 @@ impl Conn {
         self.capture && self.owed.front().is_some_and(|owed| !owed.show().has(Show::ROWS))
     }
 
+    /// Whether a description is still to come that is to be compared.
+    pub fn awaits_description(&self) -> bool {
+        let compared = |owed: &Owed| owed.show().has(Show::COMPARED);
+        self.owed.iter().any(compared)
+    }
+
     /// The stream, for COPY data and for waiting.
     pub fn stream(&mut self) -> &mut Stream {
         &mut self.stream

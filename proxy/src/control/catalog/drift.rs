@@ -120,12 +120,12 @@ fn first_difference(here: &[String], there: &[String]) -> Option<String> {
     let differs = here.iter().zip(there).find(|(here, there)| here != there);
     let longer = || {
         let common = here.len().min(there.len());
-        let extra = here.get(common).map(|line| (line, "the home shard"));
-        extra.or_else(|| there.get(common).map(|line| (line, "that shard")))
+        let extra = here.get(common).map(|line| (line, "there"));
+        extra.or_else(|| there.get(common).map(|line| (line, "on the home shard")))
     };
     match differs {
         Some((here, there)) => Some(format!("\"{}\" here, \"{}\" there", short(here), short(there))),
-        None => longer().map(|(line, who)| format!("only {who} has \"{}\"", short(line))),
+        None => longer().map(|(line, place)| format!("\"{}\" is missing {place}", short(line))),
     }
 }
 
@@ -151,8 +151,8 @@ mod tests {
         let said = first_difference(&base, &other).expect("differs");
         assert_eq!(said, "\"column a integer\" here, \"column a bigint\" there");
         let said = first_difference(&base, &base[..1]).expect("differs");
-        assert_eq!(said, "only the home shard has \"column b text\"");
+        assert_eq!(said, "\"column b text\" is missing there");
         let said = first_difference(&base[..1], &base).expect("differs");
-        assert_eq!(said, "only that shard has \"column b text\"");
+        assert_eq!(said, "\"column b text\" is missing on the home shard");
     }
 }

@@ -122,6 +122,11 @@ impl Authenticator {
         Self { method, secrets, mock }
     }
 
+    /// Roles may have changed: every secret that is not of the users file is asked for again.
+    pub fn forget_secrets(&self) {
+        self.secrets.forget_all();
+    }
+
     /// Runs the exchange; AuthenticationOk is buffered at the end, not sent.
     pub(super) async fn prove(
         &self,
