@@ -61,6 +61,11 @@ impl Walk {
         }
     }
 
+    /// Its shards.
+    fn target(&self) -> Target {
+        Target::Concat(self.shards.iter().copied().collect())
+    }
+
     /// So many rows were read.
     fn took(&mut self, rows: u64) {
         if let Some(left) = &mut self.left {
@@ -191,8 +196,7 @@ impl Session {
         reply::execute(&mut conn.write, name.as_bytes(), wanted);
         let show = if part.moves { Show::ERRORS } else { Show::ERRORS.and(Show::ROWS) };
         conn.owe(Owed::Execute(show));
-        reply::bare(&mut conn.write, frontend::tag::SYNC);
-        conn.owe(Owed::Sync(Show::NOTHING));
+        conn.sync(Show::NOTHING);
         self.read_part(at, &walk.agreed).await?;
         if self.events.error.is_some() {
             return Ok(None);
@@ -234,8 +238,7 @@ impl Session {
         conn.owe(Owed::Bind(Show::ERRORS));
         reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, b"");
         conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
-        reply::bare(&mut conn.write, frontend::tag::SYNC);
-        conn.owe(Owed::Sync(Show::NOTHING));
+        conn.sync(Show::NOTHING);
         self.run_to_end(at).await
     }
 
@@ -259,10 +262,8 @@ impl Session {
     fn portal_plan(&self, name: &str) -> Option<Target> {
         match &self.names.portals.get(name.as_bytes())?.place {
             Place::Shard(shard) => Some(Target::One(*shard)),
-            Place::Walk { walk, .. } => Some(Target::Concat(walk.shards.iter().copied().collect())),
-            Place::Spread { plan, .. } => {
-                Walk::of(plan).map(|walk| Target::Concat(walk.shards.iter().copied().collect()))
-            }
+            Place::Walk { walk, .. } => Some(walk.target()),
+            Place::Spread { plan, .. } => Walk::of(plan).map(|walk| walk.target()),
             Place::Control { .. } => None,
         }
     }
@@ -272,13 +273,12 @@ impl Session {
         match &facts.command {
             Command::Fetch(name) if !self.names.cursors.contains_key(name) => self.portal_plan(name),
             Command::Fetch(name) | Command::CloseCursor(Some(name)) => match self.names.cursors.get(name)? {
-                Cursor::Several(walk) => Some(Target::Concat(walk.shards.iter().copied().collect())),
+                Cursor::Several(walk) => Some(walk.target()),
                 Cursor::One { .. } => None,
             },
             Command::CloseCursor(None) if !self.names.cursors.is_empty() => {
                 // Functions may have opened some on other shards of the transaction.
-                let enlisted = self.held.iter().filter(|held| held.enlisted).map(|held| held.shard);
-                let mut all: Vec<ShardId> = enlisted.collect();
+                let mut all = self.enlisted_shards();
                 for cursor in self.names.cursors.values() {
                     match cursor {
                         Cursor::One { shard, .. } => all.push(*shard),

@@ -16,7 +16,7 @@ use crate::frontend::session::Session;
 use crate::route::clocks;
 use crate::route::plan::Draw;
 use crate::sql::facts::{Command, Facts};
-use crate::wire::{frontend, reply, sqlstate};
+use crate::wire::{reply, sqlstate};
 
 impl Session {
     /// The time is read once for all shares.
@@ -113,8 +113,7 @@ async fn ask_bound(
     conn.owe(Owed::Bind(Show::NOTHING));
     reply::execute(&mut conn.write, b"", 0);
     conn.owe(Owed::Execute(Show::NOTHING));
-    reply::bare(&mut conn.write, frontend::tag::SYNC);
-    conn.owe(Owed::Sync(Show::NOTHING));
+    conn.sync(Show::NOTHING);
     let ran = super::single::run(io, conn, events).await;
     conn.capture = false;
     ran

@@ -278,8 +278,7 @@ impl Session {
                 let described_by_execute = matches!(command, Some(Command::CopyOut(_)));
                 let show = if described_by_execute { show } else { show.without(Show::COMPARED) };
                 conn.owe(Owed::Execute(show));
-                reply::bare(&mut conn.write, frontend::tag::SYNC);
-                conn.owe(Owed::Sync(Show::NOTHING));
+                conn.sync(Show::NOTHING);
             }
         }
         Ok(())
@@ -360,7 +359,7 @@ impl Session {
 
     /// The tag of a statement over several shards. It is taken back if the transaction around it cannot be committed.
     pub fn complete(&mut self, tag: &str) {
-        self.tag_at = Some(self.io.out.len());
+        self.tag_at = self.io.out.len();
         if tag.is_empty() {
             reply::bare(&mut self.io.out, tag::EMPTY_QUERY);
         } else {

@@ -12,10 +12,6 @@ use crate::wire::backend::Status;
 use crate::wire::sqlstate;
 
 impl Session {
-    fn enlisted(&self) -> Vec<usize> {
-        (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect()
-    }
-
     /// Commits on every enlisted shard, or on none.
     pub async fn commit_all(&mut self) -> Result<(), Failure> {
         let writers = self.enlisted().into_iter().filter(|at| self.held[*at].wrote).count();
@@ -75,7 +71,7 @@ impl Session {
         let shared = std::sync::Arc::clone(&self.worker.shared);
         let transaction = shared.control.two_phase().begin();
         let gid = transaction.gid().clone();
-        let shards: Vec<_> = self.held.iter().filter(|held| held.enlisted).map(|held| held.shard).collect();
+        let shards = self.enlisted_shards();
         let mut prepared = Vec::new();
         for shard in &shards {
             let Some(at) = self.held.iter().position(|held| held.shard == *shard && held.enlisted) else {

@@ -12,7 +12,7 @@ use crate::backend::rewritten::Rewritten;
 use crate::frontend::failure::Failure;
 use crate::frontend::session::Session;
 use crate::sql::facts::Command;
-use crate::wire::{frontend, reply};
+use crate::wire::reply;
 
 impl Session {
     /// Has a conn of the statement's own read it, unless a server is known to have accepted the like. What came of it if it is wrong:
@@ -44,8 +44,7 @@ impl Session {
         let capture = conn.capture;
         reply::parse(&mut conn.write, b"", &ask.text, &types);
         conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
-        reply::bare(&mut conn.write, frontend::tag::SYNC);
-        conn.owe(Owed::Sync(Show::NOTHING));
+        conn.sync(Show::NOTHING);
         let outcome = self.drive(&[at]).await?;
         self.held[at].lease.capture = capture;
         if outcome.iter().any(|events| events.error.is_some()) {

@@ -99,7 +99,7 @@ impl Session {
     fn show_running(&self, held: &Held) {
         let lease = &held.lease;
         let shown = (Arc::clone(lease.key()), lease.process_id, lease.secret.clone());
-        self.visible.running().conns.push(shown);
+        self.io.visible.running().conns.push(shown);
     }
 
     fn hold(&mut self, held: Held) -> usize {

@@ -14,7 +14,7 @@ use crate::backend::gucs::{Gucs, set_sql};
 use crate::backend::owed::{Owed, Show};
 use crate::sql::facts::{Command, Facts};
 use crate::wire::error::Report;
-use crate::wire::{frontend, reply, sqlstate};
+use crate::wire::{reply, sqlstate};
 
 /// How the application sent the statement: decides the frames that pass it on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,8 +198,7 @@ impl Session {
     /// Passes a change of settings on, and tells the other shards of the transaction.
     async fn set_at_home(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
         self.pass_on_home(facts, text, via).await?;
-        let first = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-        match first {
+        match self.busy_shard() {
             Some(shard) if self.events.error.is_none() => {
                 self.set_elsewhere(facts, None, text.as_bytes(), shard).await
             }
@@ -327,7 +326,7 @@ impl Session {
 
     /// Counts a request for the console.
     pub fn count_request(&self) {
-        self.visible.verdict.requests.fetch_add(1, Ordering::Relaxed);
+        self.io.visible.verdict.requests.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -347,9 +346,3 @@ pub fn warning(out: &mut BytesMut, sqlstate: &str, message: &str) {
 /// What is shown of a Sync: what the server reports of its own accord in front of ReadyForQuery (changed settings) is the
 /// application's; ReadyForQuery is the session's to say.
 pub(super) const SYNC_SHOWN: Show = Show::ERRORS;
-
-/// Sync, hidden.
-pub fn queue_sync(conn: &mut crate::backend::conn::Conn) {
-    reply::bare(&mut conn.write, frontend::tag::SYNC);
-    conn.owe(Owed::Sync(SYNC_SHOWN));
-}

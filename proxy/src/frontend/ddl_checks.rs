@@ -50,12 +50,12 @@ impl Session {
             }
             Err(failure) => Err(failure),
         };
-        let at = self.tag_at.unwrap_or(self.io.out.len());
+        let at = self.tag_at.min(self.io.out.len());
         match judged {
             Ok(notices) => {
                 let tag = self.io.out.split_off(at);
                 self.io.out.extend_from_slice(&notices);
-                self.tag_at = Some(self.io.out.len());
+                self.tag_at = self.io.out.len();
                 self.io.out.extend_from_slice(&tag);
                 Ok(())
             }
@@ -65,7 +65,7 @@ impl Session {
 
     /// The DDL is not told of as completed: the transaction fails.
     fn take_back(&mut self, failure: Failure) -> Result<(), Failure> {
-        self.io.out.truncate(self.tag_at.unwrap_or(self.io.out.len()));
+        self.io.out.truncate(self.tag_at);
         self.events.completed = self.events.completed.saturating_sub(1);
         Err(failure)
     }

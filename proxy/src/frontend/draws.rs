@@ -144,8 +144,7 @@ impl Session {
             }
         };
         let text = replaced.ok_or_else(unclear)?;
-        let shard = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-        let shard = shard.or(self.pins.any()).unwrap_or(ShardId(0));
+        let shard = self.busy_shard().or(self.pins.any()).unwrap_or(ShardId(0));
         let part = Part { shard, text, params: Vec::new(), rows: Vec::new(), origins: Origins::default() };
         Ok(Plan { target: Target::Split(vec![part]), ..plan })
     }

@@ -15,7 +15,7 @@ use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::exec::single;
 use crate::wire::backend::Status;
-use crate::wire::{frontend, reply, sqlstate};
+use crate::wire::{reply, sqlstate};
 
 /// Functions of PostgreSQL that complain of a text which it has not taken apart yet.
 const GRAMMAR: [&[u8]; 3] = [b"scanner_yyerror", b"base_yyparse", b"base_yylex"];
@@ -42,9 +42,7 @@ impl Session {
             _ => Ok(heard),
         }
     }
-}
 
-impl Session {
     /// Why a statement is not executed: what a server says against it, or that the proxy refuses it.
     pub(super) async fn why_not(&mut self, text: &[u8], failure: Failure) -> Failure {
         if !self.is_placed()
@@ -111,8 +109,7 @@ async fn read(io: &mut ClientIo, conn: &mut Conn, text: &[u8], events: &mut Even
     query(conn, "SAVEPOINT gavel_grammar");
     reply::parse(&mut conn.write, b"", text, &[]);
     conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
-    reply::bare(&mut conn.write, frontend::tag::SYNC);
-    conn.owe(Owed::Sync(Show::NOTHING));
+    conn.sync(Show::NOTHING);
     query(conn, "ROLLBACK TO SAVEPOINT gavel_grammar; RELEASE SAVEPOINT gavel_grammar");
     single::run(io, conn, events).await
 }

@@ -53,7 +53,7 @@ impl Session {
                     return Poll::Ready(waited.map(|()| true));
                 }
                 // Whoever changes the phase wakes the sessions afterwards.
-                self.visible.waker.register(cx.waker());
+                self.io.visible.waker.register(cx.waker());
                 if self.told_to_go() { Poll::Ready(Ok(false)) } else { Poll::Pending }
             })
             .await?;
@@ -72,7 +72,7 @@ impl Session {
         if self.block.is_some() || !self.held.is_empty() {
             return MayGo::No;
         }
-        let is_new = self.visible.verdict.requests.load(Ordering::Relaxed) == 0;
+        let is_new = self.io.visible.verdict.requests.load(Ordering::Relaxed) == 0;
         if is_new { MayGo::New } else { MayGo::Yes }
     }
 
@@ -85,7 +85,7 @@ impl Session {
     /// As [`Self::idle`], for sessions that also listen to a conn, to notifications or to the clock.
     async fn attend(&mut self, idle_limit: Option<Duration>) -> Result<bool, ClientError> {
         let worker = Arc::clone(&self.worker);
-        let visible = Arc::clone(&self.visible);
+        let visible = Arc::clone(&self.io.visible);
         let in_block = self.block.is_some();
         let hears = !in_block && self.held.iter().all(|held| !held.unsynced);
         loop {

@@ -131,7 +131,7 @@ impl Session {
             return self.pass_on_home(facts, text, via).await;
         }
         self.expect(facts, text.as_bytes(), None);
-        self.tag_at = Some(self.io.out.len());
+        self.tag_at = self.io.out.len();
         self.put_answer(if matches!(facts.command, Command::Listen(_)) { "LISTEN" } else { "UNLISTEN" });
         Ok(())
     }

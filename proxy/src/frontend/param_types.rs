@@ -159,8 +159,7 @@ async fn describe(
     conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
     reply::named(&mut conn.write, frontend::tag::DESCRIBE, false, b"");
     conn.owe(Owed::Describe(Show::NOTHING));
-    reply::bare(&mut conn.write, frontend::tag::SYNC);
-    conn.owe(Owed::Sync(Show::NOTHING));
+    conn.sync(Show::NOTHING);
     single::run(io, conn, events).await
 }
 

@@ -123,7 +123,7 @@ impl Session {
     /// The request is certain to go the short way.
     pub(super) fn begin_plain(&mut self) {
         self.next_events();
-        self.tag_at = None;
+        self.tag_at = usize::MAX;
         self.draws.next_statement();
     }
 

@@ -141,7 +141,7 @@ impl Session {
         // What the transaction has made itself, others do not see.
         let own = self.temp_tables || self.changes.any();
         let private =
-            if own { Arc::as_ptr(&self.visible) as u64 + u64::from(self.changes.count()) } else { 0 };
+            if own { Arc::as_ptr(&self.io.visible) as u64 + u64::from(self.changes.count()) } else { 0 };
         foldhash::fast::FixedState::default().hash_one((
             self.who.user.as_str(),
             self.who.backend_database.as_str(),
@@ -215,7 +215,7 @@ impl Session {
             hint_shard: text_of(&hints.shard).or(self.hints.shard.as_deref()),
             in_transaction: self.block.is_some(),
             read_only: self.block.as_ref().map_or(self.read_only, |block| block.read_only),
-            enlisted: self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard),
+            enlisted: self.busy_shard(),
             spread: self.spread,
             pinned: self.pins.names(),
             two_phase: settings.routing.two_phase,
@@ -292,8 +292,7 @@ impl Session {
     /// `pg_listening_channels()` of a session that listens: the channels themselves take its place.
     fn plan_channels(&self, text: &[u8], params: usize, plan: Plan) -> Result<Plan, Refusal> {
         let Some(channels) = self.channels() else { return Ok(plan) };
-        let shard = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-        let shard = shard.or(self.pins.any()).unwrap_or(ShardId(0));
+        let shard = self.busy_shard().or(self.pins.any()).unwrap_or(ShardId(0));
         match with_channels(text, self.text_rules().standard_strings, channels) {
             Some(text) => {
                 let (params, origins) = ((1..=params as u16).collect(), Origins::default());
@@ -317,10 +316,7 @@ impl Session {
 
     /// The one shard of a plan for a statement that may run anywhere: where the transaction is, else the next in turn.
     pub fn any_shard(&mut self) -> ShardId {
-        if let Some(held) = self.held.iter().find(|held| held.enlisted || held.unsynced) {
-            return held.shard;
-        }
-        if let Some(shard) = self.pins.any() {
+        if let Some(shard) = self.busy_shard().or_else(|| self.pins.any()) {
             return shard;
         }
         if let Some(held) = self.held.first() {

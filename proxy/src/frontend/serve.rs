@@ -105,7 +105,7 @@ impl Registered {
             who: Arc::clone(&session.who),
             peer,
             since: tokio::time::Instant::now(),
-            visible: Arc::clone(&session.visible),
+            visible: Arc::clone(&session.io.visible),
         };
         let worker = Arc::clone(&session.worker);
         let mut sessions = worker.shared.sessions();
@@ -144,8 +144,8 @@ impl Session {
                 continue;
             }
             let began = self.watch.begin() - self.worker.shared.since;
-            self.visible.began_ms.store(began.as_millis() as u64, Ordering::Relaxed);
-            self.visible.set_doing(Doing::Active);
+            self.io.visible.began_ms.store(began.as_millis() as u64, Ordering::Relaxed);
+            self.io.visible.set_doing(Doing::Active);
             let way = match self.short_way(request) {
                 Some(Way::Wants(shard, replica)) => {
                     Box::pin(self.wait_for_way(request, shard, replica)).await?
@@ -209,7 +209,7 @@ impl Session {
     /// own answers do: there are drivers that take CommandComplete for the end.
     async fn end_request(&mut self, kind: Kind) -> Result<(), ClientError> {
         self.count_request();
-        self.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
+        self.io.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
         let waits = kind == Kind::Part && !self.pipeline.skipping && self.io.out.len() < OUT_HIGH_BYTES;
         if !waits {
             self.io.flush().await?;
@@ -402,9 +402,9 @@ mod tests {
         fn bytes<F>(_: impl Fn(Box<Login>, Arc<Worker>, SocketAddr) -> F) -> usize {
             size_of::<F>()
         }
-        // All of it is held once for every idle application, in blocks of these sizes: the allocator has none in between.
+        // All of it is held once for every idle application.
         let (future, session) = (bytes(serve), size_of::<Session>());
-        assert!(future <= 512, "the future of an idle session: {future} bytes");
-        assert!(session <= 1536, "the state of a session: {session} bytes");
+        assert!(future <= 480, "the future of an idle session: {future} bytes");
+        assert!(session <= 1400, "the state of a session: {session} bytes");
     }
 }

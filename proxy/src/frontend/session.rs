@@ -14,7 +14,6 @@ use super::hints::Hints;
 use super::io::ClientIo;
 use super::names::Names;
 use super::transaction::Block;
-use super::visible::Visible;
 use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::Gucs;
@@ -118,8 +117,6 @@ pub struct Session {
     pub worker: Arc<Worker>,
     /// Who.
     pub who: Arc<Who>,
-    /// For the console and for cancel.
-    pub visible: Arc<Visible>,
     /// Settings in force.
     pub gucs: Arc<Gucs>,
     /// Settings given at login: what RESET returns to.
@@ -156,8 +153,8 @@ pub struct Session {
     pub events: Events,
     /// The values of ParameterStatus that the application was told.
     pub reported: Arc<Vec<(String, String)>>,
-    /// Where the last CommandComplete of the proxy's own begins in the output that has not been written.
-    pub tag_at: Option<usize>,
+    /// Where the last CommandComplete of the proxy's own begins in the output that has not been written; without one, behind all of it.
+    pub tag_at: usize,
     /// The catalog of its database, where statements are routed.
     pub catalog: Option<Arc<crate::control::Catalog>>,
     /// The pipeline under way.
@@ -191,6 +188,21 @@ impl Session {
     /// The shard on which the transaction has failed, if it has.
     pub fn failed_shard(&self) -> Option<ShardId> {
         self.held.iter().find(|held| held.lease.status == Status::Failed).map(|held| held.shard)
+    }
+
+    /// The shard where the transaction or the pipeline under way is, the first of several.
+    pub fn busy_shard(&self) -> Option<ShardId> {
+        self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard)
+    }
+
+    /// Indices of the conns that are part of the open block.
+    pub fn enlisted(&self) -> Vec<usize> {
+        (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect()
+    }
+
+    /// Shards of the conns that are part of the open block.
+    pub fn enlisted_shards(&self) -> Vec<ShardId> {
+        self.held.iter().filter(|held| held.enlisted).map(|held| held.shard).collect()
     }
 
     /// Name of a shard for messages.

@@ -23,7 +23,7 @@ impl Session {
             let session_mode = self.who.mode == PoolMode::Session;
             let shared = &self.worker.shared;
             {
-                let mut running = self.visible.running();
+                let mut running = self.io.visible.running();
                 for held in &mut self.held {
                     if let Some(listening) = self.listening.as_mut().filter(|_| held.wrote && !held.replica) {
                         listening.wrote(held.shard);
@@ -45,7 +45,7 @@ impl Session {
             if self.held.is_empty() {
                 self.held.shrink_to_fit();
             } else {
-                let mut running = self.visible.running();
+                let mut running = self.io.visible.running();
                 running.conns.extend(self.held.iter().map(|held| {
                     (Arc::clone(held.lease.key()), held.lease.process_id, held.lease.secret.clone())
                 }));

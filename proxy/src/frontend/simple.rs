@@ -30,7 +30,7 @@ impl Session {
             return Ok(());
         }
         self.next_events();
-        self.tag_at = None;
+        self.tag_at = usize::MAX;
         self.names.forget_unnamed();
         let outcome = match frontend::query(&frame[HEADER..]) {
             Ok(text) => {
@@ -244,7 +244,7 @@ impl Session {
         Box::pin(self.statement(&frame, text, analysed, index)).await?;
         self.apply_completed();
         // Of the last statement PostgreSQL tells nothing before the transaction around the text is committed.
-        self.tag_at = tag_behind(&self.io.out);
+        self.tag_at = tag_behind(&self.io.out).unwrap_or(usize::MAX);
         Ok(())
     }
 
@@ -299,7 +299,7 @@ impl Session {
                 _ => return Ok(None),
             }
         }
-        let enlisted: Vec<_> = self.held.iter().filter(|held| held.enlisted).map(|held| held.shard).collect();
+        let enlisted = self.enlisted_shards();
         let shard = match common {
             Some(shard) => shard,
             None if anywhere || enlisted.is_empty() => self.any_shard(),
@@ -336,18 +336,16 @@ impl Session {
         if self.block.as_ref().is_some_and(|block| block.implicit) {
             let ended = self.end_implicit(failed).await;
             if outcome.is_ok() && !failed {
-                if ended.is_err()
-                    && let Some(at) = self.tag_at
-                {
+                if ended.is_err() {
                     // What was said to have succeeded has not.
-                    self.io.out.truncate(at);
+                    self.io.out.truncate(self.tag_at);
                 }
                 outcome = ended;
             }
         } else if outcome.is_err() {
             self.doom();
         } else if let Err(failure) = self.commit_listens(failed).await {
-            self.io.out.truncate(self.tag_at.unwrap_or(self.io.out.len()));
+            self.io.out.truncate(self.tag_at);
             outcome = Err(failure);
         }
         self.count_shard_error();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use router_config::topology::ShardId;
 
-use super::control::{is_control, queue_sync};
+use super::control::{SYNC_SHOWN, is_control};
 use super::failure::Failure;
 use super::io::{ClientIo, StepError};
 use super::names::{Prepared, Told};
@@ -173,7 +173,7 @@ impl Session {
         reply::named(&mut conn.write, frontend::tag::DESCRIBE, false, b"");
         let (of, by) = (Arc::clone(&prepared.shared), Some(Arc::as_ptr(prepared).addr()));
         conn.owe(Owed::Shape { of, by });
-        queue_sync(conn);
+        conn.sync(SYNC_SHOWN);
         self.run_to_end(at).await
     }
 
@@ -252,7 +252,7 @@ impl Session {
         conn.owe(Owed::Bind(Show::ERRORS));
         reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, b"");
         conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
-        queue_sync(conn);
+        conn.sync(SYNC_SHOWN);
         self.run_to_end(at).await
     }
 
@@ -310,20 +310,16 @@ async fn cast(
 ) -> Result<(), StepError> {
     const NAME: &str = "gavel_arguments";
     let columns: Vec<String> = (1..=written.len()).map(|n| format!("${n}")).collect();
-    let sync = |conn: &mut Conn| {
-        reply::bare(&mut conn.write, frontend::tag::SYNC);
-        conn.owe(Owed::Sync(Show::NOTHING));
-    };
     (conn.capture, conn.rewritten) = (true, Some(Box::default()));
     let text = format!("SELECT {}", columns.join(", "));
     reply::parse(&mut conn.write, NAME.as_bytes(), text.as_bytes(), types);
     conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
-    sync(conn);
+    conn.sync(Show::NOTHING);
     reply::query(&mut conn.write, format!("EXECUTE {NAME} ({})", written.join(", ")).as_bytes());
     conn.owe(Owed::Query(Show::NOTHING));
     reply::named(&mut conn.write, frontend::tag::CLOSE, false, NAME.as_bytes());
     conn.owe(Owed::Close(Show::NOTHING));
-    sync(conn);
+    conn.sync(Show::NOTHING);
     let ran = single::run(io, conn, events).await;
     (conn.capture, conn.rewritten) = (false, None);
     ran

@@ -64,8 +64,7 @@ impl Session {
         let Command::Begin { read_only, isolation } = facts.command else { return Ok(()) };
         self.rest().await?;
         let modes = modes_sql(text);
-        let shards: Vec<_> = self.held.iter().filter(|held| held.enlisted).map(|held| held.shard).collect();
-        for shard in shards {
+        for shard in self.enlisted_shards() {
             let Some(at) = self.held.iter().position(|held| held.enlisted && held.shard == shard) else {
                 continue;
             };
@@ -107,7 +106,7 @@ impl Session {
             return self.end_too_early(commit, chain).await;
         }
         self.listen_before_end(commit).await?;
-        let enlisted: Vec<usize> = (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect();
+        let enlisted = self.enlisted();
         let doomed = self.block.as_ref().is_some_and(|block| block.doomed);
         if enlisted.len() == 1 && !doomed {
             return self.pass_out(enlisted[0], facts, text, via).await;
@@ -187,7 +186,7 @@ impl Session {
         text: &str,
         via: Via,
     ) -> Result<(), Failure> {
-        let enlisted: Vec<usize> = (0..self.held.len()).filter(|at| self.held[*at].enlisted).collect();
+        let enlisted = self.enlisted();
         let Some(block) = &mut self.block else { return self.pass_on_home(facts, text, via).await };
         if block.implicit {
             self.rest().await?;

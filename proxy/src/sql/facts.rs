@@ -30,7 +30,7 @@ pub struct Facts {
     pub barred: Option<String>,
     /// It names a relation that the catalog does not know.
     pub unknown_name: bool,
-    /// It writes a reference table and dates or times: a text among its values may stand for the time (`'now'`).
+    /// It writes rows of several shards and dates or times: a text among its values may stand for the time (`'now'`).
     pub times: bool,
     /// It writes, and has what each shard may read by its own clock, whatever its literals are: a computed text that becomes a date or
     /// time, a function of the user's that is not IMMUTABLE. Names the culprit.

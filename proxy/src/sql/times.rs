@@ -22,7 +22,7 @@ pub fn names_the_time(text: &str) -> bool {
     named(text) || (text.contains(['"', '\\']) && (named(&plain(text, false)) || named(&plain(text, true))))
 }
 
-/// Without backslashes, those of `\uXXXX` and quotes read.
+/// Without backslashes; characters that are spelled by their numbers (`\u0077`) are read, quotes if so wanted.
 fn plain(text: &str, quotes: bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

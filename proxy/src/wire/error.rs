@@ -144,14 +144,7 @@ pub fn of_routine(sqlstate: &str, message: &str, routine: &str) -> Bytes {
 
 /// An ErrorResponse whose position (field `P`) counts from so many characters earlier on.
 pub fn moved(frame: &[u8], characters: usize) -> Bytes {
-    rewritten(frame, |field, text| {
-        let position =
-            (field == b'P').then(|| std::str::from_utf8(text).ok()?.parse::<usize>().ok()).flatten();
-        Some(match position {
-            Some(position) => (position + characters).to_string().into_bytes().into(),
-            None => text.into(),
-        })
-    })
+    placed(frame, |position| Some(position + characters))
 }
 
 /// An ErrorResponse whose position (field `P`) is what `place` makes of it; without one where that is nothing.

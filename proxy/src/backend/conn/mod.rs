@@ -24,9 +24,9 @@ use crate::backend::prepared::OnConn;
 use crate::backend::rewritten::Rewritten;
 use crate::backend::traffic::Moved;
 use crate::wire::backend::{Status, tag};
-use crate::wire::buffers;
 use crate::wire::frame::{self, FrameError};
 use crate::wire::stream::{Stream, must_take};
+use crate::wire::{buffers, frontend, reply};
 
 /// A frame of the server's that is looked at whole may be this long; rows and COPY data are streamed and have no limit here.
 const WHOLE_FRAME_BYTES: usize = 64 << 20;
@@ -151,6 +151,12 @@ impl Conn {
     /// Adds a reply that the bytes just appended to [`Conn::write`] will bring.
     pub fn owe(&mut self, owed: Owed) {
         self.owed.push_back(owed);
+    }
+
+    /// Appends a Sync, whose reply is shown so.
+    pub fn sync(&mut self, show: Show) {
+        reply::bare(&mut self.write, frontend::tag::SYNC);
+        self.owe(Owed::Sync(show));
     }
 
     /// Whether nothing is owed and nothing waits to be sent.

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::control::{aborted, leaves_failed, queue_sync};
+use super::control::{SYNC_SHOWN, aborted, leaves_failed};
 use super::failure::Failure;
 use super::io::ClientError;
 use super::names::Prepared;
@@ -318,7 +318,7 @@ impl Session {
                 roll_back_pipeline(&mut held.lease);
                 held.unnamed = None;
             }
-            queue_sync(&mut held.lease);
+            held.lease.sync(SYNC_SHOWN);
             held.unsynced = false;
             outcome = outcome.and(self.run_to_end(at).await);
         }

@@ -3,7 +3,7 @@
 use router_config::topology::ShardId;
 
 use crate::backend::owed::{Owed, Show};
-use crate::frontend::control::queue_sync;
+use crate::frontend::control::SYNC_SHOWN;
 use crate::frontend::failure::Failure;
 use crate::frontend::session::{Held, Session};
 use crate::wire::reply;
@@ -44,8 +44,7 @@ impl Session {
             let in_sql = !(self.names.cursors.is_empty() && self.names.passed.is_empty());
             return Err(if in_sql { aborted } else { error() });
         }
-        let busy = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-        match self.failed_shard().or(busy).or(self.pins.names()) {
+        match self.failed_shard().or(self.busy_shard()).or(self.pins.names()) {
             Some(shard) => self.raw(shard, tag, body, owed).await,
             None => Err(error()),
         }
@@ -146,7 +145,7 @@ impl Session {
 
     async fn await_conn(&mut self, at: usize) -> Result<(), Failure> {
         let held = &mut self.held[at];
-        queue_sync(&mut held.lease);
+        held.lease.sync(SYNC_SHOWN);
         held.unsynced = false;
         self.run_to_end(at).await?;
         self.check_pipeline_error()

@@ -137,8 +137,7 @@ impl Session {
         {
             return *shard;
         }
-        let busy = self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard);
-        match (prepared.facts().map(|facts| &facts.scope), busy) {
+        match (prepared.facts().map(|facts| &facts.scope), self.busy_shard()) {
             (Some(Scope::Nothing | Scope::Reference | Scope::Sharded(_)), Some(shard)) => shard,
             _ => self.pins.names().unwrap_or(ShardId(0)),
         }

@@ -6,6 +6,7 @@
 use super::expr::argument_value;
 use super::reader::Reader;
 use super::scope::fold;
+use crate::sql::clocks::CLOCKS;
 use crate::sql::parse::ast::{Expr, Function, FunctionArg, FunctionArguments, Ident};
 
 /// Types whose values no text gives by the clock, but for those that are texts themselves.
@@ -54,16 +55,8 @@ const TIMELESS: [&str; 38] = [
 const TEXTS: [&str; 11] =
     ["text", "varchar", "char", "character", "bpchar", "name", "json", "jsonb", "xml", "citext", "\"char\""];
 
-/// Functions that give no text, and take none but literals as times.
-const NO_TEXT: [&str; 30] = [
-    "now",
-    "transaction_timestamp",
-    "statement_timestamp",
-    "current_timestamp",
-    "localtimestamp",
-    "current_date",
-    "current_time",
-    "localtime",
+/// Functions beside the clocks that give no text, and take none but literals as times.
+const NO_TEXT: [&str; 22] = [
     "date_trunc",
     "date_part",
     "date_bin",
@@ -105,7 +98,7 @@ const PASSING: [&str; 12] = [
 ];
 
 /// Functions that read texts as values of types that they are told, of the types of columns, or of dates and times.
-const READING: [&str; 17] = [
+const READING: [&str; 12] = [
     "json_to_record",
     "json_to_recordset",
     "jsonb_to_record",
@@ -115,11 +108,6 @@ const READING: [&str; 17] = [
     "jsonb_populate_record",
     "jsonb_populate_recordset",
     "xmltable",
-    "array_in",
-    "record_in",
-    "range_in",
-    "multirange_in",
-    "domain_in",
     "string_to_array",
     "isfinite",
     "hstore_to_record",
@@ -140,7 +128,7 @@ impl<'q> Reader<'_, 'q> {
     /// Notes a call: types can be called as functions.
     pub(super) fn call_reads(&mut self, name: &str, args: &'q [FunctionArg]) {
         let reads = READING.contains(&name) || (is_type(name) && reads_time(name)) || name.ends_with("_in");
-        self.seen.times |= reads || NO_TEXT.contains(&name);
+        self.seen.times |= reads || gives_no_text(name);
         if reads && self.seen.time_text.is_none() && args.iter().any(|arg| self.argument_may_be_text(arg)) {
             self.seen.time_text = Some(format!("{name}() of a computed text"));
         }
@@ -179,7 +167,7 @@ impl<'q> Reader<'_, 'q> {
 
     fn call_may_be_text(&self, f: &'q Function) -> bool {
         let Some(name) = f.name.0.last().and_then(|part| part.as_ident()).map(fold) else { return true };
-        if NO_TEXT.contains(&name.as_str()) || (is_type(&name) && !is_text(&name)) {
+        if gives_no_text(&name) || (is_type(&name) && !is_text(&name)) {
             return false;
         }
         match &f.args {
@@ -213,6 +201,10 @@ impl<'q> Reader<'_, 'q> {
         }
         !found
     }
+}
+
+fn gives_no_text(function: &str) -> bool {
+    CLOCKS.contains(&function) || NO_TEXT.contains(&function)
 }
 
 /// Whether a text may be read as a value of this type by the clock: dates, times, what is made of them, and types of the user's.
