@@ -6,8 +6,8 @@ use tests::wire_message as message;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 
+use crate::beside::{Beside, brief, login_of};
 use crate::house::{add_auctions, build, one_of_each};
-use crate::texts::{brief, login_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_sees_its_own_cursors() {
@@ -217,15 +217,8 @@ const TWICE: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_portal_is_run_once() {
-    let cluster = Cluster::builder().shards(3).start().await;
-    let oracle = Cluster::oracle().await;
-    let mut plain = Wire::login(&login_of(&oracle)).expect("login");
-    let mut wire = Wire::login(&cluster.login()).expect("login");
-    for create in ["CREATE TABLE t (auction_id bigint, n int)", "CREATE TABLE categories (id int, n int)"] {
-        for side in [&mut plain, &mut wire] {
-            side.rows(create).expect("create");
-        }
-    }
+    let create = ["CREATE TABLE t (auction_id bigint, n int)", "CREATE TABLE categories (id int, n int)"];
+    let mut beside = Beside::start(&create).await;
     for (index, sql) in TWICE.iter().enumerate() {
         let name = &format!("p{index}");
         let twice = [
@@ -240,11 +233,12 @@ async fn a_portal_is_run_once() {
             side.send(&twice).expect("sent");
             brief(&side.read_until_ready(1).expect("an answer"))
         };
-        let theirs = answer(&mut plain);
-        assert_eq!(answer(&mut wire), theirs, "{sql}");
+        let [ours, theirs] = beside.sides().map(answer);
+        assert_eq!(ours, theirs, "{sql}");
     }
     for sql in ["SELECT auction_id, n FROM t", "SELECT id, n FROM categories"] {
-        assert_eq!(wire.rows(sql).expect("rows"), plain.rows(sql).expect("rows"), "{sql}");
+        let [ours, theirs] = beside.sides().map(|side| side.rows(sql).expect("rows"));
+        assert_eq!(ours, theirs, "{sql}");
     }
 }
 

@@ -36,7 +36,7 @@ const DEEDS: [(&str, &str); 9] = [
 
 const STATE: &str = "SELECT 'tenant' WHERE coalesce(current_setting('app.tenant', true), '') <> '' \
      UNION ALL SELECT 'temporary table' WHERE to_regclass('pg_temp.secret') IS NOT NULL \
-     UNION ALL SELECT 'lock' FROM pg_locks WHERE locktype = 'advisory' AND objid = 4242";
+     UNION ALL SELECT 'lock' FROM pg_locks WHERE locktype = 'advisory' AND objid = 4242 AND pid = pg_backend_pid()";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_meets_what_a_function_of_another_session_left() {

@@ -4,12 +4,11 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use shard_admin::local_cluster::LocalNode;
 use tests::cluster::Cluster;
-use tests::wire::{Frame, PATIENCE, Wire};
+use tests::wire::{Frame, PATIENCE};
 use tests::wire_message::{self as message, Value};
 
-use crate::texts::{brief, login_of};
+use crate::beside::{Beside, brief};
 
 /// Keys of several shards.
 const KEYS: std::ops::RangeInclusive<i64> = 1..=4;
@@ -35,39 +34,19 @@ fn pipeline(statements: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// The proxy, and a plain server that is asked the same.
-struct Both {
-    ours: Wire,
-    theirs: Wire,
-}
+/// What both have at the beginning.
+const SET_UP: &[&str] = &[
+    "create table t (auction_id bigint primary key, n int)",
+    "create table c (auction_id bigint, pid bigint, foreign key (auction_id) references t deferrable initially deferred)",
+    "create table users (id bigint primary key, name text)",
+    "insert into t values (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (7, 0), (8, 0)",
+    "insert into users values (1, 'x'), (2, 'x')",
+];
 
-impl Both {
-    async fn start(cluster: &Cluster, oracle: &LocalNode) -> Self {
-        let mut both = Self {
-            ours: Wire::login(&cluster.login()).expect("login"),
-            theirs: Wire::login(&login_of(oracle)).expect("login"),
-        };
-        for create in [
-            "create table t (auction_id bigint primary key, n int)",
-            "create table c (auction_id bigint, pid bigint, foreign key (auction_id) references t deferrable initially deferred)",
-            "create table users (id bigint primary key, name text)",
-            "insert into t select g, 0 from generate_series(1, 8) g",
-            "insert into users values (1, 'x'), (2, 'x')",
-        ] {
-            let create = create.replace(
-                "select g, 0 from generate_series(1, 8) g",
-                "values (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (7, 0), (8, 0)",
-            );
-            for side in [&mut both.ours, &mut both.theirs] {
-                side.rows(&create).expect("create");
-            }
-        }
-        both
-    }
-
+impl Beside {
     /// What each says to the same bytes. When a changed setting is told is the proxy's own.
     fn say(&mut self, bytes: &[u8]) -> [String; 2] {
-        [&mut self.ours, &mut self.theirs].map(|side| {
+        self.sides().map(|side| {
             side.send(bytes).expect("sent");
             let mut frames: Vec<Frame> = side.read_until_ready(1).expect("an answer");
             frames.retain(|frame| frame.tag != b'S');
@@ -83,15 +62,9 @@ impl Both {
         }
     }
 
-    /// As another session.
-    fn anew(&mut self, cluster: &Cluster, oracle: &LocalNode) {
-        self.ours = Wire::login(&cluster.login()).expect("login");
-        self.theirs = Wire::login(&login_of(oracle)).expect("login");
-    }
-
     /// The rows of the beginning.
     fn restore(&mut self) {
-        for side in [&mut self.ours, &mut self.theirs] {
+        for side in self.sides() {
             for key in 1..=8 {
                 side.rows(&format!("update t set n = 0 where auction_id = {key}")).expect("update");
                 side.rows(&format!("delete from t where auction_id = {}", key + 20)).expect("delete");
@@ -103,7 +76,7 @@ impl Both {
 
     /// What is stored.
     fn rows(&mut self) -> [Vec<Vec<Option<String>>>; 2] {
-        [&mut self.ours, &mut self.theirs].map(|side| {
+        self.sides().map(|side| {
             let all = [
                 "select auction_id, n from t",
                 "select auction_id, pid from c",
@@ -167,8 +140,7 @@ const BEGINS: &[&str] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn begin_behind_other_statements_holds_on_every_shard() {
     let cluster = Cluster::builder().shards(3).replicas(1).start().await;
-    let oracle = Cluster::oracle().await;
-    let mut both = Both::start(&cluster, &oracle).await;
+    let mut both = Beside::of(cluster, SET_UP).await;
     let mut wrong = String::new();
     for before in BEFORE {
         for begin in BEGINS {
@@ -532,9 +504,7 @@ const SESSIONS: &[&[&str]] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_in_pipelines_end_as_those_of_postgresql() {
-    let cluster = Cluster::builder().shards(3).start().await;
-    let oracle = Cluster::oracle().await;
-    let mut both = Both::start(&cluster, &oracle).await;
+    let mut both = Beside::start(SET_UP).await;
     let mut wrong = String::new();
     for session in SESSIONS {
         for step in session.iter().copied() {
@@ -543,7 +513,7 @@ async fn transactions_in_pipelines_end_as_those_of_postgresql() {
                 wrong.push_str(&format!("{session:?}: {step}\n  ours   {ours}\n  theirs {theirs}\n"));
             }
         }
-        both.anew(&cluster, &oracle);
+        both.anew();
         let [ours, theirs] = both.rows();
         if ours != theirs {
             wrong.push_str(&format!("{session:?}: stored\n  ours   {ours:?}\n  theirs {theirs:?}\n"));
@@ -556,10 +526,7 @@ async fn transactions_in_pipelines_end_as_those_of_postgresql() {
 /// What has been executed may still be undone at Sync: nobody is told of it before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_wait_for_sync_as_those_of_postgresql() {
-    let cluster = Cluster::builder().start().await;
-    let oracle = Cluster::oracle().await;
-    let mut sides =
-        [Wire::login(&cluster.login()).expect("login"), Wire::login(&login_of(&oracle)).expect("login")];
+    let mut beside = Beside::start(&["create table t (auction_id bigint, n int)"]).await;
     let lines: String = (1..=20).map(|id| format!("{id}\t0\n")).collect();
     let rows = [message::copy_data(lines.as_bytes()), message::copy_done()].concat();
     let pipelines: &[(&str, &[u8])] = &[
@@ -568,11 +535,8 @@ async fn answers_wait_for_sync_as_those_of_postgresql() {
         ("update t set n = 1 where auction_id = 3", b""),
         ("copy t from stdin", &rows),
     ];
-    for side in &mut sides {
-        side.rows("create table t (auction_id bigint, n int)").expect("create");
-    }
     for (sql, data) in pipelines {
-        let told = sides.each_mut().map(|side| {
+        let told = beside.sides().map(|side| {
             let pipeline =
                 [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)];
             side.send(&pipeline.concat()).expect("sent");

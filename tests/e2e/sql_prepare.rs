@@ -1,11 +1,9 @@
 //! PREPARE, EXECUTE and EXPLAIN EXECUTE in SQL, against one PostgreSQL.
 
-use shard_admin::local_cluster::LocalNode;
-use tests::cluster::Cluster;
 use tests::wire::Wire;
 use tests::wire_message as message;
 
-use crate::texts::{brief, login_of};
+use crate::beside::{Beside, brief};
 
 const SET_UP: &[&str] = &[
     "create table t (auction_id bigint, k bigint, v text)",
@@ -91,26 +89,15 @@ const TEXTS: &[&str] = &[
     "rollback",
 ];
 
-/// A session of the proxy and one of a plain server.
+/// A session of the proxy and one of a plain server, and where their answers differ.
 struct Both {
-    cluster: Cluster,
-    _oracle: LocalNode,
-    wire: Wire,
-    plain: Wire,
+    beside: Beside,
     different: Vec<String>,
 }
 
 impl Both {
     async fn start() -> Self {
-        let cluster = Cluster::builder().shards(3).start().await;
-        let oracle = Cluster::oracle().await;
-        let mut plain = Wire::login(&login_of(&oracle)).expect("login");
-        let mut wire = Wire::login(&cluster.login()).expect("login");
-        for sql in SET_UP {
-            plain.rows(sql).expect(sql);
-            wire.rows(sql).expect(sql);
-        }
-        Self { cluster, _oracle: oracle, wire, plain, different: Vec::new() }
+        Self { beside: Beside::start(SET_UP).await, different: Vec::new() }
     }
 
     /// Both get the bytes; what they answer is noted where it differs.
@@ -124,7 +111,7 @@ impl Both {
             side.send(bytes).expect("sent");
             told(brief(&side.read_until_ready(1).expect("an answer")))
         };
-        let (ours, theirs) = (answer(&mut self.wire), answer(&mut self.plain));
+        let [ours, theirs] = self.beside.sides().map(answer);
         if ours != theirs {
             self.different.push(format!("{what}\n  proxy:      {ours}\n  PostgreSQL: {theirs}"));
         }
@@ -144,7 +131,7 @@ async fn prepared_in_sql_as_in_postgresql() {
         both.send(text, &message::query(text));
     }
     let names = "select string_agg(name, ',' order by category_id) from categories";
-    let of_each = both.cluster.on_each_primary(names).await;
+    let of_each = both.beside.cluster.on_each_primary(names).await;
     assert_eq!(of_each, vec![vec!["one,two!"]; 3], "the same on every shard");
 }
 
@@ -154,7 +141,7 @@ async fn names_of_parse_are_names_of_prepare() {
     let prepare = "prepare s1 as select 1";
     for parsed in ["select 1", "select 2 from t where auction_id = $1"] {
         let parse = [message::parse("s1", parsed, &[]), message::sync()].concat();
-        for side in [&mut both.plain, &mut both.wire] {
+        for side in both.beside.sides() {
             let mut said = |bytes: &[u8]| {
                 side.send(bytes).expect("sent");
                 brief(&side.read_until_ready(1).expect("an answer"))
@@ -201,7 +188,7 @@ async fn types_and_numbers_of_parameters_are_complained_of_as_by_postgresql() {
 async fn what_cannot_run_in_a_transaction_cannot_run_in_a_pipeline() {
     let mut both = Both::start().await;
     let vacuum = [message::step("select 1"), message::step("vacuum t"), message::sync()].concat();
-    for side in [&mut both.plain, &mut both.wire] {
+    for side in both.beside.sides() {
         side.send(&vacuum).expect("sent");
         let answer = brief(&side.read_until_ready(1).expect("an answer"));
         assert!(answer.contains("SELECT 1") && answer.contains("E 25001"), "{answer}");

@@ -1,37 +1,11 @@
 //! Texts of several statements: read as a whole before any of it runs, errors placed in the text as it was sent.
 
-use shard_admin::local_cluster::LocalNode;
 use tests::cluster::Cluster;
-use tests::wire::{Frame, Login, Wire};
+use tests::wire::Wire;
 use tokio_postgres::error::SqlState;
 
+use crate::beside::{Beside, brief};
 use crate::house::{add_auctions, build, one_of_each};
-
-/// An answer in brief: tags, and of errors the SQLSTATE, the message and the position; of completed statements their tag, of rows
-/// their values.
-pub(crate) fn brief(frames: &[Frame]) -> String {
-    let one = |frame: &Frame| {
-        let fields: Vec<_> = frame.body.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-        let of =
-            |tag: char| fields.iter().find(|field| field.starts_with(tag)).map_or("", |field| &field[1..]);
-        match frame.tag {
-            b'E' => format!("E {} {} at {}", of('C'), of('M'), of('P')),
-            b'C' => fields[0].to_string(),
-            b'D' => format!("D {}", String::from_utf8_lossy(&frame.body[2..]).replace(char::is_control, "'")),
-            b'Z' => String::from_utf8_lossy(&frame.body).into_owned(),
-            tag => char::from(tag).to_string(),
-        }
-    };
-    frames.iter().map(one).collect::<Vec<_>>().join(" | ")
-}
-
-/// A login at a plain server.
-pub(crate) fn login_of(oracle: &LocalNode) -> Login {
-    let login = Login::new((oracle.host.as_str(), oracle.port), "auction").expect("a loopback address");
-    let config = oracle.config("auction");
-    let password = config.get_password().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-    Login { password, ..login }
-}
 
 /// What is sent one after the other.
 const TEXTS: &[&str] = &[
@@ -70,17 +44,10 @@ const TEXTS: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_with_a_syntax_error_runs_nothing_and_is_told_where_it_is() {
-    let cluster = Cluster::builder().shards(3).start().await;
-    let oracle = Cluster::oracle().await;
-    let mut plain = Wire::login(&login_of(&oracle)).expect("login");
-    let mut wire = Wire::login(&cluster.login()).expect("login");
     let create = "create table t (auction_id bigint primary key, n int, v text)";
-    for side in [&mut plain, &mut wire] {
-        side.rows(create).expect("create");
-    }
+    let mut beside = Beside::start(&[create]).await;
     for text in TEXTS {
-        let ours = brief(&wire.query(text).expect("an answer"));
-        let theirs = brief(&plain.query(text).expect("an answer"));
+        let [ours, theirs] = beside.sides().map(|side| brief(&side.query(text).expect("an answer")));
         assert_eq!(ours, theirs, "{text}");
     }
     let ids = |side: &mut Wire| {
@@ -89,7 +56,7 @@ async fn a_text_with_a_syntax_error_runs_nothing_and_is_told_where_it_is() {
         ids.sort_unstable();
         ids
     };
-    let (ours, theirs) = (ids(&mut wire), ids(&mut plain));
+    let [ours, theirs] = beside.sides().map(ids);
     assert_eq!(ours, theirs);
     assert!(ours.len() > 8, "{ours:?}");
 }

@@ -5,8 +5,8 @@ use tests::cluster::Cluster;
 use tests::wire::Wire;
 use tests::wire_message::{Value, bind, execute, parse, step, sync};
 
+use crate::beside::{Beside, brief};
 use crate::set_off::refused;
-use crate::texts::{brief, login_of};
 
 const CREATE: &[&str] = &[
     "create table t (auction_id bigint primary key, n int, v text)",
@@ -88,15 +88,7 @@ fn rows(side: &mut Wire) -> Vec<Vec<Option<String>>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_in_parts_is_judged_as_a_whole() {
-    let cluster = Cluster::builder().shards(3).start().await;
-    let oracle = Cluster::oracle().await;
-    let mut plain = Wire::login(&login_of(&oracle)).expect("login");
-    let mut wire = Wire::login(&cluster.login()).expect("login");
-    for create in CREATE {
-        for side in [&mut plain, &mut wire] {
-            side.rows(create).unwrap_or_else(|error| panic!("{create}: {error}"));
-        }
-    }
+    let mut beside = Beside::start(CREATE).await;
     let mut differ = Vec::new();
     for text in TEXTS {
         for extended in [false, true] {
@@ -111,7 +103,7 @@ async fn a_statement_in_parts_is_judged_as_a_whole() {
                 side.rows("truncate t, d, s").expect("truncate");
                 answer
             };
-            let (ours, theirs) = (ask(&mut wire), ask(&mut plain));
+            let [ours, theirs] = beside.sides().map(ask);
             if ours != theirs {
                 differ.push(format!("{text} (extended: {extended})\n  want {theirs}\n  have {ours}"));
             }
@@ -122,21 +114,13 @@ async fn a_statement_in_parts_is_judged_as_a_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_in_parts_are_stored_as_the_whole_would_be() {
-    let cluster = Cluster::builder().shards(3).start().await;
-    let oracle = Cluster::oracle().await;
-    let mut plain = Wire::login(&login_of(&oracle)).expect("login");
-    let mut wire = Wire::login(&cluster.login()).expect("login");
-    for create in CREATE {
-        for side in [&mut plain, &mut wire] {
-            side.rows(create).unwrap_or_else(|error| panic!("{create}: {error}"));
-        }
-    }
+    let mut beside = Beside::start(CREATE).await;
     for text in TEXTS {
-        for side in [&mut plain, &mut wire] {
+        for side in beside.sides() {
             side.query(text).expect("an answer");
         }
     }
-    let (ours, theirs) = (rows(&mut wire), rows(&mut plain));
+    let [ours, theirs] = beside.sides().map(rows);
     assert_eq!(ours, theirs);
     assert!(ours.len() > 20, "{ours:?}");
     // In a transaction, by named statements, with parameters of open types; what is wrong is said by Parse.
@@ -164,14 +148,14 @@ async fn rows_in_parts_are_stored_as_the_whole_would_be() {
         [step("drop table gone"), sync()].concat(),
         [bind("", "late", &[value("1"), value("2")], &[]), execute("", 0), sync()].concat(),
     ] {
-        let mut answers = Vec::new();
-        for side in [&mut plain, &mut wire] {
+        let [ours, theirs] = beside.sides().map(|side| {
             side.send(&batch).expect("sent");
-            answers.push(brief(&side.read_until_ready(1).expect("an answer")));
-        }
-        assert_eq!(answers[1], answers[0]);
+            brief(&side.read_until_ready(1).expect("an answer"))
+        });
+        assert_eq!(ours, theirs);
     }
-    assert_eq!(rows(&mut wire), rows(&mut plain));
+    let [ours, theirs] = beside.sides().map(rows);
+    assert_eq!(ours, theirs);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,71 @@
+//! The proxy beside a plain PostgreSQL: both are asked the same, and what they say is put in brief so that it can be compared.
+
+use shard_admin::local_cluster::LocalNode;
+use tests::cluster::Cluster;
+use tests::wire::{Frame, Login, Wire};
+
+/// An answer in brief: tags, and of errors the SQLSTATE, the message and the position; of completed statements their tag, of rows
+/// their values.
+pub(crate) fn brief(frames: &[Frame]) -> String {
+    let one = |frame: &Frame| {
+        let fields: Vec<_> = frame.body.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        let of =
+            |tag: char| fields.iter().find(|field| field.starts_with(tag)).map_or("", |field| &field[1..]);
+        match frame.tag {
+            b'E' => format!("E {} {} at {}", of('C'), of('M'), of('P')),
+            b'C' => fields[0].to_string(),
+            b'D' => format!("D {}", String::from_utf8_lossy(&frame.body[2..]).replace(char::is_control, "'")),
+            b'Z' => String::from_utf8_lossy(&frame.body).into_owned(),
+            tag => char::from(tag).to_string(),
+        }
+    };
+    frames.iter().map(one).collect::<Vec<_>>().join(" | ")
+}
+
+/// A login at a plain server.
+pub(crate) fn login_of(oracle: &LocalNode) -> Login {
+    let login = Login::new((oracle.host.as_str(), oracle.port), "auction").expect("a loopback address");
+    let config = oracle.config("auction");
+    let password = config.get_password().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+    Login { password, ..login }
+}
+
+/// A cluster and a plain server, with a session of each.
+pub(crate) struct Beside {
+    pub(crate) cluster: Cluster,
+    oracle: LocalNode,
+    pub(crate) ours: Wire,
+    pub(crate) theirs: Wire,
+}
+
+impl Beside {
+    /// Three shards; both have run these statements.
+    pub(crate) async fn start(set_up: &[&str]) -> Self {
+        Self::of(Cluster::builder().shards(3).start().await, set_up).await
+    }
+
+    /// This cluster; likewise.
+    pub(crate) async fn of(cluster: Cluster, set_up: &[&str]) -> Self {
+        let oracle = Cluster::oracle().await;
+        let ours = Wire::login(&cluster.login()).expect("login");
+        let theirs = Wire::login(&login_of(&oracle)).expect("login");
+        let mut beside = Self { cluster, oracle, ours, theirs };
+        for sql in set_up {
+            for side in beside.sides() {
+                side.rows(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            }
+        }
+        beside
+    }
+
+    /// The proxy's session, and the plain server's.
+    pub(crate) fn sides(&mut self) -> [&mut Wire; 2] {
+        [&mut self.ours, &mut self.theirs]
+    }
+
+    /// Other sessions in place of these.
+    pub(crate) fn anew(&mut self) {
+        self.ours = Wire::login(&self.cluster.login()).expect("login");
+        self.theirs = Wire::login(&login_of(&self.oracle)).expect("login");
+    }
+}
