@@ -34,6 +34,7 @@ const DEEDS: [(&str, &str); 9] = [
     ("SELECT lock_it()", "lock"),
 ];
 
+/// What is left at one's own connection: of one that was closed the server gives up the lock a moment later.
 const STATE: &str = "SELECT 'tenant' WHERE coalesce(current_setting('app.tenant', true), '') <> '' \
      UNION ALL SELECT 'temporary table' WHERE to_regclass('pg_temp.secret') IS NOT NULL \
      UNION ALL SELECT 'lock' FROM pg_locks WHERE locktype = 'advisory' AND objid = 4242 AND pid = pg_backend_pid()";
