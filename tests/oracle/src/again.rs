@@ -96,7 +96,7 @@ fn term(sql: &str, term: &KeyTerm) -> String {
         }
         ValueRef::Literal(n) => {
             let literals = normalise(sql.as_bytes(), true).literals;
-            let value = literals.get(usize::from(n)).and_then(|l| l.value(sql.as_bytes(), true));
+            let value = literals.get(n as usize).and_then(|l| l.value(sql.as_bytes(), true));
             format!("{value:?}")
         }
         ref other => format!("{other:?}"),

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use proxy::sql::schema::{Column, Function, Placement, Relation, RelationKind, Schema, Stored, Touches};
+use proxy::sql::schema::{
+    Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
+};
 use router_config::key::KeyType;
 use serde_json::Value;
 
@@ -206,7 +208,6 @@ fn relation(name: (&str, &str), columns: Option<&[String]>, round: &Round, oid: 
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,
-        has_user_triggers: false,
     }
 }
 
@@ -218,6 +219,7 @@ fn function(name: &str, kind: Functions) -> Function {
         aggregate,
         set_returning: false,
         touches_sharded: Touches::No,
+        reach: Reach::default(),
         key_argument: None,
     }
 }

@@ -1,11 +1,11 @@
 //! Statements other than SELECT, INSERT, UPDATE, DELETE and MERGE: what kind they are.
 
-use proxy::sql::facts::{Command, DdlKind, Facts, Isolation};
+use proxy::sql::facts::{Command, DdlKind, Isolation};
 use proxy::sql::schema::Relation;
 use serde_json::Value;
 
 use crate::judge::Case;
-use crate::tree::{field, flag, is, list, node, number, text};
+use crate::tree::{self, field, flag, is, list, node, number, text};
 
 /// Forms of the grammar that the tree has as function calls.
 pub const GRAMMAR: [&str; 13] = [
@@ -59,8 +59,8 @@ pub fn harmless_at_home(tree: &Value) -> bool {
 }
 
 /// The command is the one that the tree has.
-pub fn check(facts: &Facts, tag: &str, body: &Value, wrong: &mut Vec<String>) {
-    let command = &facts.command;
+pub fn check(case: &Case<'_>, tag: &str, body: &Value, wrong: &mut Vec<String>) {
+    let command = &case.facts.command;
     let right = match tag {
         "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" => true,
         "TransactionStmt" => transaction(command, body),
@@ -93,7 +93,11 @@ pub fn check(facts: &Facts, tag: &str, body: &Value, wrong: &mut Vec<String>) {
         },
         "NotifyStmt" => matches!(command, Command::Notify(name) if name == text(body, "conditionname")),
         "LockStmt" => matches!(command, Command::Lock),
-        "CallStmt" | "DoStmt" => matches!(command, Command::Call),
+        "CallStmt" => matches!(command, Command::Call),
+        "DoStmt" => match command {
+            Command::Ddl(DdlKind::Transactional) => only_defines(case.sql),
+            command => matches!(command, Command::Call),
+        },
         "DiscardStmt" => matches!(command, Command::Discard(_)),
         "CopyStmt" => copy(command, body),
         "ConstraintsSetStmt" | "LoadStmt" | "CheckPointStmt" => matches!(command, Command::Other),
@@ -102,6 +106,26 @@ pub fn check(facts: &Facts, tag: &str, body: &Value, wrong: &mut Vec<String>) {
     if !right {
         wrong.push(format!("command {command:?} for {tag} {}", short(body)));
     }
+}
+
+/// Every statement of a DO block is of the kind that [`ddl`] judges: it may run on all shards.
+fn only_defines(sql: &str) -> bool {
+    let Ok(block) = pg_query::parse_plpgsql(sql) else { return false };
+    let statements = tree::all(&block, "PLpgSQL_stmt_execsql");
+    let defines = |statement: &&Value| {
+        let query = text(field(field(statement, "sqlstmt"), "PLpgSQL_expr"), "query");
+        tree::parse(query).is_some_and(|tree| {
+            node(&tree).is_some_and(|(tag, _)| {
+                ["Create", "Alter", "Drop", "Grant", "Comment", "View", "Rename", "Define"]
+                    .iter()
+                    .any(|kind| tag.starts_with(kind))
+            })
+        })
+    };
+    !statements.is_empty()
+        && statements.iter().all(defines)
+        && tree::all(&block, "PLpgSQL_stmt_dynexecute").is_empty()
+        && tree::all(&block, "PLpgSQL_stmt_perform").is_empty()
 }
 
 fn short(body: &Value) -> String {

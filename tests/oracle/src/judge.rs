@@ -50,7 +50,7 @@ pub fn judge(case: &Case<'_>, mut reader: Reader<'_>) -> Verdict {
         return if wrong.is_empty() { Verdict::Refused } else { Verdict::Wrong(wrong) };
     }
     wrong.extend(shapes);
-    commands::check(case.facts, tag, body, &mut wrong);
+    commands::check(case, tag, body, &mut wrong);
     // PostgreSQL's grammar has INTO in subqueries, its analysis has not.
     let nested = crate::tree::all(case.tree, "into_clause").len();
     if nested > usize::from(!field(body, "into_clause").is_null()) {
@@ -279,7 +279,7 @@ fn constant(case: &Case<'_>, term: &proxy::sql::facts::KeyTerm) -> Option<Const>
         ValueRef::Param(n) => Where::Param(i64::from(n)),
         ValueRef::Literal(n) => {
             let literals = normalise(case.sql.as_bytes(), true).literals;
-            let Literal { start, .. } = *literals.get(usize::from(n))?;
+            let Literal { start, .. } = *literals.get(n as usize)?;
             Where::Literal(start)
         }
         ValueRef::Null => Where::Null,
