@@ -249,10 +249,8 @@ impl Session {
 
     /// Passes a statement on to the shard where the transaction is, else to the pinned one, else to the home shard.
     pub async fn pass_on_home(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
-        let shard_of = |fits: fn(&&Held) -> bool| self.held.iter().find(fits).map(|held| held.shard);
         // A failed transaction is refused by the shard that it has failed on.
-        let busy = self.failed_shard().or_else(|| shard_of(|held| held.unsynced));
-        let Some(shard) = busy.or_else(|| shard_of(|held| held.enlisted)) else {
+        let Some(shard) = self.failed_shard().or(self.busy_shard()) else {
             let names = matches!(facts.command, Command::Deallocate(_));
             let shard = if names { self.pins.names() } else { self.pins.any() }.unwrap_or(ShardId(0));
             let at = self.acquire(shard, false).await?;

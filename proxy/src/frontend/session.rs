@@ -190,9 +190,10 @@ impl Session {
         self.held.iter().find(|held| held.lease.status == Status::Failed).map(|held| held.shard)
     }
 
-    /// The shard where the transaction or the pipeline under way is, the first of several.
+    /// The shard where the pipeline under way is, else the first of those where the transaction is.
     pub fn busy_shard(&self) -> Option<ShardId> {
-        self.held.iter().find(|held| held.enlisted || held.unsynced).map(|held| held.shard)
+        let shard_of = |fits: fn(&&Held) -> bool| self.held.iter().find(fits).map(|held| held.shard);
+        shard_of(|held| held.unsynced).or_else(|| shard_of(|held| held.enlisted))
     }
 
     /// Indices of the conns that are part of the open block.

@@ -31,8 +31,7 @@ impl Session {
         }
         // PostgreSQL warns, and its modes count.
         self.pass_on_home(facts, text, via).await?;
-        let first = self.held.iter().find(|held| held.enlisted).map(|held| held.shard);
-        match (modes_sql(text), first) {
+        match (modes_sql(text), self.busy_shard()) {
             (Some(modes), Some(shard)) if self.events.error.is_none() => {
                 self.tell_others(&modes, shard).await
             }
