@@ -251,6 +251,18 @@ const SESSIONS: &[&[&str]] = &[
         "begin; update t set n = 8 where auction_id = 5; begin read only; update t set n = 8 where auction_id = 6",
         "rollback",
     ],
+    &[
+        "begin; update t set n = 8 where auction_id = 5; update t set n = 8 where auction_id = 6; update t set n = 8 where auction_id = 7; begin read only; update t set n = 9 where auction_id = 5",
+        "rollback",
+    ],
+    &[
+        "begin; update t set n = 8 where auction_id = 5; update t set n = 8 where auction_id = 6; update t set n = 8 where auction_id = 7; begin read only; update t set n = 9 where auction_id = 6",
+        "rollback",
+    ],
+    &[
+        "begin; update t set n = 8 where auction_id = 5; update t set n = 8 where auction_id = 6; update t set n = 8 where auction_id = 7; begin read only; update t set n = 9 where auction_id = 7",
+        "rollback",
+    ],
     // A deferred constraint fails what Sync, COMMIT or the end of a text commits.
     &[
         "Q set local search_path = 'public'; insert into c values (40, 5)",

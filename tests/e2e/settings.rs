@@ -5,6 +5,7 @@ use tests::wire::{Frame, Login, Wire};
 use tests::wire_message as message;
 use tokio_postgres::Client;
 
+use crate::beside::{Beside, brief};
 use crate::house::{add_auctions, build, holders, one_of_each};
 
 struct House {
@@ -281,4 +282,60 @@ async fn hints_end_with_their_transaction() {
         assert_eq!(all().await, !kept, "SET, {end}");
         client.batch_execute("RESET gavel.shard").await.expect("reset");
     }
+}
+
+/// What a setting is set to and how that is undone: by the session, in a pipeline that goes from shard to shard.
+const UNDONE: &[(&str, &str, &str)] = &[
+    ("set work_mem = '6MB'", "reset work_mem", "work_mem"),
+    ("set work_mem = '6MB'", "set work_mem to default", "work_mem"),
+    ("set work_mem = '6MB'", "reset all", "work_mem"),
+    ("set work_mem = '6MB'", "set work_mem = '4MB'", "work_mem"),
+    ("select set_config('work_mem', '6MB', false)", "reset work_mem", "work_mem"),
+    ("set role pg_read_all_data", "reset role", "role"),
+    ("set session authorization pg_read_all_data", "reset session authorization", "session_authorization"),
+    ("set timezone = 'Asia/Tokyo'", "reset timezone", "TimeZone"),
+    ("set extra_float_digits = 0", "reset extra_float_digits", "extra_float_digits"),
+    (
+        "set session characteristics as transaction read only",
+        "reset default_transaction_read_only",
+        "default_transaction_read_only",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_pipeline_undoes_is_undone_on_every_shard() {
+    // One conn a shard: who comes next gets it.
+    let cluster = Cluster::builder().shards(3).config_extra("[pool]\nsize = 1").start().await;
+    let mut set_up = vec!["create table t (auction_id bigint primary key, n int)"];
+    set_up.push("insert into t values (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0)");
+    let mut both = Beside::of(cluster, &set_up).await;
+    let mut wrong = String::new();
+    for (set, undo, name) in UNDONE {
+        let shown = format!("show {name}");
+        let at = |key: i64| format!("select current_setting('{name}') from t where auction_id = {key}");
+        for [one, two] in [[1, 2], [2, 3], [3, 1], [4, 5], [5, 6], [6, 4]] {
+            let (one, two) = (at(one), at(two));
+            let texts = [
+                vec![set, one.as_str(), undo, &shown],
+                vec![set, &one, &two, undo, &one, &two],
+                vec![&one, set, &two, undo, &shown, &one],
+                vec!["begin", &one, set, &two, undo, &one, &two, "commit"],
+            ];
+            for statements in texts {
+                let next: Vec<String> = (1..=6).map(at).collect();
+                let said = both.sides().map(|side| {
+                    let frames = pipeline(side, &statements);
+                    brief(&frames.into_iter().filter(|frame| frame.tag != b'S').collect::<Vec<_>>())
+                });
+                both.anew();
+                let met = both
+                    .sides()
+                    .map(|side| next.iter().map(|sql| side.rows(sql).expect("rows")).collect::<Vec<_>>());
+                if said[0] != said[1] || met[0] != met[1] {
+                    wrong.push_str(&format!("{statements:?}\n  said {said:#?}\n  then {met:?}\n"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }

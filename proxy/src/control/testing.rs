@@ -1,9 +1,9 @@
-//! Real servers for the tests of this folder: `initdb` once per process, a copy of its directory per server.
+//! Real servers for the tests of this folder: `initdb` once for all that run at a time, a copy of its directory per server.
 
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,14 +24,16 @@ pub(crate) struct Server {
     dir: TempDir,
     pub(crate) address: NodeAddress,
     child: Option<Child>,
+    /// What it was made of.
+    template: Arc<TempDir>,
 }
 
 impl Server {
     /// A fresh primary.
     pub(crate) fn start() -> Self {
-        let dir = directory();
-        run(Command::new("cp").arg("-a").arg(template()).arg(dir.path().join("data")));
-        Self::serve(dir)
+        let (dir, template) = (directory(), template());
+        run(Command::new("cp").arg("-a").arg(template.path().join("data")).arg(dir.path().join("data")));
+        Self::serve(dir, template)
     }
 
     /// A streaming replica of this server.
@@ -40,12 +42,12 @@ impl Server {
         let mut copy = unprivileged(&format!("{BIN}/pg_basebackup"));
         copy.args(["-R", "-X", "stream", "-c", "fast", "-U", "postgres", "-h", "127.0.0.1", "-p"]);
         run(copy.arg(self.address.port.to_string()).arg("-D").arg(dir.path().join("data")));
-        Self::serve(dir)
+        Self::serve(dir, Arc::clone(&self.template))
     }
 
-    fn serve(dir: TempDir) -> Self {
+    fn serve(dir: TempDir, template: Arc<TempDir>) -> Self {
         let address = NodeAddress { host: String::from("127.0.0.1"), port: free_port() };
-        let mut server = Self { dir, address, child: None };
+        let mut server = Self { dir, address, child: None, template };
         server.restart();
         server
     }
@@ -164,16 +166,20 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, check: impl
     panic!("not within 10 s: {what}");
 }
 
-fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
-    let dir = TEMPLATE.get_or_init(|| {
-        let dir = directory();
-        let mut initdb = unprivileged(&format!("{BIN}/initdb"));
-        initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N", "-D"]);
-        run(initdb.arg(dir.path().join("data")));
-        dir
-    });
-    Box::leak(dir.path().join("data").into_boxed_path())
+/// The directory of a server that has not run yet. It goes with the last server that was made of it: what a static keeps is never
+/// dropped.
+fn template() -> Arc<TempDir> {
+    static TEMPLATE: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    let mut known = TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(dir) = known.upgrade() {
+        return dir;
+    }
+    let dir = Arc::new(directory());
+    let mut initdb = unprivileged(&format!("{BIN}/initdb"));
+    initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N", "-D"]);
+    run(initdb.arg(dir.path().join("data")));
+    *known = Arc::downgrade(&dir);
+    dir
 }
 
 fn directory() -> TempDir {
