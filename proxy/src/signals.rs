@@ -65,6 +65,7 @@ async fn reload(shared: &Arc<Shared>, outside: &Outside) -> Reloaded {
             return Err(error.to_string());
         }
     };
+    connect.learn_all(&shared.connect.load());
     shared.connect.store(connect);
     shared.handshake.store(Arc::new(handshake));
     shared.settings.store(settings);

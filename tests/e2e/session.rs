@@ -270,3 +270,52 @@ async fn a_role_that_is_dropped_and_made_again_is_another_one() {
         assert_eq!(error.code(), Some(&SqlState::INVALID_PASSWORD), "{error:?}");
     }
 }
+
+/// A password is changed while sessions go on: who logs in with the new one is served on every shard, through the pools that sessions
+/// with the old one have opened; and these find connections again as soon as somebody has logged in with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_password_reaches_the_pools_of_older_sessions() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    for sql in [
+        "CREATE TABLE t (auction_id bigint PRIMARY KEY, n int)",
+        "INSERT INTO t VALUES (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0)",
+        "CREATE ROLE rotated LOGIN PASSWORD 'before'",
+        "GRANT ALL ON t TO rotated",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    let login = async |password: &str| {
+        let mut config = cluster.proxy.config("auction");
+        config.user("rotated").password(password);
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.expect("it logs in");
+        tokio::spawn(connection);
+        client
+    };
+    let (one, two) = one_key_of_each(&cluster).await;
+    let select = |key: i64| format!("SELECT n FROM t WHERE auction_id = {key} FOR UPDATE");
+    let old = login("before").await;
+    // Its only connection, which stays its own.
+    old.batch_execute(&format!("BEGIN; {}", select(one))).await.expect("the pool of one shard is there");
+    client.batch_execute("ALTER ROLE rotated PASSWORD 'after'").await.expect("alter");
+    let error = old.batch_execute(&select(two)).await.expect_err("no connection, and no password for one");
+    assert_eq!(error.code(), Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION), "{error:?}");
+    let new = login("after").await;
+    for key in [one, two] {
+        let found = first_column(&new, &format!("SELECT n FROM t WHERE auction_id = {key}")).await;
+        assert_eq!(found, ["0"], "{key}");
+    }
+    old.batch_execute("ROLLBACK").await.expect("rollback");
+    new.batch_execute(&format!("BEGIN; {}", select(one))).await.expect("a connection of its own");
+    for key in [two, one] {
+        let found = first_column(&old, &format!("SELECT n FROM t WHERE auction_id = {key}")).await;
+        assert_eq!(found, ["0"], "{key}");
+    }
+}
+
+/// Keys of two shards.
+async fn one_key_of_each(cluster: &Cluster) -> (i64, i64) {
+    let keys = cluster.on_each_primary("SELECT min(auction_id) FROM t").await;
+    let key = |shard: usize| keys[shard][0].parse().expect("rows on both shards");
+    (key(0), key(1))
+}

@@ -37,6 +37,7 @@ pub(super) async fn open(login: Login, worker: Arc<Worker>, peer: SocketAddr) ->
         return None;
     };
     let who = who(&login.user, &login.database, login.credentials, &entry, settings.pool.mode);
+    worker.shared.connect.load().learn(&who.login);
     let (who, gucs) = (worker.whos.share(who), Gucs::of(startup_gucs(&login.parameters)));
     let gucs = worker.gucs.share(gucs);
     let mut session = Box::new(Session::new(io, worker, who, gucs));

@@ -146,7 +146,10 @@ pub enum ScramError {
     #[error("the server's SCRAM signature is wrong")]
     WrongSignature,
     /// The keys are for another salt or number of rounds than the node's.
-    #[error("the node stores another SCRAM verifier than the one that the application was checked against")]
+    #[error(
+        "the node stores another SCRAM verifier than the one that the application was checked against: the password was \
+         changed since (log in again), or set on each node by itself (copy the verifier, or use backend.passwords_file)"
+    )]
     OtherVerifier,
 }
 

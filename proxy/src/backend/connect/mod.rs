@@ -8,7 +8,7 @@ mod login;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -75,6 +75,8 @@ pub struct ConnectContext {
     passwords: HashMap<String, Arc<str>>,
     /// Keys by the hash of password, salt and rounds.
     salted: Cache<Key, Arc<Keys>>,
+    /// What each role has proven itself with last: a password may have changed since the pool's first session logged in.
+    latest: Mutex<HashMap<Arc<str>, Credentials>>,
 }
 
 impl fmt::Debug for ConnectContext {
@@ -109,7 +111,31 @@ impl ConnectContext {
             timeout: settings.backend.connect_timeout,
             passwords,
             salted: Cache::new(SALTED_KEYS_MAX),
+            latest: Mutex::default(),
         })
+    }
+
+    /// An application has logged in: whoever connects as this role from now on proves it with the same.
+    pub fn learn(&self, login: &BackendLogin) {
+        let mut latest = self.latest();
+        if latest.get(&login.user) != Some(&login.credentials) {
+            latest.insert(Arc::clone(&login.user), login.credentials.clone());
+        }
+    }
+
+    /// After a reload: knows what this one has learned.
+    pub fn learn_all(&self, of: &Self) {
+        self.latest().clone_from(&of.latest());
+    }
+
+    /// The login with what its role has proven itself with last.
+    pub(super) fn renewed(&self, login: &BackendLogin) -> BackendLogin {
+        let credentials = self.latest().get(&login.user).unwrap_or(&login.credentials).clone();
+        BackendLogin { credentials, ..login.clone() }
+    }
+
+    fn latest(&self) -> MutexGuard<'_, HashMap<Arc<str>, Credentials>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// TLS for the control connections; `None` when it is off.

@@ -59,7 +59,7 @@ pub struct PoolLimits {
 /// Opens and checks conns for deadpool.
 pub struct Manager {
     key: Arc<PoolKey>,
-    login: Mutex<BackendLogin>,
+    login: BackendLogin,
     context: Arc<ConnectContext>,
     limits: PoolLimits,
     gate: Semaphore,
@@ -80,7 +80,7 @@ impl managed::Manager for Manager {
     async fn create(&self) -> Result<Box<Conn>, ConnectError> {
         // The semaphore is never closed.
         let _permit = self.gate.acquire().await;
-        let login = self.login.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let login = self.context.renewed(&self.login);
         let began = Instant::now();
         let connected = Box::pin(connect::connect(&self.key.node, &login, &self.context)).await?;
         let now = Instant::now();
@@ -156,7 +156,7 @@ impl Pool {
     pub fn new(key: PoolKey, login: BackendLogin, context: Arc<ConnectContext>, limits: PoolLimits) -> Self {
         let manager = Manager {
             key: Arc::new(key),
-            login: Mutex::new(login),
+            login,
             context,
             limits,
             gate: Semaphore::new(CONNECTS_AT_ONCE),
@@ -287,11 +287,6 @@ impl Pool {
     pub fn close_idle(&self) {
         drop(std::mem::take(&mut *self.at_hand()));
         self.inner.retain(|_, _| false);
-    }
-
-    /// Uses these credentials from now on (a user's latest login).
-    pub fn set_login(&self, login: BackendLogin) {
-        *self.inner.manager().login.lock().unwrap_or_else(PoisonError::into_inner) = login;
     }
 
     /// Closes idle conns at once, lent ones when they come back; new requests fail.
