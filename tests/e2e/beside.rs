@@ -63,9 +63,13 @@ impl Beside {
         [&mut self.ours, &mut self.theirs]
     }
 
+    /// Another session of each.
+    pub(crate) fn others(&self) -> [Wire; 2] {
+        [self.cluster.login(), login_of(&self.oracle)].map(|login| Wire::login(&login).expect("login"))
+    }
+
     /// Other sessions in place of these.
     pub(crate) fn anew(&mut self) {
-        self.ours = Wire::login(&self.cluster.login()).expect("login");
-        self.theirs = Wire::login(&login_of(&self.oracle)).expect("login");
+        [self.ours, self.theirs] = self.others();
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, NoTls};
 
+use crate::beside::{Beside, brief};
 use crate::house::{add_auctions, build, one_of_each};
 
 /// Far above what is needed: a deadlock that nobody ends lasts for ever.
@@ -205,4 +206,93 @@ async fn whoever_hangs_up_while_it_waits_leaves_no_locks() {
     held.rollback().await.expect("rollback");
     client.batch_execute("UPDATE categories SET name = 'next'").await.expect("nothing bars the next one");
     assert_eq!(first_column(&client, "SELECT name FROM categories").await, ["next"]);
+}
+
+/// What a transaction runs until it fails, and what it does then.
+const FAILING: &[(&[&str], &[&str])] = &[
+    (
+        &[
+            "update t set n = 1 where auction_id = 1",
+            "update t set n = 1 where auction_id = 2",
+            "select 1 / 0",
+        ],
+        &["commit"],
+    ),
+    (
+        &[
+            "update t set n = 1 where auction_id = 1",
+            "update t set n = 1 where auction_id = 2",
+            "insert into t values (3, 0)",
+        ],
+        &["rollback"],
+    ),
+    (
+        &[
+            "update t set n = 1 where auction_id = 1",
+            "savepoint s",
+            "update t set n = 1 where auction_id = 2",
+            "update t set n = 1 where auction_id = 3",
+            "selec",
+        ],
+        &["rollback to s", "update t set n = 2 where auction_id = 4", "commit"],
+    ),
+    (
+        &[
+            "update t set n = 1 where auction_id = 1",
+            "savepoint s",
+            "update t set n = 1 where auction_id = 2",
+            "release s",
+            "savepoint u",
+            "update t set n = 1 where auction_id = 3",
+            "select 1 / 0",
+        ],
+        &["select 1", "rollback to u", "commit"],
+    ),
+    (&["lock table t in share mode", "select n from t where auction_id = 'x'"], &["rollback"]),
+    (
+        &[
+            "update users set name = 'y' where id = 1",
+            "update t set n = 1 where auction_id = 1",
+            "select * from nosuch",
+        ],
+        &["rollback to s", "commit and chain", "commit"],
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_transaction_holds_the_locks_that_it_would_on_one_server() {
+    let mut both = Beside::start(&[
+        "create table t (auction_id bigint primary key, n int)",
+        "insert into t values (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0)",
+        "create table users (id bigint primary key, name text)",
+        "insert into users values (1, 'x')",
+    ])
+    .await;
+    let mut others = both.others();
+    for other in &mut others {
+        other.rows("set lock_timeout = '200ms'").expect("set");
+    }
+    let mut wrong = String::new();
+    for (failing, then) in FAILING {
+        let probes: Vec<String> = (1..=6)
+            .map(|key| format!("update t set n = n where auction_id = {key}"))
+            .chain(["update users set name = name where id = 1".to_owned()])
+            .collect();
+        let begun = ["begin"].into_iter().chain(failing.iter().copied()).map(str::to_owned);
+        let steps = begun.chain(probes).chain(then.iter().map(|sql| (*sql).to_owned()));
+        for sql in steps.chain(["select n from t where auction_id = 4".to_owned()]) {
+            let probing = sql.contains("set n = n ") || sql.contains("name = name");
+            let sides = if probing { others.each_mut() } else { both.sides() };
+            let [ours, theirs] = sides.map(|side| {
+                side.send(&message::query(&sql)).expect("sent");
+                // Where the row is that is waited for is told in the words of the server.
+                let said = brief(&side.read_until_ready(1).expect("an answer"));
+                said.split(" at ").next().unwrap_or_default().to_owned()
+            });
+            if ours != theirs {
+                wrong.push_str(&format!("{failing:?}: {sql}\n  ours   {ours}\n  theirs {theirs}\n"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }

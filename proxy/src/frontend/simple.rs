@@ -356,6 +356,7 @@ impl Session {
         // A pipeline that follows knows nothing of it.
         self.events.error = None;
         self.events.rolled_back.clear();
+        self.fail_everywhere().await;
         self.settle();
         self.refresh_catalog().await;
         self.hear_own().await;

@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use super::control::{Via, aborted, warning};
 use super::failure::Failure;
-use super::session::Session;
+use super::session::{Held, Session};
 use super::transaction::{Block, is_start, modes_sql};
 use crate::sql::facts::{Command, Facts, Isolation};
 use crate::wire::backend::Status;
 use crate::wire::sqlstate;
+
+/// Fails a transaction on a shard that has not seen the failure, in words that say why in the server's log.
+const FAIL: &str = "ROLLBACK TO SAVEPOINT \"the transaction has failed elsewhere\"";
 
 impl Session {
     /// BEGIN or START TRANSACTION.
@@ -226,6 +229,23 @@ impl Session {
         self.note_savepoint(facts);
         self.answer(savepoint_tag(&facts.command));
         Ok(())
+    }
+
+    /// A transaction that has failed holds no locks but those from before its savepoint: the shards that did not see the failure
+    /// give theirs up as the one that did.
+    pub(super) async fn fail_everywhere(&mut self) {
+        let Some(block) = self.block.as_ref().filter(|block| !block.implicit) else { return };
+        if !block.doomed && self.failed_shard().is_none() {
+            return;
+        }
+        let goes_on = |held: &Held| held.enlisted && held.lease.status == Status::InTransaction;
+        while let Some(at) = self.held.iter().position(goes_on) {
+            // To be rejected is what it is for. Whoever is lost has no locks either.
+            let rejected = self.ask(at, FAIL).await;
+            if rejected.is_ok() {
+                break;
+            }
+        }
     }
 
     pub(super) fn note_savepoint(&mut self, facts: &Facts) {

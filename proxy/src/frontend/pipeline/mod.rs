@@ -273,6 +273,7 @@ impl Session {
         self.pipeline = PipelineState::default();
         // The shards listen already.
         let _ = self.commit_listens(failed).await;
+        self.fail_everywhere().await;
         self.settle();
         self.refresh_catalog().await;
         self.hear_own().await;
