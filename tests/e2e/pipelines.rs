@@ -22,6 +22,8 @@ fn pipeline(statements: &[&str]) -> Vec<u8> {
             message::parse(name, sql, &[])
         } else if let Some(name) = sql.strip_prefix('@') {
             run(name)
+        } else if let Some(name) = sql.strip_prefix('!') {
+            message::close(b'S', name)
         } else if let Some(sql) = sql.strip_prefix('#') {
             let bind = message::bind("", "", &[Value::Text(b"1".to_vec())], &[]);
             [message::parse("", sql, &[]), bind, message::execute("", 0)].concat()
@@ -263,6 +265,29 @@ const SESSIONS: &[&[&str]] = &[
         "begin; update t set n = 8 where auction_id = 5; update t set n = 8 where auction_id = 6; update t set n = 8 where auction_id = 7; begin read only; update t set n = 9 where auction_id = 7",
         "rollback",
     ],
+    // What stands behind an error is skipped, a removal of a name too.
+    &["a ::= select 7", "select 1 / 0; !a", "@a", "!a", "@a"],
+    &[
+        "a ::= select 7",
+        "select n from t where auction_id = 1; select 1 / 0; deallocate a",
+        "@a; deallocate a",
+        "@a",
+    ],
+    &[
+        "a ::= select 7",
+        "update t set n = 1 where auction_id = 1; insert into t values (2, 0); deallocate all",
+        "@a",
+    ],
+    &["a ::= select 7", "begin; update t set n = 1 where auction_id = 1; @nosuch; !a", "rollback", "@a"],
+    &["a ::= select 7", "select n from t where auction_id = 1; !a; a ::= select 8; @a", "@a"],
+    // The block that the proxy opens is not the application's.
+    &["update t set n = 1 where auction_id = 1; lock table t"],
+    &["update t set n = 1 where auction_id = 1; update t set n = 1 where auction_id = 2; lock table t"],
+    &["update t set n = 1 where auction_id = 1; declare c cursor for select n from t where auction_id = 1"],
+    &["update t set n = 1 where auction_id = 1; declare c cursor for select n from t where auction_id = 2"],
+    &["lock table t"],
+    &["Q update t set n = 1 where auction_id = 1; lock table t"],
+    &["begin; lock table t; declare c cursor for select n from t where auction_id = 2; fetch c; commit"],
     // A deferred constraint fails what Sync, COMMIT or the end of a text commits.
     &[
         "Q set local search_path = 'public'; insert into c values (40, 5)",
@@ -549,8 +574,12 @@ async fn answers_wait_for_sync_as_those_of_postgresql() {
     ];
     for (sql, data) in pipelines {
         let told = beside.sides().map(|side| {
-            let pipeline =
-                [message::parse("", sql, &[]), message::bind("", "", &[], &[]), message::execute("", 0)];
+            let pipeline = [
+                message::parse("", sql, &[]),
+                message::bind("", "", &[], &[]),
+                message::describe(b'P', ""),
+                message::execute("", 0),
+            ];
             side.send(&pipeline.concat()).expect("sent");
             let mut frames = Vec::new();
             if !data.is_empty() {

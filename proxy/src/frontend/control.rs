@@ -114,6 +114,9 @@ impl Session {
     ) -> Result<(), Failure> {
         let failed = self.failed_shard().is_some();
         self.pipeline.looked = true;
+        if via == Via::Extended {
+            self.see_first().await?;
+        }
         match name {
             _ if failed => self.pass_on_home(facts, text, via).await,
             Some(name) if self.names.statements.remove(name.as_bytes()).is_some() => {

@@ -71,6 +71,11 @@ impl Prepared {
         }
     }
 
+    /// Whether it takes the rows of COPY FROM STDIN.
+    pub fn takes_copy(&self) -> bool {
+        self.facts().is_some_and(|facts| matches!(facts.command, Command::CopyIn(_)))
+    }
+
     /// Whether PostgreSQL plans it, and looks at it again after DDL; what other commands return is decided when they run.
     pub fn is_planned(&self) -> bool {
         const PLANNED: [&str; 8] =

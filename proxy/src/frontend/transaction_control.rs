@@ -248,6 +248,18 @@ impl Session {
         }
     }
 
+    /// What needs a transaction block of the application's own is not content with the one that the proxy has opened around a
+    /// pipeline.
+    pub(super) fn check_needs_block(&self, command: &Command) -> Result<(), Failure> {
+        let command = match command {
+            Command::Lock => "LOCK TABLE",
+            Command::Declare { hold: false, .. } => "DECLARE CURSOR",
+            _ => return Ok(()),
+        };
+        let inside = self.block.as_ref().is_some_and(|block| !block.implicit);
+        if inside { Ok(()) } else { Err(only_in_blocks(command)) }
+    }
+
     pub(super) fn note_savepoint(&mut self, facts: &Facts) {
         let gucs = Arc::clone(&self.gucs);
         let listens = self.listening.as_ref().map_or(0, |listening| listening.changes());

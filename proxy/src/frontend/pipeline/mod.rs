@@ -125,9 +125,7 @@ impl Session {
         if ops.last().is_none_or(|op| op.tag != tag::EXECUTE) {
             return false;
         }
-        let copies = |statement: &Prepared| {
-            statement.facts().is_none_or(|facts| matches!(facts.command, Command::CopyIn(_)))
-        };
+        let copies = |statement: &Prepared| statement.facts().is_none() || statement.takes_copy();
         ops.iter().any(|op| {
             let body = &frames[op.body.clone()];
             match op.tag {

@@ -150,6 +150,7 @@ impl Session {
             self.sent += 1;
             return self.raw(ShardId(0), tag::EXECUTE, body, Owed::Execute(Show::ALL)).await;
         };
+        self.check_needs_block(&facts.command)?;
         if portal.ran {
             return self.run_again(execute.portal, &facts);
         }
@@ -286,10 +287,21 @@ impl Session {
         Ok(())
     }
 
+    /// What stands behind an error is skipped: no statement is removed before all in front of it has succeeded.
+    pub(in crate::frontend) async fn see_first(&mut self) -> Result<(), Failure> {
+        if self.held.iter().any(|held| held.lease.owed_len() > 0) {
+            self.flush_pipelines().await?;
+        }
+        if self.pipeline.skipping { Err(super::skip()) } else { Ok(()) }
+    }
+
     pub(super) async fn op_close(&mut self, body: &Bytes) -> Result<(), Failure> {
         let named = Named::read(tag::CLOSE, body)?;
         let doomed = self.check_doomed().is_err();
         if !named.portal {
+            if self.names.statements.contains_key(named.name) {
+                self.see_first().await?;
+            }
             let unknown = self.names.statements.remove(named.name).is_none();
             if unknown && !self.pins.is_empty() && !doomed {
                 let owed = Owed::Close(Show::ALL);

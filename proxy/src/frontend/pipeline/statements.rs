@@ -226,6 +226,9 @@ impl Session {
                     self.describe_walk(&portal.statement, &bind, &walk).await
                 }
                 Place::Shard(shard) => self.raw(shard, tag::DESCRIBE, body, Owed::Describe(Show::ALL)).await,
+                Place::Spread { .. } if portal.statement.takes_copy() => {
+                    self.local_bare(backend_tag::NO_DATA)
+                }
                 Place::Spread { .. } => {
                     self.pipeline.describe = Some(Bytes::copy_from_slice(named.name));
                     Ok(())
