@@ -57,6 +57,13 @@ const TEXTS: &[&str] = &[
     "insert into nosuch (auction_id, n) values (20, 1), (21, 2)",
     // Places behind characters of several bytes, in every part.
     "/* ü */ insert into t values (20, 1, 'ä'), (21, 'ö', 'x')",
+    "/* ü 8 */ insert into t (auction_id) values (100), (array[1])",
+    "/* ü */ select nosuch from t",
+    "  select n from t where nosuch = 1",
+    "/* ü */ select n from t; /* ö */ select nosuch from t",
+    "-- ü\n insert into nosuch values (1), (2)",
+    "/* ü */ select sum(n), nosuch from t",
+    "/* ü */ update t set n = nosuch where auction_id in (20, 21, 22)",
     "/* ü */ insert into t values (20, 'é', 'ä'), (21, 2, 'x')",
     "insert into t values (20, 1, 'ä'), (21, 2, 'x'), (22, 'z', 'é'), (23, 4, 'x')",
     "select 1; insert into t values (20, 1, 'ä'), (21, 2, 'x'), (22, 'z', 'é'), (23, 4, 'x')",

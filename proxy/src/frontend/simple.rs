@@ -91,7 +91,12 @@ impl Session {
         if matches!(facts.command, Command::TwoPhase) {
             self.check_no_listens()?;
         }
-        let plan = match self.plan_simple(text, analysed, index) {
+        let plan = self.plan_simple(text, analysed, index);
+        let one = |plan: &Plan| matches!(plan.target, Target::One(_) | Target::Nowhere(_) | Target::Any);
+        if !plan.as_ref().is_ok_and(one) {
+            self.stands_behind(&text[..analysed.range(index).start]);
+        }
+        let plan = match plan {
             Ok(plan) => plan,
             Err(refusal) => return Err(Box::pin(self.why_not(&own, refusal.into())).await),
         };
@@ -211,6 +216,13 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// The statement is sent without what stands in front of it, a comment as a rule: positions in its errors count that too.
+    fn stands_behind(&mut self, text: &[u8]) {
+        if self.events.ahead == 0 {
+            self.events.ahead = self.characters(text);
+        }
     }
 
     /// Characters of a piece of the application's text.
