@@ -296,3 +296,61 @@ async fn a_portal_of_the_protocol_is_moved_by_sql() {
         assert!(said.contains("0A000"), "{text}: {said}");
     }
 }
+
+/// Names of cursors are those of a session, on whatever shard the cursor is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursors_name_is_taken_until_it_is_closed_or_undone() {
+    let mut both = Beside::start(&[
+        "create table t (auction_id bigint primary key, n int)",
+        "insert into t values (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6)",
+    ])
+    .await;
+    let declare = |hold: &str, key: i64| {
+        format!("declare c cursor {hold} for select n from t where auction_id = {key}")
+    };
+    let (plain, hold) = ("", "with hold");
+    let mut sessions: Vec<Vec<String>> = Vec::new();
+    for (one, two) in [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6)] {
+        let [begin, fetch, close, rollback, commit] = ["begin", "fetch c", "close c", "rollback", "commit"];
+        let [save, back] = ["savepoint s", "rollback to s"];
+        for steps in [
+            vec![begin, "1", "2", rollback, begin, "2", fetch, close, "1", fetch, commit, begin, "2", commit],
+            vec![begin, "1", save, "2", back, fetch, close, "2", fetch, back, "1", fetch, "2", rollback],
+            vec![begin, save, "1", back, "2", fetch, commit, fetch],
+            vec!["H1", "H2", fetch, close, "H2", fetch, "close all", "H1", fetch, "discard all", "H2", fetch],
+            vec![
+                begin, "H1", rollback, begin, "H2", fetch, commit, "H1", fetch, begin, "1", rollback, fetch,
+                close,
+            ],
+            vec![begin, "1", "commit and chain", "2", fetch, "rollback and chain", "1", fetch, rollback],
+        ] {
+            let step = |step: &str| match step {
+                "1" => declare(plain, one),
+                "2" => declare(plain, two),
+                "H1" => declare(hold, one),
+                "H2" => declare(hold, two),
+                sql => sql.to_owned(),
+            };
+            sessions.push(steps.into_iter().map(step).collect());
+        }
+    }
+    let mut wrong = String::new();
+    for (turn, session) in sessions.iter().enumerate() {
+        for sql in session {
+            let [ours, theirs] = both.sides().map(|side| {
+                let bytes = if turn % 2 == 0 {
+                    message::query(sql)
+                } else {
+                    [message::step(sql), message::sync()].concat()
+                };
+                side.send(&bytes).expect("sent");
+                brief(&side.read_until_ready(1).expect("an answer"))
+            });
+            if ours != theirs {
+                wrong.push_str(&format!("{session:?}: {sql}\n  ours   {ours}\n  theirs {theirs}\n"));
+            }
+        }
+        both.anew();
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}

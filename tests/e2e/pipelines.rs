@@ -288,6 +288,12 @@ const SESSIONS: &[&[&str]] = &[
     &["lock table t"],
     &["Q update t set n = 1 where auction_id = 1; lock table t"],
     &["begin; lock table t; declare c cursor for select n from t where auction_id = 2; fetch c; commit"],
+    &[
+        "begin; declare c cursor for select n from t where auction_id = 1",
+        "close c; declare c cursor for select n from t where auction_id = 2",
+        "fetch c",
+        "rollback",
+    ],
     // A deferred constraint fails what Sync, COMMIT or the end of a text commits.
     &[
         "Q set local search_path = 'public'; insert into c values (40, 5)",

@@ -250,7 +250,7 @@ impl Session {
         match &ask.facts.command {
             Command::Declare { name, .. } => {
                 if let Some(walk) = Walk::of(&ask.plan) {
-                    self.names.cursors.insert(name.clone(), Cursor::Several(walk));
+                    self.note_declared(name, Cursor::Several(walk));
                 }
             }
             Command::CloseCursor(name) => self.close_cursors(name.as_deref()),

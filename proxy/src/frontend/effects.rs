@@ -227,7 +227,8 @@ impl Session {
         if !chain {
             return self.end_block(rolled_back);
         }
-        let (mut next, before) = (block.next(), block.gucs_before());
+        let (mut next, before, declared) = (block.next(), block.gucs_before(), block.declared().to_vec());
+        self.end_cursors(&declared, rolled_back);
         self.return_to_hints(rolled_back);
         if rolled_back {
             self.return_to(before);
@@ -290,7 +291,7 @@ impl Session {
             }
             Command::Declare { name, hold } => {
                 if let Some((shard, _)) = conn {
-                    self.names.cursors.insert(name.clone(), Cursor::One { shard: *shard, hold: *hold });
+                    self.note_declared(name, Cursor::One { shard: *shard, hold: *hold });
                 }
             }
             Command::CloseCursor(name) => self.close_cursors(name.as_deref()),
@@ -303,6 +304,14 @@ impl Session {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// DECLARE has run.
+    pub fn note_declared(&mut self, name: &str, cursor: Cursor) {
+        self.names.cursors.insert(name.to_owned(), cursor);
+        if let Some(block) = &mut self.block {
+            block.declare(name);
         }
     }
 

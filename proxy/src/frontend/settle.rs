@@ -77,18 +77,25 @@ impl Session {
     /// The transaction is over, on all conns: settings as they were if it was rolled back.
     pub fn end_block(&mut self, rolled_back: bool) {
         self.return_to_hints(rolled_back);
-        if let Some(block) = self.block.take()
-            && rolled_back
-        {
-            self.return_to(block.gucs_before());
+        if let Some(block) = self.block.take() {
+            self.end_cursors(block.declared(), rolled_back);
+            if rolled_back {
+                self.return_to(block.gucs_before());
+            }
         }
         self.settle_gucs();
-        self.names.portals.clear();
-        self.names.cursors.retain(|_, cursor| matches!(cursor, Cursor::One { hold: true, .. }));
         for held in &mut self.held {
             held.enlisted = false;
         }
         self.end_listens(!rolled_back);
+    }
+
+    /// Portals end with the transaction, cursors too but for those WITH HOLD that it did not declare in vain.
+    pub(super) fn end_cursors(&mut self, declared: &[String], rolled_back: bool) {
+        self.names.portals.clear();
+        self.names.cursors.retain(|name, cursor| {
+            matches!(cursor, Cursor::One { hold: true, .. }) && !(rolled_back && declared.contains(name))
+        });
     }
 
     /// Runs what is queued on a held conn to its end; a lost conn dooms the transaction.

@@ -85,6 +85,7 @@ impl Session {
             return Box::pin(self.prepare_here(&facts, &own, None)).await;
         }
         self.check_name_free(&facts, &own)?;
+        self.check_cursor_free(&facts.command)?;
         if let Some((name, execute)) = self.explains_here(&facts, &own) {
             return Box::pin(self.explain_execute(&name, (&own, execute), None)).await;
         }
@@ -294,7 +295,9 @@ impl Session {
             let own = &text[analysed.range(index)];
             let here =
                 self.prepares_here(&statement.facts) || self.explains_here(&statement.facts, own).is_some();
-            if here || self.check_name_free(&statement.facts, own).is_err() {
+            let free = self.check_name_free(&statement.facts, own).is_ok()
+                && self.check_cursor_free(&statement.facts.command).is_ok();
+            if here || !free {
                 return Ok(None);
             }
             if matches!(statement.facts.command, Command::Lock) && self.is_placed() {

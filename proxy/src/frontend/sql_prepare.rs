@@ -71,6 +71,17 @@ impl Session {
         }
     }
 
+    /// DECLARE does not take the name of a cursor, which may be on another shard.
+    pub(super) fn check_cursor_free(&self, command: &Command) -> Result<(), Failure> {
+        match command {
+            Command::Declare { name, .. } if self.names.cursors.contains_key(name) => {
+                let message = format!("cursor \"{name}\" already exists");
+                Err(Failure::error(sqlstate::DUPLICATE_CURSOR, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A PREPARE that goes to a server does not take a name that the session has for a statement of its own.
     pub(super) fn check_name_free(&self, facts: &Facts, text: &[u8]) -> Result<(), Failure> {
         if self.names.statements.is_empty() || facts.effects.pins != Some(PinCause::SqlPrepare) {

@@ -18,6 +18,8 @@ pub struct Block {
     /// What a shard that joins later must run after BEGIN: SET TRANSACTION, SAVEPOINT, SET LOCAL, in order.
     replay: Vec<String>,
     savepoints: Vec<Savepoint>,
+    /// Cursors declared in it, in order: they go with what is undone.
+    declared: Vec<String>,
     /// The session's settings when it began: what a rollback returns to.
     gucs: Arc<Gucs>,
     /// The session's settings with those made LOCAL, if there are such.
@@ -46,7 +48,20 @@ struct Savepoint {
     gucs: Arc<Gucs>,
     /// Changes to what the session listens on before it.
     listens: usize,
+    /// Cursors declared before it.
+    declared: usize,
     local: Option<Arc<Gucs>>,
+}
+
+/// What ROLLBACK TO returns to.
+#[derive(Debug)]
+pub struct Undone {
+    /// The session's settings.
+    pub gucs: Arc<Gucs>,
+    /// The number of changes to what the session listens on.
+    pub listens: usize,
+    /// Names of cursors that are no more.
+    pub cursors: Vec<String>,
 }
 
 impl Block {
@@ -56,6 +71,7 @@ impl Block {
             begin: begin.into(),
             replay: Vec::new(),
             savepoints: Vec::new(),
+            declared: Vec::new(),
             gucs,
             local: None,
             implicit: false,
@@ -111,6 +127,7 @@ impl Block {
     pub fn committed(&mut self, gucs: Arc<Gucs>) {
         self.replay.clear();
         self.savepoints.clear();
+        self.declared.clear();
         self.local = None;
         self.gucs = gucs;
     }
@@ -139,17 +156,33 @@ impl Block {
     pub fn savepoint(&mut self, name: &str, gucs: Arc<Gucs>, listens: usize) {
         self.replay.push(format!("SAVEPOINT {}", quote(name)));
         let (local, replay) = (self.local.clone(), self.replay.len());
-        self.savepoints.push(Savepoint { name: name.to_owned(), replay, gucs, local, listens });
+        let declared = self.declared.len();
+        self.savepoints.push(Savepoint { name: name.to_owned(), replay, gucs, local, listens, declared });
     }
 
-    /// ROLLBACK TO; the settings and the number of LISTENs as of then, or `None` if there is no such savepoint.
-    pub fn rollback_to(&mut self, name: &str) -> Option<(Arc<Gucs>, usize)> {
+    /// DECLARE.
+    pub fn declare(&mut self, cursor: &str) {
+        let before = self.savepoints.last().map_or(0, |savepoint| savepoint.declared);
+        // As a rule one name is used again and again.
+        if self.declared[before..].last().is_none_or(|last| last != cursor) {
+            self.declared.push(cursor.to_owned());
+        }
+    }
+
+    /// The cursors declared in it.
+    pub fn declared(&self) -> &[String] {
+        &self.declared
+    }
+
+    /// ROLLBACK TO; `None` if there is no such savepoint.
+    pub fn rollback_to(&mut self, name: &str) -> Option<Undone> {
         let at = self.savepoints.iter().rposition(|savepoint| savepoint.name == name)?;
         self.savepoints.truncate(at + 1);
         let savepoint = &self.savepoints[at];
         self.replay.truncate(savepoint.replay);
         self.local.clone_from(&savepoint.local);
-        Some((Arc::clone(&savepoint.gucs), savepoint.listens))
+        let cursors = self.declared.split_off(savepoint.declared);
+        Some(Undone { gucs: Arc::clone(&savepoint.gucs), listens: savepoint.listens, cursors })
     }
 
     /// RELEASE; whether there is such a savepoint.

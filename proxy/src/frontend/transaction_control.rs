@@ -270,10 +270,11 @@ impl Session {
             Command::RollbackTo(name) => {
                 self.changes.partly_undone();
                 block.doomed &= block.lost;
-                if let Some((before, listens)) = block.rollback_to(name) {
-                    self.return_to(before);
+                if let Some(undone) = block.rollback_to(name) {
+                    self.names.cursors.retain(|name, _| !undone.cursors.contains(name));
+                    self.return_to(undone.gucs);
                     if let Some(listening) = &mut self.listening {
-                        listening.return_to(listens);
+                        listening.return_to(undone.listens);
                     }
                 }
             }

@@ -151,6 +151,10 @@ impl Session {
             return self.raw(ShardId(0), tag::EXECUTE, body, Owed::Execute(Show::ALL)).await;
         };
         self.check_needs_block(&facts.command)?;
+        // What has not been answered yet may be the CLOSE of it.
+        if self.pending.is_empty() {
+            self.check_cursor_free(&facts.command)?;
+        }
         if portal.ran {
             return self.run_again(execute.portal, &facts);
         }
