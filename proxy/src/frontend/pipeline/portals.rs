@@ -150,11 +150,7 @@ impl Session {
             self.sent += 1;
             return self.raw(ShardId(0), tag::EXECUTE, body, Owed::Execute(Show::ALL)).await;
         };
-        self.check_needs_block(&facts.command)?;
-        // What has not been answered yet may be the CLOSE of it.
-        if self.pending.is_empty() {
-            self.check_cursor_free(&facts.command)?;
-        }
+        self.check_executable(&facts.command)?;
         if portal.ran {
             return self.run_again(execute.portal, &facts);
         }
@@ -211,6 +207,13 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// What a server would say of a command, had it all that the session has.
+    fn check_executable(&self, command: &Command) -> Result<(), Failure> {
+        self.check_needs_block(command)?;
+        // What has not been answered yet may be the CLOSE of it.
+        if self.pending.is_empty() { self.check_cursor_free(command) } else { Ok(()) }
     }
 
     /// Whether the rows of a portal over several shards can be read so many at a time.
