@@ -19,7 +19,7 @@ use crate::backend::pool::Pools;
 use crate::cli::config::{Files, Loaded};
 use crate::control::{Control, ControlRuntime, Links};
 use crate::frontend::auth::Authenticator;
-use crate::frontend::handshake::{self, Arrival, HandshakeContext, Login};
+use crate::frontend::handshake::{self, Arrival, HandshakeContext, HandshakeError, Login};
 use crate::frontend::secrets::{Askable, SecretSource};
 use crate::frontend::{cancel, deadlock, serve};
 use crate::http::Ready;
@@ -37,8 +37,10 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// How long a drain waits for the first request of sessions that have just logged in.
 const FIRST_REQUEST: Duration = Duration::from_secs(2);
-/// What sessions get after the end of a drain to say that they are ended.
+/// What cancelled statements get after the end of a drain to answer for themselves.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// What sessions then get to say that they are ended, whatever they wait for.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -232,7 +234,11 @@ async fn wait_for_sessions(shared: &Arc<Shared>) {
             cancel::cancel_all(shared).await;
         }
         shared.wake_sessions();
-        if Instant::now() >= deadline + LAST_WORDS {
+        let over = Instant::now() - deadline;
+        if over >= LAST_WORDS {
+            shared.cut_sessions();
+        }
+        if over >= LAST_WORDS + FAREWELL {
             return;
         }
     }
@@ -311,7 +317,7 @@ async fn live(socket: TcpStream, peer: SocketAddr, worker: Arc<Worker>, admitted
     serve::serve(login, worker, peer).await;
 }
 
-/// The login of a connection, if it comes to one; `admitted`: none when there are too many.
+/// The login of a connection, if it comes to one; `admitted`: none when there are too many, which keeps out all but the console.
 async fn arrive(
     socket: TcpStream,
     peer: SocketAddr,
@@ -322,31 +328,35 @@ async fn arrive(
     shared.metrics.accepted.inc();
     let limit = shared.settings.load().limits.login;
     let context = shared.handshake.load_full();
-    let Some(admitted) = admitted else {
-        shared.metrics.rejected.inc();
-        let limit_of_clients = shared.settings.load().limits.clients;
-        let message = format!("sorry, too many clients already (limits.clients = {limit_of_clients})");
+    let mut admitted = admitted;
+    let arrived = if admitted.is_some() {
+        tokio::time::timeout(limit, handshake::accept(socket, &context)).await
+    } else {
+        let settings = shared.settings.load_full();
+        let clients = settings.limits.clients;
+        let message = format!("sorry, too many clients already (limits.clients = {clients})");
         let report = Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, &message);
-        let turned =
-            tokio::time::timeout(limit, Box::pin(handshake::turn_away(socket, &context, report))).await;
-        if let Ok(Ok(Arrival::Cancel(key))) = turned {
-            cancel::cancel(shared, &key).await;
-        }
-        return None;
+        let spared = |database: &str| {
+            let console = database == settings.admin.database && shared.admit_console();
+            admitted = console.then(|| Admitted(Arc::clone(worker)));
+            console
+        };
+        tokio::time::timeout(limit, handshake::turn_away(socket, &context, (report, spared))).await
     };
-    match tokio::time::timeout(limit, handshake::accept(socket, &context)).await {
-        Ok(Ok(Arrival::Login(login))) => return Some((login, admitted)),
-        Ok(Ok(Arrival::Cancel(key))) => {
+    match (arrived, admitted) {
+        (Ok(Ok(Arrival::Login(login))), Some(admitted)) => return Some((login, admitted)),
+        (Ok(Ok(Arrival::Cancel(key))), admitted) => {
             drop(admitted);
             cancel::cancel(shared, &key).await;
         }
-        Ok(Ok(Arrival::Closed)) => {}
-        Ok(Err(error)) => {
+        (Ok(Ok(Arrival::Closed | Arrival::Login(_))), _) => {}
+        (Ok(Err(HandshakeError::TurnedAway)), _) => shared.metrics.rejected.inc(),
+        (Ok(Err(error)), _) => {
             shared.metrics.rejected.inc();
             shared.metrics.error(error.sqlstate());
             tracing::info!(%peer, "login failed: {error}");
         }
-        Err(_) => {
+        (Err(_), _) => {
             shared.metrics.rejected.inc();
             tracing::info!(%peer, "login took longer than limits.login");
         }

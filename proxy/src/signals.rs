@@ -1,34 +1,46 @@
-//! Signals: SIGHUP reloads, SIGTERM and SIGINT drain. The console asks for the same by [`Order`]s.
+//! Signals: SIGHUP reloads, SIGTERM and SIGINT drain. The console asks for the same.
 
 use std::sync::{Arc, PoisonError};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::config::Loaded;
 use crate::control::Reload;
 use crate::run::{Outside, handshake_context};
-use crate::worker::{Order, Reloaded, Shared};
+use crate::worker::{AskedReload, Phase, Reloaded, Shared};
 
-/// Orders of the console that wait; it is told when there are more.
-const ORDERS: usize = 16;
+/// Reloads that may wait; whoever asks for one more is told.
+const RELOADS: usize = 16;
 
-/// Follows signals until one asks for the end.
+/// Follows signals until one asks for the end. A reload under way, which may wait for nodes, does not keep anybody from that:
+/// it goes on beside.
 pub async fn follow(shared: Arc<Shared>, outside: Outside) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
+    let hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (sender, mut orders) = mpsc::channel(ORDERS);
-    *shared.orders.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    let (sender, reloads) = mpsc::channel(RELOADS);
+    *shared.reloads.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    tokio::spawn(reload_each(Arc::clone(&shared), outside, (hangup, reloads)));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = shared.drain_asked.notified() => {}
+    }
+    Ok(())
+}
+
+/// Reloads one after the other, until the process drains.
+async fn reload_each(shared: Arc<Shared>, outside: Outside, asked: (Signal, mpsc::Receiver<AskedReload>)) {
+    let (mut hangup, mut reloads) = asked;
+    let mut phase = shared.phase.subscribe();
     loop {
         let asked = tokio::select! {
+            biased;
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
             _ = hangup.recv() => None,
-            order = orders.recv() => match order {
-                Some(Order::Reload(done)) => Some(done),
-                Some(Order::Drain) | None => return Ok(()),
-            },
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            // The sender lives as long as the process.
+            Some(done) = reloads.recv() => Some(done),
         };
         let outcome = reload(&shared, &outside).await;
         match &outcome {

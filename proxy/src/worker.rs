@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use router_config::settings::Settings;
 use router_config::topology::{ShardId, Topology};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant};
 
 use crate::backend::connect::ConnectContext;
@@ -70,14 +70,11 @@ pub struct Drain {
 /// What a reload came to: notes for whoever asked for it, or why the old configuration stays.
 pub type Reloaded = Result<Vec<String>, String>;
 
-/// What the console asks of the process.
-#[derive(Debug)]
-pub enum Order {
-    /// As SIGHUP; the outcome is sent back.
-    Reload(oneshot::Sender<Reloaded>),
-    /// As SIGTERM.
-    Drain,
-}
+/// A reload that the console asks for: the outcome is sent back.
+pub type AskedReload = oneshot::Sender<Reloaded>;
+
+/// Sessions beyond `limits.clients` that only logins to the console get: it is needed most when there are too many.
+const CONSOLE_RESERVE: usize = 3;
 
 /// A session as the console and cancel requests know it.
 #[derive(Debug, Clone)]
@@ -138,8 +135,10 @@ pub struct Shared {
     pub refusals: Sparse,
     /// Times of the drain, once it has begun.
     pub drain: Mutex<Option<Drain>>,
-    /// What the console asks of the process.
-    pub orders: Mutex<Option<mpsc::Sender<Order>>>,
+    /// Reloads that the console asks for, once signals are followed.
+    pub reloads: Mutex<Option<mpsc::Sender<AskedReload>>>,
+    /// Told when the console asks for a drain.
+    pub drain_asked: Notify,
     floors: Vec<Arc<Floor>>,
     welcomes: Mutex<HashMap<WelcomeKey, (Instant, Welcome)>>,
 }
@@ -194,7 +193,8 @@ impl Shared {
             since: Instant::now(),
             refusals: Sparse::default(),
             drain: Mutex::default(),
-            orders: Mutex::default(),
+            reloads: Mutex::default(),
+            drain_asked: Notify::new(),
             floors,
             welcomes: Mutex::default(),
         })
@@ -208,6 +208,11 @@ impl Shared {
     /// Idle sessions look at the phase again.
     pub fn wake_sessions(&self) {
         self.sessions().values().for_each(|entry| entry.visible.waker.wake());
+    }
+
+    /// Sessions that still wait for something end where they are, with their last words.
+    pub fn cut_sessions(&self) {
+        self.sessions().values().for_each(|entry| entry.visible.cut());
     }
 
     /// The times of the drain, if one has begun.
@@ -282,25 +287,37 @@ impl Shared {
 
     /// RELOAD: waits for the outcome.
     pub async fn ask_reload(&self) -> Reloaded {
+        const ENDING: &str = "the process is ending";
         let (done, outcome) = oneshot::channel();
-        self.order(Order::Reload(done))?;
-        outcome.await.unwrap_or_else(|_| Err("the process is ending".to_owned()))
+        let reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let asked = reloads.ok_or("the process is starting")?.try_send(done);
+        asked.map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => "too many reloads wait",
+            mpsc::error::TrySendError::Closed(_) => ENDING,
+        })?;
+        let mut phase = self.phase.subscribe();
+        tokio::select! {
+            outcome = outcome => outcome.unwrap_or_else(|_| Err(ENDING.to_owned())),
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => Err(ENDING.to_owned()),
+        }
     }
 
     /// DRAIN: does not wait.
-    pub fn ask_drain(&self) -> Result<(), String> {
-        self.order(Order::Drain)
-    }
-
-    fn order(&self, order: Order) -> Result<(), String> {
-        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let orders = orders.ok_or("the process is starting")?;
-        orders.try_send(order).map_err(|_| "the process is ending, or too many commands wait".to_owned())
+    pub fn ask_drain(&self) {
+        self.drain_asked.notify_one();
     }
 
     /// One more session; `false` at the limit.
     pub fn admit(&self) -> bool {
-        let limit = self.settings.load().limits.clients;
+        self.admit_within(self.settings.load().limits.clients)
+    }
+
+    /// One more session, of the console; `false` where its reserve is used up too.
+    pub fn admit_console(&self) -> bool {
+        self.admit_within(self.settings.load().limits.clients.saturating_add(CONSOLE_RESERVE))
+    }
+
+    fn admit_within(&self, limit: usize) -> bool {
         let admitted = self.clients.fetch_add(1, Ordering::AcqRel) < limit;
         if !admitted {
             self.clients.fetch_sub(1, Ordering::AcqRel);

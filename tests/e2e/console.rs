@@ -280,3 +280,30 @@ async fn a_draining_proxy_is_not_ready() {
     transaction.commit().await.expect("the transaction finishes");
     cluster.proxy.stop().await;
 }
+
+/// At `limits.clients` the console still takes a few logins, and nobody else gets in by them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_console_can_be_entered_when_there_are_too_many_sessions() {
+    let cluster = Cluster::builder().config_extra("[limits]\nclients = 2").start().await;
+    let login = cluster.login();
+    let _sessions = [(); 2].map(|()| Wire::login(&login).expect("login"));
+    let refused = async |database: &str| {
+        let config = cluster.proxy.config(database);
+        let error = config.connect(tokio_postgres::NoTls).await.err().expect("too many");
+        assert_eq!(error.code(), Some(&SqlState::TOO_MANY_CONNECTIONS), "{database}: {error:?}");
+    };
+    refused("auction").await;
+    let mut consoles = Vec::new();
+    for _ in 0..3 {
+        consoles.push(cluster.connect_to(DATABASE).await);
+        refused("auction").await;
+    }
+    refused(DATABASE).await;
+    assert_eq!(first_column(&consoles[0], "SHOW CLIENTS").await.len(), 5);
+    drop(consoles.pop());
+    eventually(Duration::from_secs(5), "one leaves, one can come", async || {
+        cluster.proxy.config(DATABASE).connect(tokio_postgres::NoTls).await.is_ok()
+    })
+    .await;
+    refused("auction").await;
+}

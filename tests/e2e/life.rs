@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tests::cluster::{Cluster, eventually, first_column};
-use tests::wire::Wire;
-use tests::wire_message as message;
+use tests::wire::{PATIENCE, Wire};
+use tests::{wire_message as message, wire_print};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::house::{add_auctions, build};
@@ -113,6 +113,100 @@ async fn what_outlasts_a_drain_is_cancelled_and_told() {
         cluster.on_each_primary("SELECT 1 FROM auctions").await.concat().is_empty(),
         "nothing was committed"
     );
+}
+
+/// The home shard is down: a COMMIT over the other two has prepared and waits for its decision to be recorded, and so has a
+/// write that the proxy splits. A third session waits for a primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_decision_at_the_end_of_a_drain_is_told_that_its_outcome_is_unknown() {
+    let extra = "[limits]\ndrain = \"1s\"\n[backend]\nprimary_wait = \"30s\"";
+    let cluster = Cluster::builder().shards(3).config_extra(extra).start().await;
+    cluster.allow_log("");
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 40).await;
+    let firsts = cluster.on_each_primary("SELECT auction_id FROM auctions ORDER BY auction_id LIMIT 1").await;
+    let (home, second, third) = (&firsts[0][0], &firsts[1][0], &firsts[2][0]);
+    let login = cluster.login();
+    let [mut commit, mut split, mut read] = [(); 3].map(|()| Wire::login(&login).expect("login"));
+    commit.query("BEGIN").expect("begun");
+    for key in [second, third] {
+        let insert = format!("INSERT INTO bids (auction_id, amount) VALUES ({key}, 1)");
+        commit.query(&insert).expect("written");
+    }
+    cluster.shard(0).primary.kill().await.expect("killed");
+    eventually(Duration::from_secs(10), "the proxy knows", || async {
+        get(&cluster, "/readyz").await.contains("shard-1")
+    })
+    .await;
+    commit.send(&message::query("COMMIT")).expect("sent");
+    let both = format!("INSERT INTO bids (auction_id, amount) VALUES ({second}, 2), ({third}, 2)");
+    split.send(&message::query(&both)).expect("sent");
+    let select = format!("SELECT title FROM auctions WHERE auction_id = {home}");
+    read.send(&message::query(&select)).expect("sent");
+    let node = cluster.shard(1).primary.connect("auction").await.expect("the shard is up");
+    eventually(Duration::from_secs(10), "both have prepared", || async {
+        first_column(&node, "SELECT gid FROM pg_prepared_xacts").await.len() == 2
+    })
+    .await;
+    assert!(cluster.proxy.stop().await, "the process ends all the same");
+    for (session, expected) in [(&mut commit, "08007"), (&mut split, "08007"), (&mut read, "57P01")] {
+        let (mut last, mut tags) = (None, Vec::new());
+        while let Ok(Some(frame)) = session.frame(PATIENCE) {
+            last = wire_print::sqlstate(&frame);
+            tags.push(frame.tag);
+        }
+        assert_eq!(last.as_deref(), Some(expected), "{tags:?}");
+        assert!(!tags.contains(&b'C'), "nothing was said to have succeeded: {tags:?}");
+    }
+    let told = cluster.proxy.log().matches("are not recorded yet").count();
+    assert!((1..=4).contains(&told), "the reason is told, and not ten times a second: {told}");
+}
+
+/// The catalog of a shard without a primary keeps a reload waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_under_way_does_not_hold_up_the_end() {
+    let cluster = Cluster::builder().config_extra("[limits]\ndrain = \"20s\"").start().await;
+    cluster.allow_log("");
+    let client = cluster.connect().await;
+    build(&client).await;
+    let mut console = cluster.login();
+    console.database = "gavel_admin".to_owned();
+    let mut console = Wire::login(&console).expect("login");
+    cluster.shard(1).primary.kill().await.expect("killed");
+    eventually(Duration::from_secs(10), "the proxy knows", || async {
+        get(&cluster, "/readyz").await.contains("shard-2")
+    })
+    .await;
+    console.send(&message::query("RELOAD")).expect("sent");
+    let answered = console.frame(Duration::from_secs(1));
+    assert!(!matches!(answered, Ok(Some(_))), "the reload waits: {answered:?}");
+    let began = std::time::Instant::now();
+    assert!(cluster.proxy.stop().await, "the process ends");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "it ends at once: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_is_refused_does_not_get_into_the_log() {
+    let cluster = Cluster::builder().config_extra("[log]\nlevel = \"info\"").start().await;
+    build(&cluster.connect().await).await;
+    let mut session = Wire::login(&cluster.login()).expect("login");
+    let insert = [
+        message::parse("", "INSERT INTO auctions (auction_id, title) VALUES ($1, 'x')", &[]),
+        message::bind("", "", &[message::Value::Text(b"geheim\"7\"".to_vec())], &[]),
+        message::execute("", 0),
+        message::sync(),
+    ];
+    session.send(&insert.concat()).expect("sent");
+    let frames = session.read_until_ready(1).expect("an answer");
+    let states: Vec<_> = frames.iter().filter_map(wire_print::sqlstate).collect();
+    assert_eq!(states, ["22P02"], "{frames:?}");
+    eventually(Duration::from_secs(5), "the log tells the refusal", || async {
+        cluster.proxy.log().contains("refused: invalid input syntax for type bigint: ?")
+    })
+    .await;
+    assert!(!cluster.proxy.log().contains("geheim"), "but not the value");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -196,6 +196,30 @@ async fn a_pipeline_over_two_shards_keeps_its_settings_and_its_commits() {
     }
 }
 
+/// What a login may not ask for fails as on PostgreSQL, on a node and here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parameters_of_the_login_itself_are_refused_as_by_postgresql() {
+    let cluster = Cluster::builder().start().await;
+    let node = &cluster.shard(0).primary;
+    for (options, expected) in [
+        ("-c transaction_isolation=serializable", Some("25001")),
+        ("-c transaction_isolation=read\\ committed", None),
+        ("-c transaction_deferrable=on", Some("25001")),
+        ("-c transaction_read_only=on", None),
+        ("-c session_authorization=postgres", None),
+    ] {
+        for mut config in [node.config("auction"), cluster.proxy.config("auction")] {
+            let login = config.options(options).connect(tokio_postgres::NoTls).await;
+            let state = login.err().map(|error| error.code().expect("the server's").code().to_owned());
+            assert_eq!(state.as_deref(), expected, "{options}");
+        }
+    }
+    let mut config = cluster.proxy.config("auction");
+    let login = config.options("-c session_authorization=pg_monitor").connect(tokio_postgres::NoTls).await;
+    let error = login.err().expect("it would be another role");
+    assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defaults_are_those_of_the_login() {
     let cluster = Cluster::builder().start().await;

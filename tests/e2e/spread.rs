@@ -246,3 +246,22 @@ async fn what_cannot_be_placed_is_refused_and_changes_nothing() {
     }
     assert_eq!(holders(&cluster, "notes", "true").await, Vec::<usize>::new());
 }
+
+/// In PostgreSQL's words, which has no place in the text for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_into_a_table_that_does_not_exist_says_so() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let node = cluster.shard(0).primary.connect("auction").await.expect("the shard is up");
+    for copy in ["COPY nosuch FROM STDIN", "COPY public.\"No such\" (a, b) FROM STDIN (FORMAT csv)"] {
+        let mut said = Vec::new();
+        for session in [&node, &client] {
+            let error = session.batch_execute(copy).await.expect_err("it does not exist");
+            let error = error.as_db_error().expect("the server's").clone();
+            said.push((error.code().clone(), error.message().to_owned(), error.position().cloned()));
+        }
+        assert_eq!(said[0], said[1], "{copy}");
+    }
+    assert_eq!(first_column(&client, "SELECT 1").await, ["1"]);
+}

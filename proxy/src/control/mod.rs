@@ -6,6 +6,7 @@
 
 mod announce;
 pub mod catalog;
+mod complaint;
 mod connect;
 mod error;
 mod health;

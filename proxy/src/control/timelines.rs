@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use router_config::topology::ShardId;
 
+use super::complaint::Complaint;
 use super::error::ControlError;
 use super::health::Health;
 use super::resolver::primary;
@@ -19,6 +20,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Stores what the health checks find out, until the process ends.
 pub(super) async fn keep(health: Arc<Health>) {
     let mut saved: HashMap<String, (u64, u32)> = HashMap::new();
+    let mut complaint = Complaint::default();
     let mut changes = health.nodes.subscribe();
     loop {
         for (name, system_id, timeline) in health.timelines() {
@@ -28,8 +30,12 @@ pub(super) async fn keep(health: Arc<Health>) {
             match save(&health, (&name, system_id, timeline)).await {
                 Ok(()) => {
                     saved.insert(name, (system_id, timeline));
+                    complaint.over();
                 }
-                Err(error) => tracing::warn!(shard = %name, "its timeline is not stored yet: {error}"),
+                Err(error) if complaint.due(&error.to_string()) => {
+                    tracing::warn!(shard = %name, "its timeline is not stored yet: {error}");
+                }
+                Err(_) => {}
             }
         }
         // A timeout and a change call for the same; the sender lives as long as `health`.

@@ -11,6 +11,10 @@ use crate::wire::error::{Report, Severity, of_routine};
 use crate::wire::frame::FrameError;
 use crate::wire::{backend, sqlstate};
 
+/// What to do about an unknown outcome.
+pub(super) const READ_BACK: &str =
+    "Read the rows back to learn whether the transaction was committed before running it again.";
+
 /// What ended a statement early.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -152,9 +156,7 @@ fn lost(out: &mut BytesMut, shard: &str, error: &ConnError, committing: bool) {
             format!("connection to shard \"{shard}\" lost: whether the transaction was committed is unknown");
         Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, &message)
             .detail(detail.as_str())
-            .hint(
-                "Read the rows back to learn whether the transaction was committed before running it again.",
-            )
+            .hint(READ_BACK)
             .write(out);
     } else {
         let message = format!("connection to shard \"{shard}\" lost");

@@ -14,7 +14,9 @@ use super::session::Session;
 use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::exec::single;
+use crate::sql::copy_shape::copied_into;
 use crate::wire::backend::Status;
+use crate::wire::error::placed;
 use crate::wire::{reply, sqlstate};
 
 /// Functions of PostgreSQL that complain of a text which it has not taken apart yet.
@@ -56,7 +58,14 @@ impl Session {
             return failure;
         }
         let mut events = self.events.beside();
-        match self.ask_to_read(text, &mut events).await {
+        let mut asked = self.ask_to_read(text, &mut events).await;
+        let table = copied_into(text, self.text_rules().standard_strings);
+        if let (Ok(_), None, Some(table)) = (&asked, &events.error, table) {
+            // PostgreSQL looks for the table of a COPY when it runs it.
+            asked = self.ask_to_read(format!("TABLE {table}").as_bytes(), &mut events).await;
+            events.error = events.error.map(|frame| placed(&frame, |_| None));
+        }
+        match asked {
             // That it cannot be asked is no better reason.
             Err(Failure::Lease { .. }) => failure,
             Err(lost) => lost,

@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use tokio::time::{Duration, Instant};
 
+use super::failure::READ_BACK;
 use super::io::ClientError;
 use super::pins::Pins;
 use super::session::{Held, Session};
@@ -80,6 +81,31 @@ impl Session {
         Report::fatal(sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
             .write(&mut self.io.out);
         self.io.flush().await
+    }
+
+    /// The session was cut off in the middle of a request: its application is told what is known of it.
+    pub(super) async fn last_words(&mut self) {
+        if self.held.iter().any(|held| held.lease.shows_part()) {
+            // Behind half a row no message would be understood.
+            return;
+        }
+        if self.block.as_ref().is_some_and(|block| block.implicit) {
+            // What was to be said to have succeeded has not, as far as is known.
+            self.io.out.truncate(self.tag_at);
+        }
+        let committing = self.held.iter().any(Held::may_commit);
+        let sqlstate =
+            if committing { sqlstate::TRANSACTION_RESOLUTION_UNKNOWN } else { sqlstate::ADMIN_SHUTDOWN };
+        self.worker.shared.metrics.error(sqlstate);
+        let message = "terminating connection due to administrator command";
+        if committing {
+            let message = format!("{message}: whether the transaction was committed is unknown");
+            Report::fatal(sqlstate, &message).hint(READ_BACK).write(&mut self.io.out);
+        } else {
+            Report::fatal(sqlstate, message).write(&mut self.io.out);
+        }
+        // Nobody waits for an application that does not read: the process ends.
+        let _ = self.io.flush().await;
     }
 
     /// As [`Self::idle`], for sessions that also listen to a conn, to notifications or to the clock.

@@ -35,6 +35,9 @@ pub enum ClientError {
     /// It does not speak the protocol.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// The process ends, and waits for nothing any more.
+    #[error("the process ends")]
+    Cut,
 }
 
 /// An application's stream with its buffers.

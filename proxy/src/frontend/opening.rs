@@ -36,6 +36,12 @@ pub(super) async fn open(login: Login, worker: Arc<Worker>, peer: SocketAddr) ->
         failed(&worker, peer, (sqlstate::INVALID_CATALOG_NAME, &message));
         return None;
     };
+    if let Some((sqlstate, message)) = misplaced(&login.user, &login.parameters) {
+        Report::fatal(sqlstate, &message).write(&mut io.out);
+        let _ = io.flush().await;
+        failed(&worker, peer, (sqlstate, &message));
+        return None;
+    }
     let who = who(&login.user, &login.database, login.credentials, &entry, settings.pool.mode);
     worker.shared.connect.load().learn(&who.login);
     let (who, gucs) = (worker.whos.share(who), Gucs::of(startup_gucs(&login.parameters)));
@@ -89,12 +95,37 @@ fn who(
     }
 }
 
+/// Parameters that are about the login and its own transaction: what is not refused of them ([`misplaced`]) has no effect.
+const OF_THE_LOGIN: [&str; 4] =
+    ["session_authorization", "transaction_isolation", "transaction_deferrable", "transaction_read_only"];
+
+/// Why parameters of a login are refused that PostgreSQL refuses: SQLSTATE and message.
+fn misplaced(user: &str, parameters: &[(String, String)]) -> Option<(&'static str, String)> {
+    parameters.iter().find_map(|(name, value)| {
+        let too_late = |what| {
+            let message = format!("SET TRANSACTION {what} must be called before any query");
+            Some((sqlstate::ACTIVE_SQL_TRANSACTION, message))
+        };
+        match name.to_ascii_lowercase().as_str() {
+            "session_authorization" if value != user => {
+                let message = format!("permission denied to set session authorization \"{value}\"");
+                Some((sqlstate::INSUFFICIENT_PRIVILEGE, message))
+            }
+            "transaction_isolation" if !value.eq_ignore_ascii_case("read committed") => {
+                too_late("ISOLATION LEVEL")
+            }
+            "transaction_deferrable" => too_late("[NOT] DEFERRABLE"),
+            _ => None,
+        }
+    })
+}
+
 /// Startup parameters as settings to replay: values are strings, lists of names are spelled as lists.
 fn startup_gucs(parameters: &[(String, String)]) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();
-    // PostgreSQL lets nobody become another by a parameter, and says nothing to it.
-    let followed = parameters.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("session_authorization"));
-    for (name, value) in followed {
+    let followed =
+        |name: &str| OF_THE_LOGIN.iter().all(|of_the_login| !name.eq_ignore_ascii_case(of_the_login));
+    for (name, value) in parameters.iter().filter(|(name, _)| followed(name)) {
         let name = name.to_lowercase();
         let sql = value_sql(&name, value);
         values.insert(name, sql);
@@ -205,5 +236,29 @@ impl Session {
         self.io.out.extend_from_slice(&welcome.frames);
         self.reported = welcome.values;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_the_login_itself_are_refused_or_have_no_effect() {
+        let given = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+        for (name, value, expected) in [
+            ("session_authorization", "bo", Some("42501")),
+            ("Session_Authorization", "al", None),
+            ("transaction_isolation", "serializable", Some("25001")),
+            ("transaction_isolation", "READ committed", None),
+            ("TRANSACTION_DEFERRABLE", "off", Some("25001")),
+            ("transaction_read_only", "on", None),
+        ] {
+            let parameters = given(name, value);
+            assert_eq!(misplaced("al", &parameters).map(|(state, _)| state), expected, "{name}={value}");
+            assert!(startup_gucs(&parameters).is_empty(), "{name}={value}");
+        }
+        let other = given("default_transaction_isolation", "serializable");
+        assert_eq!((misplaced("al", &other), startup_gucs(&other).len()), (None, 1));
     }
 }

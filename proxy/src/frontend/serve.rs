@@ -1,8 +1,11 @@
 //! The loop of a session, from login to Terminate: the one place that sees the whole line of a request.
 
+use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use bytes::{Buf, Bytes};
 use router_config::settings::PoolMode;
@@ -52,7 +55,15 @@ enum Kind {
 pub async fn serve(login: Box<Login>, worker: Arc<Worker>, peer: SocketAddr) {
     let begun = Box::pin(begin(login, worker, peer)).await;
     let Some((mut session, registered)) = begun else { return };
-    let ended = session.requests().await;
+    let visible = Arc::clone(&session.io.visible);
+    let ended = {
+        let mut requests = pin!(session.requests());
+        poll_fn(move |cx| match visible.poll_cut(cx) {
+            true => Poll::Ready(Err(ClientError::Cut)),
+            false => requests.as_mut().poll(cx),
+        })
+        .await
+    };
     Box::pin(end(session, registered, ended)).await;
 }
 
@@ -83,10 +94,14 @@ async fn begin(
 
 /// Last words where the application is owed some; conns that the session kept are reset or closed.
 async fn end(mut session: Box<Session>, registered: Registered, ended: Result<(), ClientError>) {
-    if let Err(ClientError::Frame(error)) = &ended {
-        session.worker.shared.metrics.error(error.sqlstate());
-        Report::fatal(error.sqlstate(), &error.to_string()).write(&mut session.io.out);
-        let _ = session.io.flush().await;
+    match &ended {
+        Err(ClientError::Frame(error)) => {
+            session.worker.shared.metrics.error(error.sqlstate());
+            Report::fatal(error.sqlstate(), &error.to_string()).write(&mut session.io.out);
+            let _ = session.io.flush().await;
+        }
+        Err(ClientError::Cut) => session.last_words().await,
+        Ok(()) | Err(ClientError::Gone(_)) => {}
     }
     drop(registered);
     session.part().await;
@@ -176,6 +191,7 @@ impl Session {
 
     async fn long_way(&mut self, kind: Kind) -> Result<(), ClientError> {
         let frames = self.io.take_current();
+        self.tag_at = usize::MAX;
         match kind {
             Kind::Query => self.simple_query(frames).await,
             Kind::Batch | Kind::Part => self.extended(frames).await,

@@ -97,6 +97,14 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Whether what was written on it may become durable without another word: a COMMIT is on its way, or it has prepared and the
+    /// decision may be on its way, or the server commits on its own as soon as it has executed, outside of a block.
+    pub(super) fn may_commit(&self) -> bool {
+        self.committing || (self.wrote && !self.enlisted)
+    }
+}
+
 impl Who {
     /// Conns per pool, over all session threads, as the settings have it now.
     pub(super) fn pool_size(&self, settings: &Settings) -> usize {

@@ -131,9 +131,7 @@ impl Session {
         }
         self.temp_tables &= !self.pins.lose(held.shard);
         let shard = self.shard_name(held.shard);
-        // Outside of a block the server commits on its own as soon as it has executed.
-        let committing = held.committing || (held.wrote && !held.enlisted);
-        Failure::of_step(error, &shard, committing)
+        Failure::of_step(error, &shard, held.may_commit())
     }
 
     /// Reads the LSN that the shard was asked for.

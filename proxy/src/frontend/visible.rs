@@ -4,7 +4,7 @@
 //! be cancelled any more, and a request that is to be given up is named by its number.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::{future::poll_fn, time::Duration};
@@ -68,6 +68,8 @@ pub struct Visible {
     /// The conns that are working for it, and whether it waits for one.
     running: Mutex<Running>,
     doing: AtomicU8,
+    /// The session is to end whatever it waits for.
+    cut: AtomicBool,
     /// The request, counted from 1, that is given up: it goes on in spite of a cancel request.
     overdue: AtomicU64,
 }
@@ -132,6 +134,18 @@ impl Visible {
             self.overdue.store(request, Ordering::Release);
             self.waker.wake();
         }
+    }
+
+    /// The session ends at once, whatever it waits for.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether [`Self::cut`] was called; else the task is woken when it is.
+    pub fn poll_cut(&self, cx: &mut Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        self.cut.load(Ordering::Acquire)
     }
 
     /// Whether the request being worked on is given up; else the task is woken when it is. A step that would wait asks.

@@ -16,7 +16,6 @@ use super::failure::Failure;
 use super::session::{Session, shard_name};
 use crate::metrics::{PlanKind, RefusalClass, ServedBy};
 use crate::route::plan::{Plan, Reason};
-use crate::route::refusal::Refusal;
 use crate::sql::normalise::normalise;
 use crate::wire::sqlstate;
 
@@ -175,9 +174,9 @@ impl Session {
         if let Failure::Refused(refusal) = failure {
             metrics.refused(RefusalClass::of(refusal.sqlstate));
             let Some(unsaid) = self.worker.shared.refusals.due() else { return };
-            let Refusal { sqlstate, message, detail, .. } = &**refusal;
+            let (message, detail) = refusal.logged(self.worker.shared.settings.load().log.literals);
             let (user, database, detail) = (&self.who.user, &self.who.database, detail.as_deref());
-            tracing::info!(user, database, sqlstate, detail, unsaid, "refused: {message}");
+            tracing::info!(user, database, sqlstate = refusal.sqlstate, detail, unsaid, "refused: {message}");
         }
     }
 

@@ -6,10 +6,13 @@ use serde::Serialize;
 use super::plan::{Plan, Reason, SessionView, Target};
 use super::refusal::Refusal;
 use super::values::Values;
-use crate::sql::facts::Facts;
+use crate::sql::facts::{Access, Command, Facts, Scope};
 
 /// Bytes of a part's text that are shown.
 const TEXT_MAX_BYTES: usize = 200;
+
+/// Of a text that is passed on as it is.
+const PASSED_ON: &str = "It is passed on as it is: the server says what is wrong with it, if anything is.";
 
 /// A plan, or a refusal, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -40,10 +43,10 @@ pub struct Explanation {
     /// SQLSTATE of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sqlstate: Option<&'static str>,
-    /// Detail of a refusal.
+    /// Detail of a refusal, or what the proxy could not read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Hint of a refusal.
+    /// Hint to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -58,8 +61,26 @@ pub fn explain(
     values_shown: bool,
 ) -> Explanation {
     match super::plan(topology, facts, values, session) {
-        Ok(plan) => of_plan(topology, &plan, values_shown),
+        Ok(plan) => {
+            let mut explanation = of_plan(topology, &plan, values_shown);
+            if let Some(why) = not_parsed(facts) {
+                explanation.detail = Some(format!("The text was not parsed: {why}."));
+                explanation.hint = Some(PASSED_ON.to_owned());
+            }
+            explanation
+        }
         Err(refusal) => of_refusal(&refusal),
+    }
+}
+
+fn not_parsed(facts: &Facts) -> Option<&str> {
+    let looked_into = !facts.tables.is_empty() || facts.access == Access::Read;
+    match &facts.command {
+        Command::Unreadable { complaint } => Some(complaint),
+        Command::Other if matches!(facts.scope, Scope::Home) && !looked_into => {
+            Some("it begins like no statement that the proxy looks into")
+        }
+        _ => None,
     }
 }
 

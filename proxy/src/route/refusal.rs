@@ -3,6 +3,8 @@
 //! Every refusal that rests on placement is made here, so that this file is the list of them; those that speak in
 //! PostgreSQL's own words (a key that is no integer, say) are made where the value is read.
 
+use std::borrow::Cow;
+
 /// A typed refusal: becomes an ErrorResponse of severity ERROR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -32,6 +34,15 @@ impl Refusal {
     pub fn because(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
+    }
+
+    /// Message and detail for logs. Errors of class 22 speak of data, and quote it; those of other classes quote names. Unless
+    /// literals may be shown, what is quoted of data is left out.
+    pub fn logged(&self, literals: bool) -> (Cow<'_, str>, Option<Cow<'_, str>>) {
+        let shown = |text| {
+            if literals || !self.sqlstate.starts_with("22") { Cow::Borrowed(text) } else { masked(text) }
+        };
+        (shown(&self.message), self.detail.as_deref().map(shown))
     }
 
     /// The statement could not be read or its tables are not understood.
@@ -215,3 +226,58 @@ impl std::fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// Without what stands between the first quotation mark and the last: a value may have some in it.
+fn masked(text: &str) -> Cow<'_, str> {
+    match (text.find('"'), text.rfind('"')) {
+        (Some(first), Some(last)) if first < last => {
+            let (before, after) = (text.get(..first), text.get(last + 1..));
+            Cow::Owned(format!("{}?{}", before.unwrap_or_default(), after.unwrap_or_default()))
+        }
+        _ => Cow::Borrowed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use router_config::key::KeyType;
+
+    use super::Refusal;
+    use crate::route::convert::complaint;
+
+    #[test]
+    fn no_complaint_about_a_value_shows_it_in_a_log() {
+        const SECRET: &str = "se\"cr\"et 4711";
+        let types = [
+            KeyType::Int2,
+            KeyType::Int8,
+            KeyType::Uuid,
+            KeyType::Numeric,
+            KeyType::Date,
+            KeyType::Timestamptz,
+        ];
+        let far = ["99999999999999999999999999", "2024-02-31", "2024-02-31 25:00:00+00"];
+        let mut seen = 0;
+        for key_type in types {
+            for value in [SECRET].iter().chain(&far) {
+                let Err(error) = key_type.parse_text(value) else { continue };
+                let Some(refusal) = complaint(key_type, &error) else { continue };
+                assert!(refusal.message.contains(value), "{refusal}");
+                assert_eq!(refusal.logged(true).0, refusal.message);
+                let (logged, _) = refusal.logged(false);
+                assert!(!logged.contains(value) && logged.contains('?'), "{logged}");
+                seen += 1;
+            }
+        }
+        assert!(seen >= types.len(), "each type complains of something");
+    }
+
+    #[test]
+    fn names_are_shown_in_a_log() {
+        let refusal = Refusal::null_key("bids");
+        assert_eq!(refusal.logged(false).0, refusal.message);
+        let refusal = Refusal::unknown_hint("hidden").because("It is \"hidden\".");
+        assert_eq!(refusal.logged(false).0, "routing hint: ? is not one");
+        assert_eq!(refusal.logged(false).1.as_deref(), Some("It is ?."));
+    }
+}

@@ -2,6 +2,8 @@
 
 use router_config::key::KeyType;
 
+use super::tokens::Tokens;
+
 /// COPY.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyShape {
@@ -40,4 +42,34 @@ pub enum CopyFormat {
     Csv,
     /// binary
     Binary,
+}
+
+/// The table of a `COPY … FROM`, as it is spelled there.
+pub fn copied_into(text: &[u8], conforming: bool) -> Option<String> {
+    let t = Tokens::new(text, conforming);
+    let (_, _, next) = t.qualified(1).filter(|_| t.is(0, "copy"))?;
+    let columns = if t.is_mark(next, "(") { t.closing(next)? + 1 } else { next };
+    t.is(columns, "from").then(|| t.source(1, next - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::copied_into;
+
+    #[test]
+    fn the_table_of_a_copy_is_found_as_it_is_spelled() {
+        let table = |text: &str| copied_into(text.as_bytes(), true);
+        assert_eq!(table("copy nosuch from stdin").as_deref(), Some("nosuch"));
+        assert_eq!(table("COPY \"No such\" (a, b) FROM STDIN").as_deref(), Some("\"No such\""));
+        assert_eq!(table("copy /* c */ s.t(a) from stdin").as_deref(), Some("s.t"));
+        for text in [
+            "copy t to stdout",
+            "copy (select 1) to stdout",
+            "copy",
+            "select 1 from t",
+            "copy t (a from stdin",
+        ] {
+            assert_eq!(table(text), None, "{text}");
+        }
+    }
 }

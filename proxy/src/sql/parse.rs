@@ -133,11 +133,28 @@ fn parse(tokens: &Tokens<'_>, prepared: &Prepared) -> Result<ast::Statement, Str
     let dialect = PostgreSqlDialect {};
     let mut parser =
         Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(theirs);
-    let statement = parser.parse_statement().map_err(|e| e.to_string())?;
+    let statement = parser.parse_statement().map_err(|e| without_value(&e.to_string()))?;
     match &parser.peek_token_ref().token {
         Theirs::EOF => Ok(statement),
-        other => Err(format!("unexpected {other}")),
+        other => Err(format!("unexpected {}", named(&other.to_string()))),
     }
+}
+
+/// The parser's complaint, which names the token that it has found.
+fn without_value(complaint: &str) -> String {
+    const FOUND: &str = "found: ";
+    let Some((before, found)) = complaint.split_once(FOUND) else { return complaint.to_owned() };
+    let at = found.rfind(" at Line").unwrap_or(found.len());
+    let (token, place) = found.split_at(at);
+    format!("{before}{FOUND}{}{place}", named(token))
+}
+
+/// A token as complaints name it: they get into logs, where values of the application do not belong.
+pub(super) fn named(token: &str) -> &str {
+    let dollar_quoted = token.starts_with('$') && token.len() > 1 && token.ends_with('$');
+    let number = token.starts_with(|c: char| c.is_ascii_digit())
+        || token.strip_prefix('.').is_some_and(|rest| !rest.is_empty());
+    if token.contains('\'') || dollar_quoted || number { "a literal" } else { token }
 }
 
 fn translate(tokens: &Tokens<'_>, prepared: &Prepared) -> Vec<TokenWithSpan> {

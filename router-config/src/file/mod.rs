@@ -46,13 +46,24 @@ pub fn load(
     root.finish();
     let mut mistakes = reader.into_mistakes();
     let syntax: Vec<Mistake> = errors.iter().map(|error| syntax_mistake(&lines, error)).collect();
-    let unreadable: HashSet<usize> = syntax.iter().map(|error| error.line).collect();
-    // What lies on a line that TOML could not read is not worth a second message.
+    let unreadable: HashSet<usize> = syntax.iter().flat_map(|error| lines_lost(text, error)).collect();
+    // What lies on a line that TOML could not read, or in a section whose head it could not read, is not worth a second message.
     mistakes.retain(|mistake| !unreadable.contains(&mistake.line));
     mistakes.extend(syntax);
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     mistakes.dedup();
     if mistakes.is_empty() { Ok(Config { settings, topology }) } else { Err(mistakes) }
+}
+
+/// The line of a syntax error; where that is the head of a section, the lines of that section too.
+fn lines_lost(text: &str, error: &Mistake) -> std::ops::Range<usize> {
+    let is_head = |line: &&str| line.trim_start().starts_with('[');
+    let mut from = text.lines().skip(error.line.saturating_sub(1));
+    let body = match from.next().filter(is_head) {
+        Some(_) => from.take_while(|line| !is_head(line)).count(),
+        None => 0,
+    };
+    error.line..error.line + 1 + body
 }
 
 fn syntax_mistake(lines: &Lines<'_>, error: &toml::de::Error) -> Mistake {

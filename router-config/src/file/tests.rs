@@ -195,6 +195,17 @@ fn toml_mistakes_do_not_hide_the_others() {
 }
 
 #[test]
+fn an_unclosed_head_of_a_section_is_one_mistake() {
+    check_with_least(
+        "[pool\nsize = 20\n\nwait = '1s'\n[limits]\nclints = 5\n",
+        &expect![[r#"
+            line 1, column 6: unclosed table, expected `]`; write key = value, with texts in double quotes and sections like [pool] or [[shards]]
+            line 6, column 1: limits.clints: is not a setting; did you mean "clients"?
+        "#]],
+    );
+}
+
+#[test]
 fn unknown_keys() {
     check_with_least(
         "[pool]\nsice = 20\nxyzzy = 1\n[lisen]\n[routing]\nread = 'primary'\n[[databases]]\nname='q'\nmode = 'session'",

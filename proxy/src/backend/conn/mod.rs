@@ -164,6 +164,11 @@ impl Conn {
         self.owed.is_empty() && self.write.is_empty() && self.partial.is_none()
     }
 
+    /// Whether the application has been given a part of a frame whose rest has not come.
+    pub fn shows_part(&self) -> bool {
+        self.partial.is_some_and(|partial| partial.shown)
+    }
+
     /// Whether it may go back to the pool.
     pub fn is_clean(&self) -> bool {
         !self.spoiled && self.status == Status::Idle && self.is_quiet() && self.read.is_empty()

@@ -70,7 +70,7 @@ const AGGREGATES: [&str; 20] = [
 #[derive(Debug, clap::Args)]
 pub struct RouteArgs {
     /// Configuration file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "GAVEL_CONFIG")]
     pub config: PathBuf,
     /// Statement, or several with semicolons between them
     #[arg(value_name = "SQL")]

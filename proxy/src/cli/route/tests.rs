@@ -120,7 +120,7 @@ fn parameters_tables_and_hints_are_taken() {
         "/* gavel: shard=b */ selekt x",
         &|args| args.json = true,
         &expect![[r#"
-            {"plan":"one shard","shards":["b"],"role":"primary","reason":"routing hint"}
+            {"plan":"one shard","shards":["b"],"role":"primary","reason":"routing hint","detail":"The text was not parsed: it begins like no statement that the proxy looks into.","hint":"It is passed on as it is: the server says what is wrong with it, if anything is."}
             all placed: true
         "#]],
     );
@@ -150,4 +150,23 @@ fn a_missing_file_is_named() {
     let args = RouteArgs { config: PathBuf::from("/nowhere/gavel.toml"), ..args(&directory, "") };
     let error = run(&args, &mut Vec::new()).expect_err("no such file");
     assert!(error.to_string().starts_with("cannot read /nowhere/gavel.toml"));
+}
+
+#[test]
+fn a_text_that_cannot_be_parsed_is_said_to_be_one() {
+    check(
+        "selec",
+        &|_: &mut RouteArgs| {},
+        &expect![[r#"
+            Plan: one shard
+            Shards: a
+            Role: primary
+            Reason: unsharded table, catalog or state of the home shard
+            Detail: The text was not parsed: it begins like no statement that the proxy looks into.
+            Hint: It is passed on as it is: the server says what is wrong with it, if anything is.
+
+            (caveat)
+            all placed: true
+        "#]],
+    );
 }

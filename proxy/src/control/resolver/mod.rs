@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
+use crate::control::complaint::Complaint;
 use crate::control::connect::Dialer;
 use crate::control::error::ControlError;
 use crate::control::nodes::Nodes;
@@ -73,8 +74,9 @@ impl Resolver {
     /// Writes decisions until the queue closes.
     pub(crate) async fn decide_all(self: Arc<Self>, mut queue: mpsc::Receiver<Decide>) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut complaint = Complaint::default();
         while queue.recv_many(&mut batch, BATCH).await > 0 {
-            let outcomes = self.decide_batch(&batch).await;
+            let outcomes = self.decide_batch(&batch, &mut complaint).await;
             for (request, outcome) in batch.drain(..).zip(outcomes) {
                 // A session that has gone does not need its answer: the row is there for the resolver.
                 let _gone = request.answer.send(outcome);
@@ -82,17 +84,22 @@ impl Resolver {
         }
     }
 
-    async fn decide_batch(&self, batch: &[Decide]) -> Vec<Outcome> {
+    async fn decide_batch(&self, batch: &[Decide], complaint: &mut Complaint) -> Vec<Outcome> {
         let deadline = Instant::now() + DECIDE_LIMIT;
         loop {
             let tried = tokio::time::timeout_at(deadline, self.try_decide(batch)).await;
             match tried {
-                Ok(Ok(outcomes)) => return outcomes,
+                Ok(Ok(outcomes)) => {
+                    if complaint.over() {
+                        tracing::info!("decisions are recorded again");
+                    }
+                    return outcomes;
+                }
                 Ok(Err(error)) => {
-                    tracing::error!(
-                        "decisions of {} transactions are not recorded yet: {error}",
-                        batch.len()
-                    );
+                    if complaint.due(&error.to_string()) {
+                        let count = batch.len();
+                        tracing::error!("decisions of {count} transactions are not recorded yet: {error}");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 Err(_) => return vec![Outcome::Unknown; batch.len()],
@@ -130,12 +137,20 @@ impl Resolver {
     pub(crate) async fn hold_lock(self: Arc<Self>) {
         let key = Owner::lock_key(&self.owner.proxy).unwrap_or_default();
         let mut held: Option<(NodeAddress, Client)> = None;
+        let mut complaint = Complaint::default();
         loop {
-            if let Err(error) = self.renew_lock(key, &mut held).await {
-                held = None;
-                tracing::warn!(
-                    "the owner lock is not held, other proxies may finish our transactions: {error}"
-                );
+            match self.renew_lock(key, &mut held).await {
+                Ok(()) => {
+                    complaint.over();
+                }
+                Err(error) => {
+                    held = None;
+                    if complaint.due(&error.to_string()) {
+                        tracing::warn!(
+                            "the owner lock is not held, other proxies may finish our transactions: {error}"
+                        );
+                    }
+                }
             }
             tokio::time::sleep(self.pass.min(Duration::from_secs(1))).await;
         }
@@ -169,9 +184,16 @@ impl Resolver {
 
     /// Finishes orphans until the process ends.
     pub(crate) async fn run(self: Arc<Self>) {
+        let mut complaint = Complaint::default();
         loop {
-            if let Err(error) = self.pass().await {
-                tracing::warn!("two-phase recovery will try again: {error}");
+            match self.pass().await {
+                Ok(_) => {
+                    complaint.over();
+                }
+                Err(error) if complaint.due(&error.to_string()) => {
+                    tracing::warn!("two-phase recovery will try again: {error}");
+                }
+                Err(_) => {}
             }
             let _woken = tokio::time::timeout(self.pass, self.live.wake.notified()).await;
         }

@@ -143,15 +143,19 @@ pub async fn accept(socket: TcpStream, context: &HandshakeContext) -> Result<Arr
     .await
 }
 
-/// As [`accept`], but whoever wants to log in gets `report` instead. Cancel requests still count.
+/// As [`accept`], but whoever wants to log in gets the report instead, unless the database that is asked for is spared. Cancel
+/// requests still count.
 pub async fn turn_away(
     socket: TcpStream,
     context: &HandshakeContext,
-    report: Report<'_>,
+    (report, spared): (Report<'_>, impl FnOnce(&str) -> bool),
 ) -> Result<Arrival, HandshakeError> {
     Box::pin(async {
         match start(socket, context).await? {
             Begun::Started(started) => {
+                if spared(&started.startup.database) {
+                    return started.authenticate(&context.authenticator).await;
+                }
                 started.talk.close_with(report).await;
                 Err(HandshakeError::TurnedAway)
             }

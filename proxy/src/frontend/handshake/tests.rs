@@ -170,13 +170,20 @@ async fn turned_away_with_a_reason_but_cancel_still_counts() {
     let (ours, mut theirs) = sockets().await;
     write(&mut theirs, &ssl_request()).await;
     write(&mut theirs, &startup_packet(V3, &[("user", "al")])).await;
-    assert!(matches!(turn_away(ours, &trust(), report).await, Err(HandshakeError::TurnedAway)));
+    assert!(matches!(
+        turn_away(ours, &trust(), (report, |_: &str| false)).await,
+        Err(HandshakeError::TurnedAway)
+    ));
     assert_eq!(error_of(&rest(&mut theirs).await[1..]).0, "53300");
     let mut cancel = BytesMut::new();
     write_cancel(&CancelKey { process_id: 5, secret: bytes::Bytes::from_static(b"1234") }, &mut cancel);
     let (ours, mut theirs) = sockets().await;
     write(&mut theirs, &cancel).await;
-    assert!(matches!(turn_away(ours, &trust(), report).await, Ok(Arrival::Cancel(_))));
+    assert!(matches!(turn_away(ours, &trust(), (report, |_: &str| false)).await, Ok(Arrival::Cancel(_))));
+    let (ours, mut theirs) = sockets().await;
+    write(&mut theirs, &startup_packet(V3, &[("user", "al"), ("database", "console")])).await;
+    let arrival = turn_away(ours, &trust(), (report, |database: &str| database == "console")).await;
+    assert_eq!(login(arrival).user, "al", "one database is spared");
 }
 
 #[tokio::test]

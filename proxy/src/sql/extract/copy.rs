@@ -5,6 +5,7 @@ use crate::sql::copy_shape::{CopyFormat, CopyShape};
 use crate::sql::facts::{Access, Command, Facts, Pin, PinCause, Scope, Sharded};
 use crate::sql::lexer::Kind;
 use crate::sql::normalise::Literal;
+use crate::sql::parse::named;
 use crate::sql::schema::{Deed, Placement, Relation};
 use crate::sql::tokens::Tokens;
 use std::sync::Arc;
@@ -247,7 +248,7 @@ fn options(
     }
     // WHERE filters the rows on the shard that they go to.
     if at < t.len() && !t.is(at, "where") {
-        return Err(format!("unexpected {}", t.source(at, at)));
+        return Err(format!("unexpected {}", named(&t.source(at, at))));
     }
     if shape.format == CopyFormat::Csv {
         shape.delimiter = b',';

@@ -83,7 +83,7 @@ pub struct Startup {
 
 /// Why a first packet is refused; becomes a FATAL error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message} ({sqlstate})")]
+#[error("{} ({sqlstate})", self.logged())]
 pub struct StartupError {
     /// SQLSTATE.
     pub sqlstate: &'static str,
@@ -94,6 +94,14 @@ pub struct StartupError {
 }
 
 impl StartupError {
+    /// The text for logs: what cannot be read of the options is not repeated there.
+    fn logged(&self) -> &str {
+        match self.sqlstate {
+            sqlstate::SYNTAX_ERROR => "the options of the startup packet cannot be read",
+            _ => &self.message,
+        }
+    }
+
     fn new(sqlstate: &'static str, message: impl Into<String>) -> Self {
         Self { sqlstate, message: message.into(), hint: None }
     }
