@@ -1,5 +1,6 @@
 //! End to end: unchanged applications on a sharded cluster of real servers.
 
+mod absent;
 mod beside;
 mod bound;
 mod cancel;

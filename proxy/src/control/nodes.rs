@@ -369,6 +369,21 @@ impl Nodes {
         ShardId(found.and_then(|index| u16::try_from(index).ok()).unwrap_or(0))
     }
 
+    /// The shard whose turn it is among those that all have what is asked for. One without a primary is passed over where another one
+    /// has a primary, or at least a replica that is up.
+    pub fn in_turn(&self, turn: usize) -> ShardId {
+        let table = self.table.load();
+        let count = table.shards.len().max(1);
+        let first = turn % count;
+        let at = |has: fn(&ShardNodes) -> bool| {
+            let turns = (first..count).chain(0..first);
+            turns.into_iter().find(|at| table.shards.get(*at).is_some_and(|shard| has(shard)))
+        };
+        let replica = |shard: &ShardNodes| shard.members.iter().any(|node| fit(node, Duration::MAX));
+        let found = at(|shard| shard.primary().is_some()).or_else(|| at(replica)).unwrap_or(first);
+        ShardId(u16::try_from(found).unwrap_or(0))
+    }
+
     /// Shards known.
     pub fn shard_count(&self) -> usize {
         self.table.load().shards.len()

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use router_config::topology::ShardId;
+use router_config::topology::{NodeAddress, Shard, ShardId, Topology};
 
 use super::testing::{Server, eventually, start, topology};
-use super::{Lost, NodeRole, Reload};
+use super::{Lost, NodeRole, Nodes, Reload};
 
 const HOME: ShardId = ShardId(0);
 
@@ -315,4 +315,35 @@ async fn metrics_and_readiness_are_served() {
     let metrics = fetch("/metrics").await;
     assert!(metrics.contains("gavel_node_up{"), "{metrics}");
     assert!(metrics.contains("gavel_topology_epoch 1"), "{metrics}");
+}
+
+#[test]
+fn a_shard_that_is_down_has_no_turn_while_another_is_up() {
+    let address = |port: u16| NodeAddress { host: String::from("localhost"), port };
+    let shard = |n: u16| Shard {
+        name: format!("shard-{n}"),
+        primary: address(n),
+        replicas: vec![address(100 + n)],
+        weight: 1.0,
+    };
+    let nodes = Nodes::default();
+    assert_eq!(nodes.in_turn(7), HOME, "nothing is known yet");
+    nodes.adopt(&Topology::new((0..4).map(shard).collect()), &[]);
+    let turns = || (0..8).map(|turn| nodes.in_turn(turn).0).collect::<Vec<_>>();
+    let set = |n: u16, up: bool| {
+        let shard = nodes.shard(ShardId(n)).expect("known");
+        nodes.set_primary(&shard, up.then_some(shard.members[0].id), String::new());
+    };
+    assert_eq!(turns(), [0, 1, 2, 3, 0, 1, 2, 3], "none is better than another");
+    (0..4).for_each(|n| set(n, true));
+    assert_eq!(turns(), [0, 1, 2, 3, 0, 1, 2, 3]);
+    set(1, false);
+    set(3, false);
+    assert_eq!(turns(), [0, 2, 2, 0, 0, 2, 2, 0]);
+    // A replica is not preferred to a primary, but to nothing.
+    nodes.members(ShardId(3))[1].judged(true, NodeRole::Replica, String::new());
+    assert_eq!(turns(), [0, 2, 2, 0, 0, 2, 2, 0]);
+    set(0, false);
+    set(2, false);
+    assert_eq!(turns(), [3; 8]);
 }

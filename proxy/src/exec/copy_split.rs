@@ -2,7 +2,9 @@
 //!
 //! The application is read only as fast as the slowest shard takes its part. A row that any shard rejects loads nothing anywhere.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -10,11 +12,11 @@ use router_config::topology::ShardId;
 
 use super::copy_in;
 use super::spread::{Ask, Form};
-use crate::backend::conn::{Conn, Events};
+use crate::backend::conn::{Conn, ConnError, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
 use crate::frontend::io::{ClientError, ClientIo, StepError};
-use crate::frontend::session::Session;
+use crate::frontend::session::{Held, Session};
 use crate::frontend::watch::Why;
 use crate::route::copy::{CopyError, CopySplitter};
 use crate::route::plan::Target;
@@ -24,6 +26,9 @@ use crate::wire::error::{self, Report};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::tag;
 use crate::wire::reply;
+
+/// Bytes of the application's data that are read at a time.
+const FILL_BYTES: usize = 64 << 10;
 
 /// What becomes of the application's data.
 enum Way {
@@ -63,29 +68,30 @@ impl Session {
         self.open_implicit();
         // Each row is somebody's own, or all shards say the same.
         let others = if matches!(way, Way::Split(_)) { Show::NOTICES } else { Show::NOTHING };
-        let mut order = Vec::new();
-        for shard in 0..topology.shards.len() as u16 {
-            let at = self.acquire(ShardId(shard), false).await?;
-            self.note_shard(why, at);
-            self.writes(at)?;
-            let held = &mut self.held[at];
+        // No shard is told of the COPY before all of them are there and may have a part in it.
+        let order = self.acquire_all((0..topology.shards.len() as u16).map(ShardId), false).await?;
+        for at in &order {
+            self.note_shard(why, *at);
+            self.writes(*at)?;
+        }
+        for (turn, at) in order.iter().enumerate() {
+            let held = &mut self.held[*at];
             held.unnamed = None;
             // Errors are told when it is known which line comes first.
-            let show = if shard == 0 { Show::DESCRIPTION.and(Show::NOTICES) } else { others };
+            let show = if turn == 0 { Show::DESCRIPTION.and(Show::NOTICES) } else { others };
             reply::query(&mut held.lease.write, &ask.text);
             held.lease.owe(Owed::Query(show));
-            order.push(at);
         }
         self.expect(&ask.facts, &ask.text, None);
         self.draws_on_several();
-        let ran = self.run_copy(&order, &mut way).await;
-        if matches!(ask.form, Form::Execute { .. }) {
+        let (began, ran) = self.run_copy(&order, &mut way).await;
+        if began && matches!(ask.form, Form::Execute { .. }) {
             self.pipeline.copied = self.pipeline.sync_ahead;
         }
         let outcome = match ran {
             Ok(outcome) => outcome,
             Err(Broken::Shard(_, StepError::Client(error))) => return Err(Failure::Client(error)),
-            Err(Broken::Shard(turn, error)) => return Err(self.lose(order[turn], error)),
+            Err(Broken::Shard(turn, error)) => return Err(self.break_off(&order, turn, error)),
             Err(Broken::Data(error, outcome)) => {
                 // PostgreSQL would have stopped at the first line that is wrong, whoever finds it.
                 let frames = told(&outcome, &way);
@@ -107,7 +113,19 @@ impl Session {
         column.unwrap_or_else(|| "shard key".to_owned())
     }
 
-    async fn run_copy(&mut self, order: &[usize], way: &mut Way) -> Result<Vec<Events>, Broken> {
+    /// A shard was lost. Those that could not be made to leave the COPY are given up: nothing else can be said to them.
+    fn break_off(&mut self, order: &[usize], turn: usize, error: StepError) -> Failure {
+        let shards: Vec<ShardId> = order.iter().map(|at| self.held[*at].shard).collect();
+        let failure = self.lose(order[turn], error);
+        let in_copy = |held: &Held| shards.contains(&held.shard) && !held.lease.is_quiet();
+        while let Some(at) = self.held.iter().position(in_copy) {
+            self.lose(at, StepError::Backend(ConnError::Overdue));
+        }
+        failure
+    }
+
+    /// Whether the application was asked for its data, and what came of it.
+    async fn run_copy(&mut self, order: &[usize], way: &mut Way) -> (bool, Result<Vec<Events>, Broken>) {
         let mut conns: Vec<Option<&mut Conn>> = Vec::new();
         conns.resize_with(order.len(), || None);
         for (at, held) in self.held.iter_mut().enumerate() {
@@ -118,12 +136,19 @@ impl Session {
         let mut events = Vec::new();
         events.resize_with(order.len(), || self.events.beside());
         let high = self.worker.shared.settings.load().limits.copy_buffer_bytes;
-        let mut copy = Copy { conns: conns.into_iter().flatten().collect(), events, io: &mut self.io, high };
-        match copy.run(way).await {
+        let conns = conns.into_iter().flatten().collect();
+        let mut copy = Copy { conns, events, io: &mut self.io, high, began: false, lost: None };
+        let ran = copy.run(way).await;
+        if let Err(Broken::Shard(turn, StepError::Backend(_))) = &ran {
+            // Those that do not leave it are given up.
+            let _ = copy.leave(*turn).await;
+        }
+        let ran = match ran {
             Ok(()) => Ok(copy.events),
             Err(Broken::Data(error, _)) => Err(Broken::Data(error, copy.events)),
             Err(broken) => Err(broken),
-        }
+        };
+        (copy.began, ran)
     }
 
     fn conclude_copy(&mut self, outcome: &[Events], way: &Way) -> Result<(), Failure> {
@@ -185,21 +210,33 @@ struct Copy<'a> {
     io: &'a mut ClientIo,
     /// Bytes that wait for one shard before the application is made to wait.
     high: usize,
+    /// The application has been asked for its data.
+    began: bool,
+    /// The shard that was lost: nothing more is expected of it.
+    lost: Option<usize>,
 }
 
 impl Copy<'_> {
     async fn run(&mut self, way: &mut Way) -> Result<(), Broken> {
-        self.settle(|conn, events| conn.is_quiet() || events.copy_in).await?;
-        if self.events.iter().all(|events| events.error.is_none()) {
+        let told = self.io.out.len();
+        let ready = self.settle(|conn, events| conn.is_quiet() || events.copy_in).await;
+        self.began = ready.is_ok() && self.events.iter().all(|events| events.error.is_none());
+        if !self.began {
+            // The application is not asked for data that nobody takes.
+            self.io.out.truncate(told);
+        }
+        ready?;
+        if self.began {
             self.io.flush().await.map_err(|error| Broken::Shard(0, error.into()))?;
             match self.feed(way).await {
                 Ok(End::Done) => self.end_all(|out| reply::bare(out, tag::COPY_DONE)),
                 Ok(End::Failed | End::Stopped) => {}
-                Err(broken) => {
+                Err(broken @ Broken::Data(..)) => {
                     // Every shard must leave the COPY before the transaction can be rolled back.
                     self.abandon("the proxy stopped the COPY").await?;
                     return Err(broken);
                 }
+                Err(broken @ Broken::Shard(..)) => return Err(broken),
             }
         }
         // A shard that failed has left the COPY; the others must too.
@@ -217,15 +254,18 @@ impl Copy<'_> {
         }
     }
 
+    /// One shard is lost: the others leave the COPY. Where that fails they are not quiet.
+    async fn leave(&mut self, lost: usize) -> Result<(), Broken> {
+        self.lost = Some(lost);
+        self.settle(|conn, events| conn.is_quiet() || events.copy_in).await?;
+        self.end_all(|out| copy_fail(out, "another shard was lost"));
+        self.settle(|conn, _| conn.is_quiet()).await
+    }
+
     /// Makes every shard leave the COPY. What they say to that is not the application's: it is told the cause, which may be
     /// a line that a shard was still to read.
     async fn abandon(&mut self, reason: &str) -> Result<(), Broken> {
-        self.end_all(|out| {
-            reply::frame(out, tag::COPY_FAIL, |b| {
-                b.put_slice(reason.as_bytes());
-                b.put_u8(0);
-            });
-        });
+        self.end_all(|out| copy_fail(out, reason));
         self.settle(|conn, _| conn.is_quiet()).await?;
         for events in &mut self.events {
             events.error.take_if(|frame| {
@@ -240,13 +280,13 @@ impl Copy<'_> {
     async fn settle(&mut self, enough: impl Fn(&Conn, &Events) -> bool) -> Result<(), Broken> {
         poll_fn(|cx| {
             loop {
-                let (mut progress, mut done) = (false, true);
+                let (mut progress, mut awaited) = (false, None);
                 for (turn, conn) in self.conns.iter_mut().enumerate() {
                     let events = &mut self.events[turn];
-                    if enough(conn, events) {
+                    if self.lost == Some(turn) || enough(conn, events) {
                         continue;
                     }
-                    done = false;
+                    awaited.get_or_insert(turn);
                     match conn.poll_step(cx, &mut self.io.out, events) {
                         Poll::Ready(Ok(())) => progress = true,
                         Poll::Ready(Err(error)) => {
@@ -255,11 +295,9 @@ impl Copy<'_> {
                         Poll::Pending => {}
                     }
                 }
-                if done {
-                    return Poll::Ready(Ok(()));
-                }
+                let Some(turn) = awaited else { return Poll::Ready(Ok(())) };
                 if !progress {
-                    return self.io.poll_hangup(cx).map_err(|error| Broken::Shard(0, error));
+                    return self.io.poll_hangup(cx).map_err(|error| Broken::Shard(turn, error));
                 }
             }
         })
@@ -280,8 +318,7 @@ impl Copy<'_> {
             }
             let header = self.io.header(0).map_err(|error| client(error.into()))?;
             let Some(header) = header.filter(|header| self.io.read.len() >= header.len) else {
-                self.kick()?;
-                self.io.fill(64 << 10).await.map_err(client)?;
+                self.more().await?;
                 continue;
             };
             let frame = self.io.read.split_to(header.len);
@@ -304,16 +341,33 @@ impl Copy<'_> {
         }
     }
 
-    /// Sends what can be sent without waiting, and notices errors.
-    fn kick(&mut self) -> Result<(), Broken> {
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        for (turn, conn) in self.conns.iter_mut().enumerate() {
-            if let Poll::Ready(Err(error)) = conn.poll_step(&mut cx, &mut self.io.out, &mut self.events[turn])
-            {
-                return Err(Broken::Shard(turn, StepError::Backend(error)));
-            }
-        }
-        Ok(())
+    /// Waits for more of the application's data, and sends meanwhile what there is; or until a shard reports an error.
+    async fn more(&mut self) -> Result<(), Broken> {
+        let Self { conns, events, io, .. } = self;
+        let visible = Arc::clone(&io.visible);
+        let mut said = BytesMut::new();
+        let waited = {
+            let mut filled = pin!(io.fill(FILL_BYTES));
+            poll_fn(|cx| {
+                for (turn, conn) in conns.iter_mut().enumerate() {
+                    while let Poll::Ready(stepped) = conn.poll_step(cx, &mut said, &mut events[turn]) {
+                        if let Err(error) = stepped {
+                            return Poll::Ready(Err(Broken::Shard(turn, StepError::Backend(error))));
+                        }
+                        if events[turn].error.is_some() {
+                            return Poll::Ready(Ok(()));
+                        }
+                    }
+                }
+                if visible.poll_given_up(cx) {
+                    return Poll::Ready(Err(Broken::Shard(0, StepError::Backend(ConnError::Overdue))));
+                }
+                filled.as_mut().poll(cx).map_err(|error| Broken::Shard(0, StepError::Client(error)))
+            })
+            .await
+        };
+        self.io.out.extend_from_slice(&said);
+        waited
     }
 
     fn data(&mut self, way: &mut Way, chunk: &[u8]) -> Result<(), Broken> {
@@ -352,6 +406,13 @@ impl Copy<'_> {
 
 fn broken_by(error: CopyError) -> Broken {
     Broken::Data(Box::new(error), Vec::new())
+}
+
+fn copy_fail(out: &mut BytesMut, reason: &str) {
+    reply::frame(out, tag::COPY_FAIL, |b| {
+        b.put_slice(reason.as_bytes());
+        b.put_u8(0);
+    });
 }
 
 fn put_data(out: &mut BytesMut, chunk: &[u8]) {

@@ -123,6 +123,11 @@ impl Session {
         limit: Option<u64>,
     ) -> Result<Option<u64>, Failure> {
         let mut total = 0;
+        if !walk.bound {
+            // What is begun can be ended.
+            let rest = walk.shards.iter().copied().skip(walk.at);
+            self.await_nodes(rest, false, &mut None).await?;
+        }
         while !(walk.is_over() || limit.is_some_and(|limit| total >= limit)) {
             part.wanted = walk.ask(limit.map(|limit| limit - total));
             let Some(rows) = self.walk_one(walk, part).await? else { return Ok(None) };

@@ -122,9 +122,8 @@ impl Session {
             self.may_prepare()?;
             self.open_implicit();
         }
-        let mut order = Vec::with_capacity(shares.len());
-        for (turn, share) in shares.iter().enumerate() {
-            let at = self.acquire(share.shard, ask.plan.replica && !writes).await?;
+        let order = self.conns_of(&shares, ask.plan.replica && !writes).await?;
+        for (turn, at) in order.iter().copied().enumerate() {
             self.note_shard(Why::of(&ask.plan), at);
             // The value that lastval or currval stands for is in the text by now: nothing is drawn.
             let draws = ask.facts.effects.sequence || !ask.facts.effects.currval;
@@ -139,7 +138,6 @@ impl Session {
                 Command::CopyOut(shape) => CopyTrim::of(shape, turn == 0, last),
                 _ => None,
             };
-            order.push(at);
         }
         if writes && order.len() > 1 {
             self.draws_on_several();
@@ -174,6 +172,14 @@ impl Session {
             self.judge_ddl(&ask.facts, &ask.text).await?;
         }
         Ok(())
+    }
+
+    /// The conns that the shares go to.
+    async fn conns_of(&mut self, shares: &[Share], replica: bool) -> Result<Vec<usize>, Failure> {
+        match shares {
+            [only] => Ok(vec![self.acquire(only.shard, replica).await?]),
+            _ => Box::pin(self.acquire_all(shares.iter().map(|share| share.shard), replica)).await,
+        }
     }
 
     /// Conns whose turn has not come.
@@ -381,8 +387,11 @@ impl Session {
             return Err(Failure::error(sqlstate::ACTIVE_SQL_TRANSACTION, message));
         }
         let notices = self.judge_concurrent_index(&ask.text)?;
+        self.await_nodes((0..count).map(ShardId), false, &mut None).await?;
         for turn in 0..count {
-            let at = self.acquire(ShardId(turn), false).await?;
+            let Some(at) = self.acquire_all(std::iter::once(ShardId(turn)), false).await?.pop() else {
+                break;
+            };
             self.note_shard(Why::of(&ask.plan), at);
             let share = Share::new(ShardId(turn), ask.text.clone());
             // The home shard's answer is kept back until all have succeeded.

@@ -1,11 +1,12 @@
 //! How a session comes by a conn: which node, from which pool, with its settings and its open block on it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use router_config::settings::DatabaseKind;
 use router_config::topology::ShardId;
 
+use super::absent::Lack;
 use super::failure::Failure;
 use super::floor::{Look, Ticket};
 use super::io::{ClientIo, StepError};
@@ -26,8 +27,6 @@ use crate::wire::{backend, reply, sqlstate};
 
 /// How often the settings of a conn are replayed under a limit of statements that cuts off its own removal.
 const LIFTS_MAX: usize = 5;
-/// Pause before a node that gave no connection is asked again, or another one.
-const NODE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Session {
     /// The index of a held conn to `shard`, fit for the purpose: taken from the pool if there is none, brought to the
@@ -67,14 +66,14 @@ impl Session {
             self.held[at].untouched = false;
             return Ok(at);
         }
-        if self.block.as_ref().is_some_and(|block| block.opaque) {
-            return Err(Failure::unsupported(
-                "a transaction begun in a text of several statements cannot reach a second shard",
-                "Send BEGIN as a statement of its own.",
-            ));
-        }
-        self.check_isolation()?;
+        self.may_join()?;
         let held = self.lease(shard, replica).await?;
+        self.take(held).await
+    }
+
+    /// A conn that the session has just leased becomes one of those that it holds.
+    pub(super) async fn take(&mut self, held: Held) -> Result<usize, Failure> {
+        self.may_join()?;
         let mut held = self.recall(held).await?;
         self.show_running(&held);
         let wanted = self.wanted_gucs();
@@ -107,8 +106,15 @@ impl Session {
         self.held.len() - 1
     }
 
-    /// A second shard has no snapshot in common with the first: levels that promise one are refused there.
-    fn check_isolation(&self) -> Result<(), Failure> {
+    /// Whether another shard may have a part in what is under way. A second one has no snapshot in common with the first: levels that
+    /// promise one are refused there.
+    pub(super) fn may_join(&self) -> Result<(), Failure> {
+        if self.block.as_ref().is_some_and(|block| block.opaque) {
+            return Err(Failure::unsupported(
+                "a transaction begun in a text of several statements cannot reach a second shard",
+                "Send BEGIN as a statement of its own.",
+            ));
+        }
         match self.snapshot_level() {
             Some(name) if self.held.iter().any(|held| held.enlisted && !held.untouched) => {
                 Err(Failure::unsupported(
@@ -128,7 +134,7 @@ impl Session {
         Ok(held)
     }
 
-    fn held_for(&self, shard: ShardId, replica: bool) -> Option<usize> {
+    pub(super) fn held_for(&self, shard: ShardId, replica: bool) -> Option<usize> {
         let of_shard = |held: &Held| held.shard == shard;
         // Inside of a block a shard is one conn, whatever its role.
         let joined = self.held.iter().position(|held| of_shard(held) && (held.enlisted || held.unsynced));
@@ -164,7 +170,7 @@ impl Session {
     }
 
     /// The replica that a read may go to, if one is fit; `None`: the shard has to be asked for its LSN.
-    fn replica_at_hand(&self, shard: ShardId) -> Option<Option<NodeId>> {
+    pub(super) fn replica_at_hand(&self, shard: ShardId) -> Option<Option<NodeId>> {
         let shared = &self.worker.shared;
         match shared.floor(shard).look() {
             Look::Replica(floor) => {
@@ -176,15 +182,10 @@ impl Session {
         }
     }
 
-    pub(super) async fn lease(&mut self, shard: ShardId, replica: bool) -> Result<Held, Failure> {
-        let mut since = None;
-        let (node, replica, asks_lsn, mut lease) = loop {
-            let (node, replica, asks_lsn) = self.choose(shard, replica).await?;
-            match self.lease_of(shard, node).await {
-                Ok(lease) => break (node, replica, asks_lsn, lease),
-                Err(failure) => self.wait_for_node(node, failure, &mut since).await?,
-            }
-        };
+    /// A conn to the node of `shard` that fits, if there is one now.
+    pub(super) async fn lease_now(&mut self, shard: ShardId, replica: bool) -> Result<Held, Lack> {
+        let (node, replica, asks_lsn) = self.choose(shard, replica).ok_or(Lack::Primary)?;
+        let mut lease = self.lease_of(shard, node).await.map_err(|failure| Lack::of(node, failure))?;
         let role = if replica { ServedBy::Replica } else { ServedBy::Primary };
         let metrics = &self.worker.shared.metrics;
         metrics.pool_wait(shard, role, lease.waited);
@@ -196,25 +197,6 @@ impl Session {
         }
         let load = node.and_then(|node| self.worker.shared.nodes().enter(node));
         Ok(Held::new((shard, node, replica), lease, asks_lsn, load))
-    }
-
-    /// A node that goes down or comes up gives no connections before or after its role is known: that is waited out as the lack of
-    /// a primary is, and nothing has been sent yet. `since`: of the first failure.
-    async fn wait_for_node(
-        &mut self,
-        node: Option<NodeId>,
-        failure: Failure,
-        since: &mut Option<Instant>,
-    ) -> Result<(), Failure> {
-        let Failure::Lease { error: LeaseError::Connect(connect), .. } = &failure else {
-            return Err(failure);
-        };
-        let passing = node.is_some() && connect.is_retryable() && !connect.node_is_full();
-        let limit = self.worker.shared.settings.load().backend.primary_wait;
-        if !passing || since.get_or_insert_with(Instant::now).elapsed() >= limit {
-            return Err(failure);
-        }
-        wait(&mut self.io, Doing::Waiting, tokio::time::sleep(NODE_PAUSE)).await
     }
 
     async fn lease_of(&mut self, shard: ShardId, node: Option<NodeId>) -> Result<Lease, Failure> {
@@ -247,40 +229,29 @@ impl Session {
         Failure::Lease { shard, error }
     }
 
-    /// Node, whether it is a replica, and the duty to ask the shard for its LSN.
-    async fn choose(
-        &mut self,
-        shard: ShardId,
-        replica: bool,
-    ) -> Result<(Option<NodeId>, bool, Option<Ticket>), Failure> {
+    /// Node, whether it is a replica, and the duty to ask the shard for its LSN. `None`: there is no primary.
+    fn choose(&self, shard: ShardId, replica: bool) -> Option<(Option<NodeId>, bool, Option<Ticket>)> {
         if matches!(self.who.kind, DatabaseKind::Node(_)) {
-            return Ok((None, false, None));
+            return Some((None, false, None));
         }
-        let shared = Arc::clone(&self.worker.shared);
+        let shared = &self.worker.shared;
         let mut asks_lsn = None;
         if replica {
             match shared.floor(shard).look() {
                 Look::Replica(floor) => {
                     let lag = shared.settings.load().routing.max_replica_lag;
                     if let Some(node) = shared.nodes().pick_replica(shard, floor, lag) {
-                        return Ok((Some(node), true, None));
+                        return Some((Some(node), true, None));
                     }
                 }
                 Look::Ask(ticket) => asks_lsn = Some(ticket),
                 Look::Primary => {}
             }
         }
-        let primary = match shared.nodes().primary(shard) {
-            Some(node) => Some(node),
-            None => {
-                let limit = shared.settings.load().backend.primary_wait;
-                wait(&mut self.io, Doing::Waiting, shared.nodes().wait_primary(shard, limit)).await?
-            }
-        };
-        primary.map(|node| (Some(node), false, asks_lsn)).ok_or_else(|| self.no_primary(shard))
+        shared.nodes().primary(shard).map(|node| (Some(node), false, asks_lsn))
     }
 
-    fn no_primary(&self, shard: ShardId) -> Failure {
+    pub(super) fn no_primary(&self, shard: ShardId) -> Failure {
         let name = self.shard_name(shard);
         let why = self.worker.shared.nodes().why_no_primary(shard);
         crate::route::refusal::Refusal {

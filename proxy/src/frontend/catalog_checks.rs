@@ -148,7 +148,11 @@ impl Session {
 
     /// As `any_shard`, but for rows in binary format the home shard where it matters: its OIDs are right as they are.
     pub(super) fn any_shard_for(&mut self, bind: &[u8]) -> ShardId {
-        if self.held.is_empty() && self.may_have_oids(bind) { ShardId(0) } else { self.any_shard() }
+        let at_home = self.held.is_empty() && self.may_have_oids(bind);
+        if at_home && self.worker.shared.nodes().primary(ShardId(0)).is_some() {
+            return ShardId(0);
+        }
+        self.any_shard()
     }
 
     /// Types of a statement's columns, as the home shard has them.

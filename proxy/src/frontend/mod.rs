@@ -1,5 +1,6 @@
 //! Sessions: one per application connection, from login to Terminate.
 
+mod absent;
 pub mod acquire;
 pub mod auth;
 pub mod cancel;

@@ -314,7 +314,8 @@ impl Session {
         }
     }
 
-    /// The one shard of a plan for a statement that may run anywhere: where the transaction is, else the next in turn.
+    /// The one shard of a plan for a statement that may run anywhere: where the transaction is, else the next in turn
+    /// that is up.
     pub fn any_shard(&mut self) -> ShardId {
         if let Some(shard) = self.busy_shard().or_else(|| self.pins.any()) {
             return shard;
@@ -327,8 +328,7 @@ impl Session {
             return ShardId(0);
         }
         self.spread = self.spread.wrapping_add(1);
-        let shards = self.worker.shared.topology.load().shards.len().max(1);
-        ShardId((self.spread as usize % shards) as u16)
+        self.worker.shared.nodes().in_turn(self.spread as usize)
     }
 
     /// Refuses statements that a failed or lost transaction cannot run, before they are planned; gives the shard that

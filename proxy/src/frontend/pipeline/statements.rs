@@ -139,6 +139,10 @@ impl Session {
         }
         match (prepared.facts().map(|facts| &facts.scope), self.busy_shard()) {
             (Some(Scope::Nothing | Scope::Reference | Scope::Sharded(_)), Some(shard)) => shard,
+            // What all shards have alike can be asked of one that is up.
+            (Some(Scope::Nothing | Scope::Reference | Scope::Sharded(_)), None) => {
+                self.pins.names().unwrap_or_else(|| self.worker.shared.nodes().first_with_primary())
+            }
             _ => self.pins.names().unwrap_or(ShardId(0)),
         }
     }
