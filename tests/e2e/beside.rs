@@ -22,6 +22,12 @@ pub(crate) fn brief(frames: &[Frame]) -> String {
     frames.iter().map(one).collect::<Vec<_>>().join(" | ")
 }
 
+/// What a session says in brief to frames that end with a Query or a Sync.
+pub(crate) fn said(side: &mut Wire, bytes: &[u8]) -> String {
+    side.send(bytes).expect("sent");
+    brief(&side.read_until_ready(1).expect("an answer"))
+}
+
 /// A login at a plain server.
 pub(crate) fn login_of(oracle: &LocalNode) -> Login {
     let login = Login::new((oracle.host.as_str(), oracle.port), "auction").expect("a loopback address");

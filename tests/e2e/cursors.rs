@@ -6,7 +6,7 @@ use tests::wire_message as message;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 
-use crate::beside::{Beside, brief, login_of};
+use crate::beside::{Beside, login_of, said};
 use crate::house::{add_auctions, build, one_of_each};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -229,11 +229,7 @@ async fn a_portal_is_run_once() {
             message::sync(),
         ]
         .concat();
-        let answer = |side: &mut Wire| {
-            side.send(&twice).expect("sent");
-            brief(&side.read_until_ready(1).expect("an answer"))
-        };
-        let [ours, theirs] = beside.sides().map(answer);
+        let [ours, theirs] = beside.sides().map(|side| said(side, &twice));
         assert_eq!(ours, theirs, "{sql}");
     }
     for sql in ["SELECT auction_id, n FROM t", "SELECT id, n FROM categories"] {
@@ -246,19 +242,16 @@ async fn a_portal_is_run_once() {
 fn portal_read(session: &mut Wire, sql: &str, steps: &[&str]) -> String {
     session.query("ROLLBACK; BEGIN").expect("an answer");
     let bound = [message::parse("", sql, &[]), message::bind("p", "", &[], &[]), message::sync()];
-    session.send(&bound.concat()).expect("sent");
-    let mut said = brief(&session.read_until_ready(1).expect("an answer"));
+    let mut read = said(session, &bound.concat());
     for step in steps {
-        said.push_str(" / ");
-        match step.parse() {
-            Ok(rows) => {
-                session.send(&[message::execute("p", rows), message::sync()].concat()).expect("sent");
-                said.push_str(&brief(&session.read_until_ready(1).expect("an answer")));
-            }
-            Err(_) => said.push_str(&brief(&session.query(step).expect("an answer"))),
-        }
+        read.push_str(" / ");
+        let bytes = match step.parse() {
+            Ok(rows) => [message::execute("p", rows), message::sync()].concat(),
+            Err(_) => message::query(step),
+        };
+        read.push_str(&said(session, &bytes));
     }
-    said
+    read
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -343,8 +336,7 @@ async fn a_cursors_name_is_taken_until_it_is_closed_or_undone() {
                 } else {
                     [message::step(sql), message::sync()].concat()
                 };
-                side.send(&bytes).expect("sent");
-                brief(&side.read_until_ready(1).expect("an answer"))
+                said(side, &bytes)
             });
             if ours != theirs {
                 wrong.push_str(&format!("{session:?}: {sql}\n  ours   {ours}\n  theirs {theirs}\n"));

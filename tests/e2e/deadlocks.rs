@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, NoTls};
 
-use crate::beside::{Beside, brief};
+use crate::beside::{Beside, said};
 use crate::house::{add_auctions, build, one_of_each};
 
 /// Far above what is needed: a deadlock that nobody ends lasts for ever.
@@ -284,10 +284,8 @@ async fn a_failed_transaction_holds_the_locks_that_it_would_on_one_server() {
             let probing = sql.contains("set n = n ") || sql.contains("name = name");
             let sides = if probing { others.each_mut() } else { both.sides() };
             let [ours, theirs] = sides.map(|side| {
-                side.send(&message::query(&sql)).expect("sent");
                 // Where the row is that is waited for is told in the words of the server.
-                let said = brief(&side.read_until_ready(1).expect("an answer"));
-                said.split(" at ").next().unwrap_or_default().to_owned()
+                said(side, &message::query(&sql)).split(" at ").next().unwrap_or_default().to_owned()
             });
             if ours != theirs {
                 wrong.push_str(&format!("{failing:?}: {sql}\n  ours   {ours}\n  theirs {theirs}\n"));

@@ -285,22 +285,15 @@ async fn a_changed_password_reaches_the_pools_of_older_sessions() {
     ] {
         client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
-    let login = async |password: &str| {
-        let mut config = cluster.proxy.config("auction");
-        config.user("rotated").password(password);
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await.expect("it logs in");
-        tokio::spawn(connection);
-        client
-    };
     let (one, two) = one_key_of_each(&cluster).await;
     let select = |key: i64| format!("SELECT n FROM t WHERE auction_id = {key} FOR UPDATE");
-    let old = login("before").await;
+    let old = login(&cluster, "rotated", "before").await;
     // Its only connection, which stays its own.
     old.batch_execute(&format!("BEGIN; {}", select(one))).await.expect("the pool of one shard is there");
     client.batch_execute("ALTER ROLE rotated PASSWORD 'after'").await.expect("alter");
     let error = old.batch_execute(&select(two)).await.expect_err("no connection, and no password for one");
     assert_eq!(error.code(), Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION), "{error:?}");
-    let new = login("after").await;
+    let new = login(&cluster, "rotated", "after").await;
     for key in [one, two] {
         let found = first_column(&new, &format!("SELECT n FROM t WHERE auction_id = {key}")).await;
         assert_eq!(found, ["0"], "{key}");

@@ -1,9 +1,8 @@
 //! PREPARE, EXECUTE and EXPLAIN EXECUTE in SQL, against one PostgreSQL.
 
-use tests::wire::Wire;
 use tests::wire_message as message;
 
-use crate::beside::{Beside, brief};
+use crate::beside::{Beside, said};
 
 const SET_UP: &[&str] = &[
     "create table t (auction_id bigint, k bigint, v text)",
@@ -107,11 +106,7 @@ impl Both {
             true => answer.split(" at ").next().unwrap_or_default().to_owned(),
             false => answer,
         };
-        let answer = |side: &mut Wire| {
-            side.send(bytes).expect("sent");
-            told(brief(&side.read_until_ready(1).expect("an answer")))
-        };
-        let [ours, theirs] = self.beside.sides().map(answer);
+        let [ours, theirs] = self.beside.sides().map(|side| told(said(side, bytes)));
         if ours != theirs {
             self.different.push(format!("{what}\n  proxy:      {ours}\n  PostgreSQL: {theirs}"));
         }
@@ -142,18 +137,14 @@ async fn names_of_parse_are_names_of_prepare() {
     for parsed in ["select 1", "select 2 from t where auction_id = $1"] {
         let parse = [message::parse("s1", parsed, &[]), message::sync()].concat();
         for side in both.beside.sides() {
-            let mut said = |bytes: &[u8]| {
-                side.send(bytes).expect("sent");
-                brief(&side.read_until_ready(1).expect("an answer"))
-            };
             let all = message::query("deallocate all");
-            assert!(!said(&all).starts_with("E ") && said(&parse).starts_with('1'), "{parsed}");
-            assert!(said(&message::query(prepare)).starts_with("E 42P05"), "{parsed}");
+            assert!(!said(side, &all).starts_with("E ") && said(side, &parse).starts_with('1'), "{parsed}");
+            assert!(said(side, &message::query(prepare)).starts_with("E 42P05"), "{parsed}");
             assert!(
-                said(&all).contains("ALL") && said(&message::query(prepare)).contains("PREPARE"),
+                said(side, &all).contains("ALL") && said(side, &message::query(prepare)).contains("PREPARE"),
                 "{parsed}"
             );
-            assert!(said(&parse).starts_with("E 42P05"), "{parsed}");
+            assert!(said(side, &parse).starts_with("E 42P05"), "{parsed}");
         }
     }
 }
@@ -189,10 +180,9 @@ async fn what_cannot_run_in_a_transaction_cannot_run_in_a_pipeline() {
     let mut both = Both::start().await;
     let vacuum = [message::step("select 1"), message::step("vacuum t"), message::sync()].concat();
     for side in both.beside.sides() {
-        side.send(&vacuum).expect("sent");
-        let answer = brief(&side.read_until_ready(1).expect("an answer"));
+        let answer = said(side, &vacuum);
         assert!(answer.contains("SELECT 1") && answer.contains("E 25001"), "{answer}");
-        side.send(&[message::step("vacuum t"), message::sync()].concat()).expect("sent");
-        assert!(brief(&side.read_until_ready(1).expect("an answer")).contains("VACUUM |"));
+        let alone = [message::step("vacuum t"), message::sync()].concat();
+        assert!(said(side, &alone).contains("VACUUM |"));
     }
 }

@@ -1,6 +1,8 @@
 //! What goes wrong again and again is told at once when it begins or changes, then every ten seconds: an outage of an hour does
 //! not hide everything else in the log.
 
+use std::fmt::Display;
+
 use tokio::time::{Duration, Instant};
 
 /// Between two lines that say the same.
@@ -13,6 +15,17 @@ const GAP: Duration = Duration::from_secs(1);
 pub(super) struct Complaint(Option<(String, Instant)>);
 
 impl Complaint {
+    /// The error of another try, if it is to be told now.
+    pub(super) fn of<T, E: Display>(&mut self, tried: Result<T, E>) -> Option<E> {
+        match tried {
+            Ok(_) => {
+                self.over();
+                None
+            }
+            Err(error) => self.due(&error.to_string()).then_some(error),
+        }
+    }
+
     /// Whether to tell this reason now.
     pub(super) fn due(&mut self, reason: &str) -> bool {
         self.due_at(Instant::now(), reason)

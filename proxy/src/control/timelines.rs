@@ -27,15 +27,13 @@ pub(super) async fn keep(health: Arc<Health>) {
             if saved.get(&name) == Some(&(system_id, timeline)) {
                 continue;
             }
-            match save(&health, (&name, system_id, timeline)).await {
-                Ok(()) => {
-                    saved.insert(name, (system_id, timeline));
-                    complaint.over();
-                }
-                Err(error) if complaint.due(&error.to_string()) => {
-                    tracing::warn!(shard = %name, "its timeline is not stored yet: {error}");
-                }
-                Err(_) => {}
+            let tried = save(&health, (&name, system_id, timeline)).await;
+            let stored = tried.is_ok();
+            if let Some(error) = complaint.of(tried) {
+                tracing::warn!(shard = %name, "its timeline is not stored yet: {error}");
+            }
+            if stored {
+                saved.insert(name, (system_id, timeline));
             }
         }
         // A timeout and a change call for the same; the sender lives as long as `health`.

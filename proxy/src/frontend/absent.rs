@@ -165,10 +165,9 @@ impl Session {
         let mut running = self.io.visible.running();
         let cancelling = running.cancelling > 0;
         self.held.retain(|held| {
-            let bound = pins.holds(held.shard) || draws.keeps(held) || names.holds_cursor(held.shard);
             let works = held.enlisted || held.unsynced || held.wrote || held.gucs_moved;
             let rests = held.lease.status == Status::Idle && held.lease.is_quiet() && held.asks_lsn.is_none();
-            let stays = bound || works || !rests;
+            let stays = held.is_bound(draws, names, pins) || works || !rests;
             if !stays {
                 self.worker.pools.backend.add(std::mem::take(&mut held.lease.moved));
                 held.lease.spoiled |= cancelling;
@@ -176,10 +175,6 @@ impl Session {
             stays
         });
         running.conns.clear();
-        running.conns.extend(
-            self.held
-                .iter()
-                .map(|held| (Arc::clone(held.lease.key()), held.lease.process_id, held.lease.secret.clone())),
-        );
+        running.conns.extend(self.held.iter().map(Held::shown));
     }
 }

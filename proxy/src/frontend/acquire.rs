@@ -96,9 +96,7 @@ impl Session {
 
     /// Cancel requests of the application reach the conn from here on.
     fn show_running(&self, held: &Held) {
-        let lease = &held.lease;
-        let shown = (Arc::clone(lease.key()), lease.process_id, lease.secret.clone());
-        self.io.visible.running().conns.push(shown);
+        self.io.visible.running().conns.push(held.shown());
     }
 
     fn hold(&mut self, held: Held) -> usize {

@@ -5,19 +5,22 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use router_config::settings::{DatabaseKind, PoolMode, Reads, Settings};
 use router_config::topology::{ShardId, Topology};
 use smallvec::SmallVec;
 
+use super::draws::Draws;
 use super::floor::Ticket;
 use super::hints::Hints;
 use super::io::ClientIo;
 use super::names::Names;
+use super::pins::Pins;
 use super::transaction::Block;
 use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::Gucs;
-use crate::backend::pool::Lease;
+use crate::backend::pool::{Lease, PoolKey};
 use crate::control::{InFlight, NodeId};
 use crate::sql::facts::{Access, Command, Facts, Isolation, Scope};
 use crate::wire::backend::Status;
@@ -95,9 +98,17 @@ impl Held {
             load,
         }
     }
-}
 
-impl Held {
+    /// What [`Visible`](super::visible::Visible) knows of it.
+    pub(super) fn shown(&self) -> (Arc<PoolKey>, i32, Bytes) {
+        (Arc::clone(self.lease.key()), self.lease.process_id, self.lease.secret.clone())
+    }
+
+    /// Whether the session keeps its shard's conn between transactions.
+    pub(super) fn is_bound(&self, draws: &Draws, names: &Names, pins: &Pins) -> bool {
+        pins.holds(self.shard) || draws.keeps(self) || names.holds_cursor(self.shard)
+    }
+
     /// Whether what was written on it may become durable without another word: a COMMIT is on its way, or it has prepared and the
     /// decision may be on its way, or the server commits on its own as soon as it has executed, outside of a block.
     pub(super) fn may_commit(&self) -> bool {
@@ -136,9 +147,9 @@ pub struct Session {
     /// Conns.
     pub held: SmallVec<[Held; 1]>,
     /// Why the session keeps conns, and on which shards.
-    pub pins: super::pins::Pins,
+    pub pins: Pins,
     /// What it has drawn from sequences.
-    pub draws: super::draws::Draws,
+    pub draws: Draws,
     /// What it listens on.
     pub listening: Option<Box<super::listening::Listening>>,
     /// It has made temporary tables.

@@ -38,7 +38,7 @@ impl Session {
             let (draws, names, pins) = (&self.draws, &self.names, &self.pins);
             self.held.retain(|held| {
                 let usable = held.lease.status == Status::Idle && held.lease.is_quiet();
-                let bound = pins.holds(held.shard) || draws.keeps(held) || names.holds_cursor(held.shard);
+                let bound = held.is_bound(draws, names, pins);
                 held.lease.set_bound(bound);
                 usable && !held.replica && (session_mode || bound)
             });
@@ -46,9 +46,7 @@ impl Session {
                 self.held.shrink_to_fit();
             } else {
                 let mut running = self.io.visible.running();
-                running.conns.extend(self.held.iter().map(|held| {
-                    (Arc::clone(held.lease.key()), held.lease.process_id, held.lease.secret.clone())
-                }));
+                running.conns.extend(self.held.iter().map(Held::shown));
             }
         }
     }

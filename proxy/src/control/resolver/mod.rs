@@ -139,18 +139,14 @@ impl Resolver {
         let mut held: Option<(NodeAddress, Client)> = None;
         let mut complaint = Complaint::default();
         loop {
-            match self.renew_lock(key, &mut held).await {
-                Ok(()) => {
-                    complaint.over();
-                }
-                Err(error) => {
-                    held = None;
-                    if complaint.due(&error.to_string()) {
-                        tracing::warn!(
-                            "the owner lock is not held, other proxies may finish our transactions: {error}"
-                        );
-                    }
-                }
+            let renewed = self.renew_lock(key, &mut held).await;
+            if renewed.is_err() {
+                held = None;
+            }
+            if let Some(error) = complaint.of(renewed) {
+                tracing::warn!(
+                    "the owner lock is not held, other proxies may finish our transactions: {error}"
+                );
             }
             tokio::time::sleep(self.pass.min(Duration::from_secs(1))).await;
         }
@@ -186,14 +182,8 @@ impl Resolver {
     pub(crate) async fn run(self: Arc<Self>) {
         let mut complaint = Complaint::default();
         loop {
-            match self.pass().await {
-                Ok(_) => {
-                    complaint.over();
-                }
-                Err(error) if complaint.due(&error.to_string()) => {
-                    tracing::warn!("two-phase recovery will try again: {error}");
-                }
-                Err(_) => {}
+            if let Some(error) = complaint.of(self.pass().await) {
+                tracing::warn!("two-phase recovery will try again: {error}");
             }
             let _woken = tokio::time::timeout(self.pass, self.live.wake.notified()).await;
         }
