@@ -6,6 +6,7 @@ mod bound;
 mod cancel;
 mod console;
 mod constraints;
+mod copy_sync;
 mod cursors;
 mod deadlocks;
 mod demo;

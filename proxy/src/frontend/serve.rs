@@ -226,7 +226,8 @@ impl Session {
     async fn end_request(&mut self, kind: Kind) -> Result<(), ClientError> {
         self.count_request();
         self.io.visible.set_doing(if self.block.is_some() { Doing::InTransaction } else { Doing::Idle });
-        let waits = kind == Kind::Part && !self.pipeline.skipping && self.io.out.len() < OUT_HIGH_BYTES;
+        let open = std::mem::take(&mut self.pipeline.goes_on) || kind == Kind::Part;
+        let waits = open && !self.pipeline.skipping && self.io.out.len() < OUT_HIGH_BYTES;
         if !waits {
             self.io.flush().await?;
         }

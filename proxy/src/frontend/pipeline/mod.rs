@@ -53,6 +53,8 @@ pub struct PipelineState {
     describe: Option<Bytes>,
     /// COPY data was fed: the server has ignored the Sync in front of it.
     pub copied: bool,
+    /// The data of a COPY passed over the Sync that the request ends with: nothing is told before the next one.
+    pub goes_on: bool,
     /// Its transaction has begun on shards where it has been left: it has no level to choose any more.
     pub looked: bool,
     /// A Sync follows in the same batch.
@@ -62,7 +64,8 @@ pub struct PipelineState {
 impl PipelineState {
     /// Whether no frame of it has been worked off yet.
     pub(super) fn is_new(&self) -> bool {
-        let Self { skipping, refused, copied, parsed, planned, describe, looked, sync_ahead: _ } = self;
+        let Self { skipping, refused, copied, parsed, planned, describe, looked, goes_on: _, sync_ahead: _ } =
+            self;
         !(*skipping || *refused || *copied || *looked)
             && parsed.is_empty()
             && planned.is_none()
@@ -249,6 +252,7 @@ impl Session {
     /// The servers have answered the Sync, or were lost; the application is told how it ended.
     pub(super) async fn end_pipeline(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
         if std::mem::take(&mut self.pipeline.copied) {
+            self.pipeline.goes_on = true;
             return outcome.or_else(|failure| failure.report(&mut self.io.out));
         }
         let failed = self.pipeline.skipping || self.events.error.is_some() || outcome.is_err();
