@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use toml::de::DeValue;
 
+use super::address::{self, Whose};
+use super::names;
 use super::reader::{Section, closest};
 use crate::key::{KeyType, KeyValue};
 use crate::topology::{
@@ -20,15 +22,16 @@ const KEY_TYPES: &str =
     "write smallint, integer, bigint, text, varchar, char, uuid, numeric, date or timestamptz";
 
 /// Reads all sections of the map; the root's other keys are left to the caller.
-pub(super) fn topology(root: &mut Section<'_, '_>) -> Topology {
-    let mut topology = Topology::new(shards(root));
+/// `listener`: where the proxy itself listens.
+pub(super) fn topology(root: &mut Section<'_, '_>, listener: &str) -> Topology {
+    let mut topology = Topology::new(shards(root, listener.parse().ok()));
     topology.tables = tables(root);
     topology.functions = functions(root);
     overrides(root, &mut topology);
     topology
 }
 
-fn shards(root: &mut Section<'_, '_>) -> Vec<Shard> {
+fn shards(root: &mut Section<'_, '_>, listener: Option<NodeAddress>) -> Vec<Shard> {
     let sections = root.sections("shards");
     if sections.is_empty()
         && (!root.has("shards") || root.value("shards").is_some_and(|v| v.get_ref().is_array()))
@@ -40,6 +43,14 @@ fn shards(root: &mut Section<'_, '_>) -> Vec<Shard> {
     let mut last = None;
     for mut section in sections {
         let shard = shard(&mut section, &shards);
+        let own = |node: &&NodeAddress| {
+            listener.as_ref().is_some_and(|listener| address::is_listener(listener, node))
+        };
+        if let Some(node) = shard.nodes().find(own) {
+            let key = if *node == shard.primary { "primary" } else { "replicas" };
+            let message = format!("{node} is where the proxy itself listens (listen.address)");
+            section.mistake(key, message, "name the address of a PostgreSQL server");
+        }
         weighted |= shard.weight > 0.0;
         shards.push(shard);
         last = Some(section.span());
@@ -69,7 +80,7 @@ fn shard(section: &mut Section<'_, '_>, earlier: &[Shard]) -> Shard {
             "give each shard its own name",
         );
     }
-    let primary = section.address("primary");
+    let primary = section.address("primary", Whose::Node);
     if !section.has("primary") {
         section.missing("primary", "add primary = \"host:5432\"");
     }
@@ -78,7 +89,7 @@ fn shard(section: &mut Section<'_, '_>, earlier: &[Shard]) -> Shard {
     }
     let mut replicas = Vec::new();
     for (text, span) in section.strings("replicas").unwrap_or_default() {
-        let Some(replica) = section.address_in("replicas", &span, &text) else { continue };
+        let Some(replica) = section.address_in("replicas", Whose::Node, (&text, &span)) else { continue };
         let key = section.path_of("replicas");
         if Some(&replica) == primary.as_ref() {
             section.reader.mistake(&span, &key, format!("{replica} is the primary"), "name another node");
@@ -166,6 +177,15 @@ fn table(section: &mut Section<'_, '_>) -> Option<TableRule> {
         [_, second, ..] => section.mistake(second, format!("is given besides {}", given[0]), cure),
         [_] => {}
     }
+    let faults = [
+        ("name", name.as_deref().and_then(names::table_fault)),
+        ("pattern", pattern.as_deref().and_then(names::pattern_fault)),
+    ];
+    for (key, fault) in faults {
+        if let Some((message, cure)) = fault {
+            section.mistake(key, message, cure);
+        }
+    }
     let kinds = [("sharded", Kind::Sharded), ("reference", Kind::Reference), ("unsharded", Kind::Unsharded)];
     let kind = section.choice("kind", &kinds);
     if !section.has("kind") {
@@ -220,6 +240,9 @@ fn functions(root: &mut Section<'_, '_>) -> Vec<FunctionRule> {
             section.missing("name", "add name = \"FUNCTION\", without schema");
         }
         let key_argument = section.number("key_argument", 1..=100).and_then(|n| u16::try_from(n).ok());
+        if let Some((message, cure)) = name.as_deref().and_then(names::function_fault) {
+            section.mistake("name", message, cure);
+        }
         if let Some(name) = name {
             if rules.iter().any(|rule| rule.name == name) {
                 section.mistake("name", format!("\"{name}\" has an entry already"), "remove one of them");

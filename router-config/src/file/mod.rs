@@ -2,8 +2,10 @@
 //!
 //! Pure: environment variables and the files that settings name are reached through functions that the caller hands in.
 
+mod address;
 mod map;
 mod mistake;
+mod names;
 mod reader;
 mod sections;
 mod value;
@@ -37,12 +39,19 @@ pub fn load(
     env: &dyn Fn(&str) -> Option<String>,
     read: &dyn Fn(&Path) -> std::io::Result<String>,
 ) -> Result<Config, Vec<Mistake>> {
-    let (document, errors) = DeTable::parse_recoverable(text);
     let lines = Lines::of(text);
+    if let Some(at) = bare_carriage_return(text) {
+        // TOML knows no such end of a line: all lines would be one, with as many mistakes as lines.
+        let (line, column) = lines.position(at);
+        let message = "a carriage return without a line feed".to_owned();
+        let cure = "save the file with lines that end in LF or CRLF".to_owned();
+        return Err(vec![Mistake { line, column, key: String::new(), message, cure }]);
+    }
+    let (document, errors) = DeTable::parse_recoverable(text);
     let reader = Reader::new(&lines, path, Outside { env, read }, !errors.is_empty());
     let mut root = Section::root(&reader, document.get_ref());
     let settings = sections::settings(&mut root);
-    let topology = map::topology(&mut root);
+    let topology = map::topology(&mut root, &settings.listen.address);
     root.finish();
     let mut mistakes = reader.into_mistakes();
     let syntax: Vec<Mistake> = errors.iter().map(|error| syntax_mistake(&lines, error)).collect();
@@ -53,6 +62,10 @@ pub fn load(
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     mistakes.dedup();
     if mistakes.is_empty() { Ok(Config { settings, topology }) } else { Err(mistakes) }
+}
+
+fn bare_carriage_return(text: &str) -> Option<usize> {
+    text.match_indices('\r').map(|(at, _)| at).find(|at| text.as_bytes().get(at + 1) != Some(&b'\n'))
 }
 
 /// The line of a syntax error; where that is the head of a section, the lines of that section too.
@@ -83,5 +96,7 @@ pub fn example() -> String {
     include_str!("example.toml").to_owned()
 }
 
+#[cfg(test)]
+mod documented;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::address::{self, Whose};
 use super::mistake::{Lines, Mistake};
 use super::value;
 use crate::topology::NodeAddress;
@@ -229,17 +230,16 @@ impl<'s, 'i> Section<'s, 'i> {
     pub(super) fn number(&mut self, key: &'static str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let found = self.value(key)?;
         let cure = format!("write a number from {} to {}", range.start(), range.end());
-        let Some(number) = integer(found.get_ref()) else {
+        if !found.get_ref().is_integer() {
             self.wrong_type(key, found, "a whole number", cure);
             return None;
-        };
-        match u64::try_from(number) {
-            Ok(number) if range.contains(&number) => Some(number),
-            _ => {
-                self.mistake(key, format!("{number} is out of range"), cure);
-                None
-            }
         }
+        let number = integer(found.get_ref()).and_then(|number| u64::try_from(number).ok());
+        if !number.is_some_and(|number| range.contains(&number)) {
+            self.mistake(key, format!("{} is out of range", shown(found.get_ref())), cure);
+            return None;
+        }
+        number
     }
 
     /// A count of things.
@@ -342,16 +342,20 @@ impl<'s, 'i> Section<'s, 'i> {
     }
 
     /// `host:port`.
-    pub(super) fn address(&mut self, key: &'static str) -> Option<NodeAddress> {
+    pub(super) fn address(&mut self, key: &'static str, whose: Whose) -> Option<NodeAddress> {
         let text = self.string(key)?;
-        self.address_in(key, &self.span_of(key), &text)
+        self.address_in(key, whose, (&text, &self.span_of(key)))
     }
 
-    /// `host:port`, found at `span`.
-    pub(super) fn address_in(&self, key: &str, span: &Range<usize>, text: &str) -> Option<NodeAddress> {
-        if let Some(fault) = value::address_fault(text) {
-            let cure = "write host:port, like \"127.0.0.1:5432\", \"[::1]:5432\" or \"/run/postgresql:5432\"";
-            self.reader.mistake(span, &self.path_of(key), fault, cure);
+    /// `host:port`, found at a place of its own.
+    pub(super) fn address_in(
+        &self,
+        key: &str,
+        whose: Whose,
+        (text, span): (&str, &Range<usize>),
+    ) -> Option<NodeAddress> {
+        if let Some(fault) = address::fault(text, whose) {
+            self.reader.mistake(span, &self.path_of(key), fault, whose.cure());
             return None;
         }
         text.parse().ok()

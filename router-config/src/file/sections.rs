@@ -1,5 +1,6 @@
 //! The sections of the file that become [`Settings`]: one function per section, one line per setting.
 
+use super::address::{self, Whose};
 use super::reader::Section;
 use crate::settings::{
     Admin, Auth, AuthMethod, Backend, BackendTls, Database, DatabaseKind, Limits, Listen, ListenTls, Log,
@@ -15,16 +16,20 @@ const MAX_MESSAGE: u64 = 0x3fff_ffff;
 
 /// Reads all sections of settings; the root's other keys are left to the caller.
 pub(super) fn settings(root: &mut Section<'_, '_>) -> Settings {
+    let listen = listen(root.section("listen"));
+    let auth = auth(root.section("auth"));
+    let pool = pool(root.section("pool"));
+    let databases = databases(root, pool.min_idle);
     let settings = Settings {
-        listen: listen(root.section("listen")),
-        auth: auth(root.section("auth")),
-        pool: pool(root.section("pool")),
+        listen,
+        auth,
+        pool,
         backend: backend(root.section("backend")),
         limits: limits(root.section("limits")),
         routing: routing(root.section("routing")),
         log: log(root.section("log")),
         admin: admin(root.section("admin")),
-        databases: databases(root),
+        databases,
     };
     check_together(root, &settings);
     settings
@@ -32,16 +37,17 @@ pub(super) fn settings(root: &mut Section<'_, '_>) -> Settings {
 
 fn listen(mut section: Section<'_, '_>) -> Listen {
     let mut listen = Listen::default();
-    if let Some(address) = section.address("address") {
+    if let Some(address) = section.address("address", Whose::Proxy) {
         listen.address = address.to_string();
     }
-    listen.metrics = section.address("metrics").map(|address| address.to_string());
+    listen.metrics = section.address("metrics", Whose::Proxy).map(|address| address.to_string());
     section.count("threads", &mut listen.threads, 0..=1024);
     if let Some(backlog) = section.number("backlog", 1..=65_535).and_then(|n| u32::try_from(n).ok()) {
         listen.backlog = backlog;
     }
     let peers = section.strings("peers").unwrap_or_default();
-    listen.peers = peers.iter().filter_map(|(text, span)| section.address_in("peers", span, text)).collect();
+    let peer = |(text, span): &(String, _)| section.address_in("peers", Whose::Proxy, (text, span));
+    listen.peers = peers.iter().filter_map(peer).collect();
     let choices = [("off", ListenTls::Off), ("allow", ListenTls::Allow), ("require", ListenTls::Require)];
     listen.tls = section.choice("tls", &choices).unwrap_or(listen.tls);
     listen.tls_certificate = section.file("tls_certificate");
@@ -59,11 +65,17 @@ fn listen(mut section: Section<'_, '_>) -> Listen {
             section.mistake(key, "is given, but tls is off", "add tls = \"allow\" or tls = \"require\"");
         }
     }
-    if listen.metrics.as_ref() == Some(&listen.address) {
-        section.mistake("metrics", "is the address that applications use", "choose another port");
+    if listen.metrics.as_ref().is_some_and(|metrics| same_place(&listen.address, metrics)) {
+        let message = format!("is part of the address that applications use, {}", listen.address);
+        section.mistake("metrics", message, "choose another port");
     }
     section.finish();
     listen
+}
+
+fn same_place(a: &str, b: &str) -> bool {
+    let (Ok(a), Ok(b)) = (a.parse(), b.parse()) else { return false };
+    address::takes(&a, &b) || address::takes(&b, &a)
 }
 
 fn auth(mut section: Section<'_, '_>) -> Auth {
@@ -175,12 +187,17 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
     if limits.login.is_zero() {
         section.mistake("login", "may not be zero", "write a duration like \"15s\"");
     }
-    if limits.statement_parse_bytes > limits.message_bytes {
-        section.mistake(
-            "statement_parse_bytes",
-            "is more than message_bytes",
-            "lower it or raise message_bytes",
-        );
+    let Limits { statement_parse_bytes, message_bytes, .. } = limits;
+    if statement_parse_bytes > message_bytes {
+        let (key, message, cure) = if section.has("statement_parse_bytes") {
+            let message = format!("is more than message_bytes, which is {message_bytes}");
+            ("statement_parse_bytes", message, "lower it or raise message_bytes")
+        } else {
+            let message =
+                format!("is less than statement_parse_bytes, which is {statement_parse_bytes} by default");
+            ("message_bytes", message, "raise it, or write a lower statement_parse_bytes too")
+        };
+        section.mistake(key, message, cure);
     }
     section.finish();
     limits
@@ -230,7 +247,7 @@ enum Where {
     Node,
 }
 
-fn databases(root: &mut Section<'_, '_>) -> Vec<Database> {
+fn databases(root: &mut Section<'_, '_>, min_idle: usize) -> Vec<Database> {
     let sections = root.sections("databases");
     if sections.is_empty() && !root.has("databases") {
         let cure = "add [[databases]] with name = \"NAME\" (or \"*\" for any) and kind = \"sharded\"";
@@ -243,6 +260,10 @@ fn databases(root: &mut Section<'_, '_>) -> Vec<Database> {
             if databases.iter().any(|earlier| earlier.name == "*" || earlier.name == database.name) {
                 let message = format!("\"{}\" is never reached: an earlier entry matches it", database.name);
                 section.mistake("name", message, "remove it or move it up: the first match wins");
+            }
+            if let Some(size) = database.pool_size.filter(|size| *size < min_idle) {
+                let message = format!("{size} is less than pool.min_idle, which is {min_idle}");
+                section.mistake("pool_size", message, "raise pool_size or lower min_idle in [pool]");
             }
             databases.push(database);
         }
@@ -258,7 +279,7 @@ fn database(section: &mut Section<'_, '_>) -> Option<Database> {
     }
     let choices = [("sharded", Where::Sharded), ("first_shard", Where::FirstShard), ("node", Where::Node)];
     let place = section.choice("kind", &choices).unwrap_or(Where::Sharded);
-    let node = section.address("node");
+    let node = section.address("node", Whose::Node);
     let kind = match (place, node) {
         (Where::Sharded, _) => DatabaseKind::Sharded,
         (Where::FirstShard, _) => DatabaseKind::FirstShard,

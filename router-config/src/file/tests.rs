@@ -228,7 +228,7 @@ fn wrong_values() {
         &expect![[r#"
             line 2, column 11: listen.address: must be a text, not an integer; put it in double quotes
             line 3, column 11: listen.threads: -1 is out of range; write a number from 0 to 1024
-            line 4, column 11: listen.metrics: "*:1" has no host; write host:port, like "127.0.0.1:5432", "[::1]:5432" or "/run/postgresql:5432"
+            line 4, column 11: listen.metrics: "*:1" has no host; write host:port, like "127.0.0.1:6432", "0.0.0.0:6432" or "[::1]:6432"
             line 5, column 7: listen.tls: "on" is not one of its values; write "off", "allow" or "require"
             line 7, column 8: pool.mode: "statement" is not one of its values; write "transaction" or "session"
             line 8, column 8: pool.size: must be a whole number, not a string; write a number from 1 to 10000
@@ -238,7 +238,7 @@ fn wrong_values() {
             line 14, column 15: admin.users: holds an integer; put each entry in double quotes
             line 17, column 11: limits.clients: 0 is out of range; write a number from 1 to 1000000
             line 18, column 25: limits.statement_parse_bytes: 10 bytes are out of range; write a size from 1024 to 1073741823 bytes
-            line 18, column 25: limits.statement_parse_bytes: is more than message_bytes; lower it or raise message_bytes
+            line 18, column 25: limits.statement_parse_bytes: is more than message_bytes, which is 1000000; lower it or raise message_bytes
             line 19, column 9: limits.login: must be a duration, not a boolean; write a number with a unit, like "500ms", "15s", "10min", "1h", "7d", or an integer of milliseconds
             line 21, column 9: auth.query: has no $1; write $1 where the name of the user belongs, or "" for no look-up
             line 22, column 14: auth.query_user: is empty; give it a name, or leave the line out
@@ -403,4 +403,75 @@ fn what_begins_with_the_mistyped_word_is_nearer_than_what_contains_it() {
     assert_eq!(closest("shard"), Some("sharded"));
     assert_eq!(closest("first"), Some("first_shard"));
     assert_eq!(closest("x"), None);
+}
+
+#[test]
+fn a_listener_is_no_socket_and_nobody_else_is_on_it() {
+    check_with_least(
+        "[listen]\naddress = '/tmp:6432'\nmetrics = '300.1.1.1:9127'\npeers = ['/tmp:1']\n",
+        &expect![[r#"
+            line 2, column 11: listen.address: "/tmp" is a directory: proxies do not listen on Unix sockets; write host:port, like "127.0.0.1:6432", "0.0.0.0:6432" or "[::1]:6432"
+            line 3, column 11: listen.metrics: "300.1.1.1" is not an IPv4 address; write host:port, like "127.0.0.1:6432", "0.0.0.0:6432" or "[::1]:6432"
+            line 4, column 10: listen.peers: "/tmp" is a directory: proxies do not listen on Unix sockets; write host:port, like "127.0.0.1:6432", "0.0.0.0:6432" or "[::1]:6432"
+        "#]],
+    );
+    check_with_least(
+        "[listen]\naddress = '0.0.0.0:6432'\nmetrics = '127.0.0.1:6432'\n",
+        &expect![[r#"
+        line 3, column 11: listen.metrics: is part of the address that applications use, 0.0.0.0:6432; choose another port
+    "#]],
+    );
+    check(
+        "[listen]\naddress = '0.0.0.0:6432'\n[[databases]]\nname = '*'\n[[shards]]\nname = 's'\n\
+         primary = 'postgres://h:5432'\n[[shards]]\nname = 't'\nprimary = 'h:0'\nreplicas = ['localhost:6432']\n",
+        &expect![[r#"
+            line 7, column 11: shards[1].primary: "postgres://h:5432" is a URL; write host:port, like "127.0.0.1:5432", "[::1]:5432" or "/run/postgresql:5432"
+            line 10, column 11: shards[2].primary: port 0 is nobody's port; write host:port, like "127.0.0.1:5432", "[::1]:5432" or "/run/postgresql:5432"
+            line 11, column 12: shards[2].replicas: localhost:6432 is where the proxy itself listens (listen.address); name the address of a PostgreSQL server
+        "#]],
+    );
+}
+
+#[test]
+fn names_that_nothing_can_have() {
+    check_with_least(
+        "[[tables]]\nname = 'users*'\nkind = 'reference'\n[[tables]]\nname = 'a.b.c'\nkind = 'reference'\n\
+         [[tables]]\npattern = '.x'\nkind = 'reference'\n[[functions]]\nname = 'public.f(int)'\n",
+        &expect![[r#"
+            line 2, column 8: tables[1].name: "users*" is a pattern; write pattern = "users*" instead of name
+            line 5, column 8: tables[2].name: "a.b.c" has more than two parts; write "table" or "schema.table", as stored in the catalog: in lower case unless made in quotes
+            line 8, column 11: tables[3].pattern: ".x" has an empty part; write a pattern over "table" or "schema.table", as in "archive_*" or "archive.*"
+            line 11, column 8: functions[1].name: "public.f(int)" is not a function's name alone; write "f": without schema, arguments and quotes, for all functions of that name
+        "#]],
+    );
+}
+
+#[test]
+fn sizes_that_contradict_each_other_are_told_where_they_are() {
+    check(
+        "[pool]\nmin_idle = 10\n[limits]\nmessage_bytes = '512KiB'\n[[databases]]\nname = '*'\npool_size = 5\n\
+         [[shards]]\nname = 's'\nprimary = 'h:1'",
+        &expect![[r#"
+            line 4, column 17: limits.message_bytes: is less than statement_parse_bytes, which is 1048576 by default; raise it, or write a lower statement_parse_bytes too
+            line 7, column 13: databases[1].pool_size: 5 is less than pool.min_idle, which is 10; raise pool_size or lower min_idle in [pool]
+        "#]],
+    );
+    check_with_least(
+        "[limits]\nmessage_bytes = '512KiB'\nstatement_parse_bytes = '600KiB'\n[listen]\nthreads = 9223372036854775808",
+        &expect![[r#"
+            line 3, column 25: limits.statement_parse_bytes: is more than message_bytes, which is 524288; lower it or raise message_bytes
+            line 5, column 11: listen.threads: 9223372036854775808 is out of range; write a number from 0 to 1024
+        "#]],
+    );
+}
+
+#[test]
+fn a_file_without_line_feeds_is_one_mistake() {
+    check(
+        "[pool]\rsize = 1\rwait = 2\r",
+        &expect![[r#"
+        line 1, column 7: a carriage return without a line feed; save the file with lines that end in LF or CRLF
+    "#]],
+    );
+    assert!(load_text(&LEAST.replace('\n', "\r\n")).is_ok());
 }

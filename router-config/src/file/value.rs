@@ -1,4 +1,4 @@
-//! Spellings of durations, sizes and addresses. Pure functions from a text to a value or to what is wrong with it.
+//! Spellings of durations, sizes and levels of logs. Pure functions from a text to a value or to what is wrong with it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ pub(super) const DURATION_CURE: &str = "write a number with a unit, like \"500ms
 
 /// What a size may look like, for messages.
 pub(super) const SIZE_CURE: &str =
-    "write a number of bytes, or a text with a unit, like \"64KiB\", \"256MiB\", \"1GiB\"";
+    "write a number of bytes, or a text with a unit, like \"64KiB\", \"256MiB\", \"1GB\"";
 
 /// What a log filter may look like, for messages.
 pub(super) const LOG_FILTER_CURE: &str =
@@ -79,34 +79,6 @@ pub(super) fn log_filter(text: &str) -> Result<(), &str> {
     Ok(())
 }
 
-/// Why `host:port` is not one.
-pub(super) fn address_fault(text: &str) -> Option<String> {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return Some(format!("\"{text}\" has no port"));
-    };
-    if host.is_empty() || host == "*" {
-        return Some(format!("\"{text}\" has no host"));
-    }
-    if port.parse::<u16>().is_err() {
-        return Some(format!("\"{port}\" is not a port number"));
-    }
-    if host.starts_with('/') {
-        return None;
-    }
-    let name = match host.strip_prefix('[') {
-        Some(rest) => match rest.strip_suffix(']') {
-            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => return None,
-            _ => return Some(format!("\"{host}\" is not an IPv6 address in brackets")),
-        },
-        None => host,
-    };
-    if name.contains(':') {
-        return Some(format!("the IPv6 address \"{name}\" needs brackets"));
-    }
-    let good = |c: char| c.is_alphanumeric() || c == '-' || c == '.' || c == '_';
-    (!name.chars().all(good)).then(|| format!("\"{name}\" is not a host name"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,16 +136,6 @@ mod tests {
             ("info,", ""),
         ] {
             assert_eq!(log_filter(bad), Err(part), "{bad}");
-        }
-    }
-
-    #[test]
-    fn addresses() {
-        for good in ["127.0.0.1:6432", "[::1]:5432", "db-1.example.com:5432", "/run/postgresql:5432"] {
-            assert_eq!(address_fault(good), None, "{good}");
-        }
-        for bad in ["127.0.0.1", ":5432", "*:5432", "h:99999", "::1:5432", "[::g]:1", "a b:1", "h:", ""] {
-            assert!(address_fault(bad).is_some(), "{bad}");
         }
     }
 }
