@@ -19,6 +19,7 @@ pub mod signals;
 pub mod sql;
 #[cfg(test)]
 mod testing;
+pub mod text_file;
 pub mod tls;
 pub mod wire;
 pub mod worker;

@@ -24,11 +24,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
                   gavel config --check gavel.toml       all mistakes in it, with the cure\n  \
                   gavel --config gavel.toml             serve; SIGHUP reloads, SIGTERM drains\n  \
                   gavel route --config gavel.toml \"select * from bids where auction_id = 42\"\n\n\
-                  Exit status: 0 after a drain, 1 if it could not start, 2 if the command line is wrong."
+                  Exit status: 0 after a drain, or when it is asked to end while it starts; 1 if it could not start, for its \
+                  configuration or anything else; 2 if the command line is wrong."
 )]
 struct Args {
     /// Configuration file.
-    #[arg(long, value_name = "FILE", env = "GAVEL_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "GAVEL_CONFIG", value_parser = cli::config::name_or_nothing())]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -47,14 +48,13 @@ fn main() -> ExitCode {
     match args.command {
         Some(Command::Config(args)) => cli::config::run(&args),
         Some(Command::Route(args)) => route(&args),
-        None => match &args.config {
+        None => match args.config.as_deref().filter(|path| !path.as_os_str().is_empty()) {
             Some(path) => serve(path),
             None => cli::config::fail("--config FILE is missing; `gavel config --example` prints one"),
         },
     }
 }
 
-/// Exit status 1: some statement cannot be placed; 2: the question cannot be answered.
 fn route(args: &cli::route::RouteArgs) -> ExitCode {
     match cli::route::run(args, &mut std::io::stdout().lock()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -66,7 +66,7 @@ fn route(args: &cli::route::RouteArgs) -> ExitCode {
 fn serve(path: &Path) -> ExitCode {
     let loaded = match cli::config::load(path) {
         Ok(loaded) => loaded,
-        Err(report) => return report.exit(),
+        Err(report) => return report.not_started(),
     };
     let set_log_level = start_log(&loaded.config.settings.log);
     let path = path.to_owned();

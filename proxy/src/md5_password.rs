@@ -2,16 +2,18 @@
 
 use md5::{Digest as _, Md5};
 
+/// Length of what is stored.
+pub const STORED_LENGTH: usize = 35;
+
 /// What is stored: `md5` and the hash of password and user name.
 pub fn stored(password: &str, user: &str) -> String {
     prefixed(&[password.as_bytes(), user.as_bytes()])
 }
 
-/// Whether a stored secret is an md5 hash.
+/// Whether a stored secret is an md5 hash. As in PostgreSQL, digits are in lower case.
 pub fn is_stored(secret: &str) -> bool {
-    secret.len() == 35
-        && secret.starts_with("md5")
-        && secret[3..].bytes().all(|byte| byte.is_ascii_hexdigit())
+    let digits = secret.strip_prefix("md5").filter(|digits| digits.len() == STORED_LENGTH - 3);
+    digits.is_some_and(|digits| digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 /// What a client answers to AuthenticationMD5Password.
@@ -24,7 +26,7 @@ fn prefixed(parts: &[&[u8]]) -> String {
     for part in parts {
         hash.update(part);
     }
-    let mut text = String::with_capacity(35);
+    let mut text = String::with_capacity(STORED_LENGTH);
     text.push_str("md5");
     for byte in hash.finalize() {
         for nibble in [byte >> 4, byte & 15] {
@@ -45,5 +47,6 @@ mod tests {
         assert!(is_stored(&stored("secret", "alice")));
         assert_eq!(response(&stored("secret", "alice"), [1, 2, 3, 4]), "md598a0412b9c31436fc53776e863350083");
         assert!(!is_stored("md5"));
+        assert!(!is_stored("md54A0a68b43b6cd5cf266fa02f196e2371"));
     }
 }

@@ -25,6 +25,7 @@ use crate::frontend::{cancel, deadlock, serve};
 use crate::http::Ready;
 use crate::listener;
 use crate::metrics::Metrics;
+use crate::signals::Signals;
 use crate::wire::error::Report;
 use crate::wire::{buffers, sqlstate};
 use crate::worker::{Drain, Parts, Phase, Shared, Worker};
@@ -48,7 +49,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub fn run(loaded: Loaded, outside: Outside) -> anyhow::Result<()> {
     let runtime = ControlRuntime::start()?;
     let handle = runtime.handle().clone();
-    let shared = handle.block_on_other(start(loaded, handle.clone()))?;
+    let started = handle.block_on_other(start_or_end(loaded, handle.clone()))?;
+    let Some((shared, signals)) = started else {
+        tracing::info!("asked to end while starting: no session is there to be waited for");
+        return Ok(());
+    };
     crate::admin::scrape::follow(&shared);
     let addresses = listener::resolve(&shared.settings.load().listen.address)?;
     let mut threads = Vec::new();
@@ -59,7 +64,7 @@ pub fn run(loaded: Loaded, outside: Outside) -> anyhow::Result<()> {
         threads.push(thread::Builder::new().name(name).spawn(move || session_thread(&shared, sockets))?);
     }
     tracing::info!(address = %shared.settings.load().listen.address, threads = shared.threads, "ready");
-    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), outside))?;
+    handle.block_on_other(crate::signals::follow(Arc::clone(&shared), outside, signals))?;
     drain(&shared);
     for thread in threads {
         // A thread that panicked has been logged; the process ends either way.
@@ -99,6 +104,19 @@ impl BlockOnOther for tokio::runtime::Handle {
         });
         result.recv()?
     }
+}
+
+/// Starts, which may wait for nodes; nothing if a signal asks for the end meanwhile.
+async fn start_or_end(
+    loaded: Loaded,
+    handle: tokio::runtime::Handle,
+) -> anyhow::Result<Option<(Arc<Shared>, Signals)>> {
+    let mut signals = Signals::listen()?;
+    let started = tokio::select! {
+        started = Box::pin(start(loaded, handle)) => Some(started?),
+        () = signals.end() => None,
+    };
+    Ok(started.map(|shared| (shared, signals)))
 }
 
 async fn start(loaded: Loaded, handle: tokio::runtime::Handle) -> anyhow::Result<Arc<Shared>> {

@@ -13,12 +13,36 @@ use crate::worker::{AskedReload, Phase, Reloaded, Shared};
 /// Reloads that may wait; whoever asks for one more is told.
 const RELOADS: usize = 16;
 
+/// The signals that are followed. Those that come between [`Signals::listen`] and [`follow`] are not lost.
+pub struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on they no longer end the process by themselves. Runs on a runtime.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one that asks for the end. Cancel safe.
+    pub async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Follows signals until one asks for the end. A reload under way, which may wait for nodes, does not keep anybody from that:
 /// it goes on beside.
-pub async fn follow(shared: Arc<Shared>, outside: Outside) -> anyhow::Result<()> {
-    let hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+pub async fn follow(shared: Arc<Shared>, outside: Outside, signals: Signals) -> anyhow::Result<()> {
+    let Signals { hangup, mut terminate, mut interrupt } = signals;
     let (sender, reloads) = mpsc::channel(RELOADS);
     *shared.reloads.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
     tokio::spawn(reload_each(Arc::clone(&shared), outside, (hangup, reloads)));

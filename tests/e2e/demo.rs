@@ -121,6 +121,32 @@ fn a_taken_port_is_told_before_anything_starts() {
     assert_nothing_left(temporary.path());
 }
 
+#[test]
+fn options_that_cannot_work_are_told_before_anything_starts() {
+    let temporary = open_directory();
+    let told = |arguments: &[&str]| {
+        let output = demo(&[arguments, &["--exec", "true"]].concat(), temporary.path());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let err = told(&["--port", "7433", "--metrics-port", "7433"]);
+    assert!(err.contains("--port and --metrics-port are both 7433"), "{err}");
+    assert_nothing_left(temporary.path());
+    let files = tempfile::tempdir().expect("temporary directory");
+    let extra = files.path().join("extra.toml");
+    let extra_name = extra.to_str().expect("UTF-8");
+    for (text, expected) in [
+        ("[pool]\nszie = 5\n", "line 2, column 1: pool.szie: is not a setting"),
+        ("[pool\n", "line 1"),
+        ("[listen]\naddress = '127.0.0.1:1'\n", "line 2: listen.address is the demo's own"),
+    ] {
+        std::fs::write(&extra, text).expect("written");
+        let err = told(&["--config-extra", extra_name]);
+        assert!(err.contains(expected) && err.contains(extra_name), "{text}: {err}");
+        assert_nothing_left(temporary.path());
+    }
+}
+
 /// Sends a signal by its name.
 fn send(signal: &str, process: u32) {
     let status = Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status();

@@ -244,7 +244,8 @@ async fn a_reload_takes_effect_and_names_what_waits_for_a_restart() {
         .replace("level = \"info\"", "level = \"debug\"")
         .replace("json = false", "json = true")
         .replace("[listen]", "[listen]\nthreads = 7\ntls = \"off\"")
-        .replace("name = \"categories\"", "name = \"notes\"");
+        .replace("name = \"categories\"", "name = \"notes\"")
+        + "\n[[tables]]\nname = \"bidz\"\nkind = \"reference\"\n";
     std::fs::write(&cluster.proxy.config_path, &changed).expect("write");
     console.batch_execute("RELOAD").await.expect("reload");
     // The answer of RELOAD comes when everything is in use.
@@ -262,6 +263,19 @@ async fn a_reload_takes_effect_and_names_what_waits_for_a_restart() {
     let log = cluster.proxy.log();
     let note = log.lines().find(|line| line.contains("only a restart")).expect("the log names them");
     assert!(note.ends_with("listen.threads, log.json"), "{note}");
+    for told in [
+        "table public.categories of database auction was reference and is unsharded",
+        "table public.notes of database auction was unsharded and is reference",
+        "tables[4]: no table is named \"bidz\"",
+    ] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    let problems = console.simple_query("SHOW PROBLEMS").await.expect("show");
+    let about = problems.iter().filter_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get("about"),
+        _ => None,
+    });
+    assert_eq!(about.collect::<Vec<_>>(), ["tables[2]", "tables[4]"], "users is not there either");
     let error = cluster.proxy.config("auction").connect(tokio_postgres::NoTls).await.err().expect("full");
     assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::TOO_MANY_CONNECTIONS));
     // `notes` is a reference table from now on, `categories` no longer is.

@@ -4,6 +4,7 @@ mod absent;
 mod beside;
 mod bound;
 mod cancel;
+mod command_line;
 mod console;
 mod constraints;
 mod copy_sync;

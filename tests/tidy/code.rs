@@ -7,7 +7,7 @@ use crate::{
 /// The ladder of `proxy/src`: a module uses only those of earlier rungs, and of its own.
 const LADDER: &[&[&str]] = &[
     &["wire"],
-    &["tls", "metrics", "topology", "scram", "md5_password", "secrets_file"],
+    &["tls", "metrics", "topology", "scram", "md5_password", "secrets_file", "text_file"],
     &["sql"],
     &["route"],
     &["gather"],

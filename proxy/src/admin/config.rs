@@ -21,7 +21,7 @@ pub(super) fn rows(settings: &Settings) -> Vec<[String; 3]> {
     let mut rows: Vec<[String; 3]> =
         rows.map(|((name, value), (_, default))| [name.to_owned(), value, default]).collect();
     for (index, database) in settings.databases.iter().enumerate() {
-        let row = |name: &str, value| [format!("databases[{index}].{name}"), value, String::new()];
+        let row = |name: &str, value| [format!("databases[{}].{name}", index + 1), value, String::new()];
         let Database { name, backend_name, kind, pool_mode, pool_size } = database;
         rows.push(row("name", name.clone()));
         rows.push(row("backend_name", backend_name.clone().unwrap_or_default()));
@@ -196,11 +196,19 @@ mod tests {
         let mut settings = Settings::default();
         settings.auth.query_password = Some("a secret".to_owned());
         settings.pool.wait = Duration::from_millis(1500);
+        settings.databases.push(Database {
+            name: "auction".to_owned(),
+            backend_name: None,
+            kind: router_config::settings::DatabaseKind::Sharded,
+            pool_mode: None,
+            pool_size: None,
+        });
         let rows = rows(&settings);
         let value =
             |name: &str| rows.iter().find(|row| row[0] == name).map(|row| (row[1].as_str(), row[2].as_str()));
         assert_eq!(value("auth.query_password"), Some((MASK, "")));
         assert_eq!(value("pool.wait"), Some(("1500ms", "30s")));
+        assert_eq!(value("databases[1].name"), Some(("auction", "")), "counted as --check counts");
         assert_eq!(value("pool.max_lifetime"), Some(("1h", "1h")));
         assert_eq!(value("auth.method"), Some(("scram-sha-256", "scram-sha-256")));
         assert_eq!(value("routing.unique_without_key"), Some(("generated", "generated")));

@@ -267,6 +267,9 @@ fn problems(shared: &Shared) -> Vec<Row> {
             rows.push(full([database, problem.table.clone(), refused.to_owned(), problem.message.clone()]));
         }
     }
+    for rule in shared.control.unmatched_rules() {
+        rows.push(full(["*".to_owned(), rule.table, "nothing".to_owned(), rule.message]));
+    }
     rows.sort();
     rows
 }

@@ -81,7 +81,9 @@ impl Topic {
             Shards => "shards with their primary, replicas and share of the slots",
             Slots => "ranges of slots and their owners",
             Tables => "tables and views of the sharded databases: where their rows are",
-            Problems => "tables that are refused and why; what differs between the shards",
+            Problems => {
+                "tables that are refused and why; what differs between the shards; rules that match no table"
+            }
             Statements => "prepared statements shared over sessions, the most used first",
             Config => "settings in use; secrets are masked",
             Version => "version of the proxy",
@@ -110,8 +112,8 @@ impl Topic {
             ],
             Tables => &TABLES,
             Problems => &[
-                ("database", "Database on the nodes."),
-                ("about", "Table, function or property."),
+                ("database", "Database on the nodes; * for a rule of the configuration."),
+                ("about", "Table, function, property or rule."),
                 ("refused", "statements, writes, or nothing."),
                 ("problem", "What is wrong and what to do."),
             ],

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use router_config::file::{self, Config, Mistake};
 use router_config::settings::Settings;
 
 use crate::backend::connect::ConnectContext;
-use crate::secrets_file::read_secrets;
+use crate::secrets_file::read_users;
+use crate::text_file;
 use crate::tls::ListenerTls;
 
 /// The file has mistakes.
@@ -44,15 +46,23 @@ pub fn run(args: &ConfigArgs) -> ExitCode {
     }
 }
 
+/// The value of an environment variable.
+pub(super) fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A file's name that may be empty: a variable of the environment that is set to nothing is as if it were not set.
+pub fn name_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 /// Reads and checks a configuration file; mistakes come as a report for people.
 pub fn load(path: &Path) -> Result<Loaded, ExitReport> {
-    let text = std::fs::read_to_string(path).map_err(|error| ExitReport {
+    let text = text_file::read(path).map_err(|error| ExitReport {
         status: EXIT_UNREADABLE,
-        text: format!("cannot read {}: {error}\n", path.display()),
+        text: format!("error: cannot read {}: {error}\n", path.display()),
     })?;
-    let env = |name: &str| std::env::var(name).ok();
-    let read = |path: &Path| std::fs::read_to_string(path);
-    let config = file::load(&text, path, &env, &read)
+    let config = file::load(&text, path, &env, &text_file::read)
         .map_err(|mistakes| ExitReport { status: EXIT_MISTAKES, text: report(path, &text, &mistakes) })?;
     match Files::read(&config.settings) {
         Ok(files) => Ok(Loaded { config, files }),
@@ -93,7 +103,7 @@ impl Files {
     /// Reads them; what is wrong inside of them, all of it.
     pub fn read(settings: &Settings) -> Result<Self, Vec<String>> {
         let tls = ListenerTls::from_settings(&settings.listen).map_err(|error| format!("[listen] {error}"));
-        let users = settings.auth.users_file.as_deref().map(read_secrets).transpose();
+        let users = settings.auth.users_file.as_deref().map(read_users).transpose();
         let users = users.map_err(|error| format!("auth.users_file: {error}"));
         let connect = ConnectContext::from_settings(settings).map_err(|error| format!("[backend] {error}"));
         match (tls, users, connect) {
@@ -154,7 +164,9 @@ fn report(path: &Path, text: &str, mistakes: &[Mistake]) -> String {
     for mistake in mistakes {
         let Mistake { line, column, key, message, cure } = mistake;
         let colon = if key.is_empty() { "" } else { ": " };
-        let source = lines.get(line.saturating_sub(1)).copied().unwrap_or_default().replace('\t', " ");
+        let source = lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        // After a lone carriage return a terminal would write over what stands there.
+        let source = source.split('\r').next().unwrap_or_default().replace('\t', " ");
         let gutter = " ".repeat(line.to_string().len());
         let caret = " ".repeat(column.saturating_sub(1));
         // Writing to a String cannot fail.
@@ -185,11 +197,11 @@ fn complain(text: &str) {
 }
 
 impl ExitReport {
-    /// Prints the text and gives the status.
+    /// Prints the text for a proxy that does not start; its status is that of any other reason for that.
     #[must_use]
-    pub fn exit(&self) -> ExitCode {
+    pub fn not_started(&self) -> ExitCode {
         complain(&self.text);
-        ExitCode::from(self.status)
+        ExitCode::FAILURE
     }
 }
 
@@ -295,9 +307,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_in_another_encoding() {
+        let (directory, path) = temp_file("");
+        std::fs::write(&path, b"[log]\n# gr\xfcn\n").expect("written");
+        let error = load(&path).expect_err("it is Latin-1");
+        let shown = error.text.replace(&directory.path().display().to_string(), "DIR");
+        assert!(shown.starts_with("error: cannot read DIR/gavel.toml: line 2 has the byte 0xFC"), "{shown}");
+    }
+
+    #[test]
+    fn a_file_of_carriage_returns_is_shown_up_to_the_first() {
+        let (_directory, path) = temp_file("[pool]\rsize = 0\r");
+        let error = load(&path).expect_err("one line for TOML");
+        let shown = error.text.replace(&path.display().to_string(), "gavel.toml");
+        expect![[r#"
+            error: a carriage return without a line feed
+             --> gavel.toml:1:7
+              |
+            1 | [pool]
+              |       ^
+              = save the file with lines that end in LF or CRLF
+
+            gavel.toml has 1 mistake.
+        "#]]
+        .assert_eq(&shown);
+    }
+
+    #[test]
     fn a_missing_file() {
         let error = load(Path::new("/nonexistent/gavel.toml")).expect_err("it is not there");
         assert_eq!(error.status, 2);
-        assert!(error.text.starts_with("cannot read /nonexistent/gavel.toml: "));
+        assert!(error.text.starts_with("error: cannot read /nonexistent/gavel.toml: "));
     }
 }

@@ -260,8 +260,14 @@ impl Control {
         Ok(without)
     }
 
+    /// Rules of the configuration that match no table of the catalogs that have been loaded.
+    pub fn unmatched_rules(&self) -> Vec<Problem> {
+        let schemas: Vec<Arc<Schema>> = self.catalogs().iter().map(|catalog| catalog.schema()).collect();
+        catalog::unmatched(&self.topology(), &schemas)
+    }
+
     /// Loads the catalogs of the sharded databases named in the configuration and aligns their sequences. A database
-    /// that fails is logged and tried again when a session asks for it.
+    /// that fails is logged and tried again when a session asks for it. Rules that match nothing are logged.
     pub async fn load_configured(&self) {
         for name in sharded_databases(&self.inner.settings.load_full()) {
             match self.catalog(&name).await {
@@ -273,11 +279,15 @@ impl Control {
                 Err(error) => tracing::error!(database = %name, "catalog is not loaded: {error}"),
             }
         }
+        for Problem { table: rule, message, .. } in self.unmatched_rules() {
+            tracing::warn!(rule, "{message}");
+        }
     }
 
     /// RELOAD: follows new settings and a topology fresh from the file, whose slot map is replaced by the stored one; the
     /// shared topology is published here. On an error everything stays as it was. Returns when the catalogs have been
-    /// read anew, by the new rules; the notes are about those that could not be.
+    /// read anew, by the new rules; the notes are about those that could not be, and about rules that do not do what they may
+    /// have been meant to.
     pub async fn reload(&self, new: Reload) -> Result<Vec<String>, ControlError> {
         let this = self.clone();
         let reloaded = self.inner.handle.spawn(async move { this.reload_here(new).await });
@@ -307,21 +317,27 @@ impl Control {
         self.inner.health.metrics.epoch.set(epoch_as_f64(topology.epoch));
         let names: Vec<String> = topology.shards.iter().map(|shard| shard.name.clone()).collect();
         self.inner.health.metrics.set_shards(&names);
+        let catalogs = self.inner.catalogs.all();
+        let before: Vec<Arc<Schema>> = catalogs.iter().map(|catalog| catalog.schema()).collect();
         self.inner.topology.store(Arc::new(topology));
         self.inner.health.dialer.follow(&settings, tls);
         self.inner.health.set_interval(settings.backend.health_interval);
         self.follow(settings);
-        let catalogs = self.inner.catalogs.all();
         let read = join_all(catalogs.iter().map(|catalog| catalog.reread())).await;
-        let notes = catalogs.iter().zip(read).filter_map(|(catalog, read)| {
-            let error = read.err()?;
+        let mut notes = Vec::new();
+        for ((catalog, before), read) in catalogs.iter().zip(before).zip(read) {
             let database = catalog.database();
-            Some(format!(
-                "the catalog of database {database} could not be read ({error}): its tables stay placed by the old \
-                 rules until it can, which is tried again and again"
-            ))
-        });
-        Ok(notes.collect())
+            match read {
+                Ok(now) => notes.extend(catalog::moved(database, &before, &now.schema)),
+                Err(error) => notes.push(format!(
+                    "the catalog of database {database} could not be read ({error}): its tables stay placed by the old \
+                     rules until it can, which is tried again and again"
+                )),
+            }
+        }
+        let unmatched = self.unmatched_rules().into_iter();
+        notes.extend(unmatched.map(|Problem { table: rule, message, .. }| format!("{rule}: {message}")));
+        Ok(notes)
     }
 
     fn follow(&self, settings: Arc<Settings>) {

@@ -104,7 +104,7 @@ fn role_of(memory: ShardMemory, seen: Option<Observation>) -> (NodeRole, String)
     if Some(seen.system_id) != memory.system_id {
         let words = format!(
             "its system identifier {} is not that of its shard ({}): wrong host? If the shard was rebuilt on purpose, \
-             delete its row of gavel.shard in the control database and restart",
+             delete its row of gavel.shard on the first shard, in auth.query_database, and restart",
             seen.system_id,
             memory.system_id.unwrap_or_default()
         );

@@ -21,7 +21,7 @@ use self::announce::Announcement;
 use self::command::Running;
 use self::load::Load;
 use crate::local_cluster::{self, ClusterBuilder, LocalCluster, ReservedPort, tail};
-use crate::local_proxy::{self, DATABASE, LocalProxy, ProxyOptions};
+use crate::local_proxy::{self, DATABASE, LocalProxy, ProxyOptions, mistakes_of_additions};
 use crate::sql_error::describe;
 
 /// Where the proxy listens unless told otherwise.
@@ -83,6 +83,20 @@ pub enum Error {
         port: u16,
         /// The option that named it.
         option: &'static str,
+    },
+    /// One port for two listeners.
+    #[error("--port and --metrics-port are both {port}: choose two ports, or leave one of them out")]
+    SamePort {
+        /// The port.
+        port: u16,
+    },
+    /// The additional configuration has mistakes.
+    #[error("{path}:\n{}", .mistakes.join("\n"))]
+    Additions {
+        /// The file.
+        path: PathBuf,
+        /// All of them.
+        mistakes: Vec<String>,
     },
     /// The additional configuration cannot be read.
     #[error("cannot read {path}: {source}")]
@@ -281,8 +295,10 @@ fn say(text: &str) -> io::Result<()> {
 
 fn read_extra(options: &Options) -> Result<Option<String>, Error> {
     let Some(path) = &options.config_extra else { return Ok(None) };
-    let text = std::fs::read_to_string(path);
-    text.map(Some).map_err(|source| Error::ConfigExtra { path: path.clone(), source })
+    let text =
+        std::fs::read_to_string(path).map_err(|source| Error::ConfigExtra { path: path.clone(), source })?;
+    let mistakes = mistakes_of_additions(&text, options.shards, &options.pool_mode);
+    if mistakes.is_empty() { Ok(Some(text)) } else { Err(Error::Additions { path: path.clone(), mistakes }) }
 }
 
 /// The proxy's ports, ours until the demo ends.
@@ -294,6 +310,9 @@ struct Ports {
 
 impl Ports {
     fn reserve(options: &Options) -> Result<Self, Error> {
+        if let Some(port) = options.port.filter(|port| *port != 0 && options.metrics_port == Some(*port)) {
+            return Err(Error::SamePort { port });
+        }
         let mut notes = Vec::new();
         let proxy = reserve(options.port, DEFAULT_PORT, "--port", &mut notes)?;
         let metrics = reserve(options.metrics_port, DEFAULT_METRICS_PORT, "--metrics-port", &mut notes)?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-pub use self::config::{DATABASE, ProxyOptions};
+pub use self::config::{DATABASE, ProxyOptions, mistakes_of_additions};
 use crate::local_cluster::{self, LocalCluster, Process, RunDirectory, USER, tail, write_private};
 use crate::sql_error::describe;
 

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::scram::{Key, Keys, ScramKeys};
-use crate::secrets_file::{SecretsFileError, read_secrets};
+use crate::secrets_file::{SecretsFileError, read_passwords};
 use crate::tls::{BackendTlsConnector, TlsError};
 use crate::wire::error::{NodeError, Report, Severity};
 use crate::wire::sqlstate;
@@ -101,7 +101,7 @@ impl ConnectContext {
     pub fn from_settings(settings: &Settings) -> Result<Self, ConnectSettingsError> {
         let mut passwords = HashMap::new();
         if let Some(path) = &settings.backend.passwords_file {
-            passwords = read_secrets(path)?;
+            passwords = read_passwords(path)?;
         }
         if let Some(password) = &settings.auth.query_password {
             passwords.entry(settings.auth.query_user.clone()).or_insert_with(|| password.as_str().into());

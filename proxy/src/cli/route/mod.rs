@@ -23,10 +23,12 @@ use crate::sql::normalise::identifiers;
 use crate::sql::schema::{
     Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
 };
+use crate::text_file;
 
 const CAVEAT: &str = "Planned without a catalog: columns, types and functions are taken from the configuration's rules; \
                       key types default to bigint, a missing column list is taken to start with the key, and a table has the \
-                      column of a rule if the statement names that column or --tables the table.";
+                      column of a rule if the statement names that column or --tables the table. The slot map is the one that is proposed for a \
+                      new cluster: that of a running one was stored at its first start, and EXPLAIN (GAVEL) there tells by it.";
 
 /// Built-in functions that count as volatile here.
 const VOLATILE: [&str; 10] = [
@@ -68,9 +70,13 @@ const AGGREGATES: [&str; 20] = [
 
 /// Arguments of `gavel route`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 if all statements can be placed, 1 if one is refused, 2 if the question cannot be \
+                        answered: the configuration or the command line is wrong, or the parameters do not fit."
+)]
 pub struct RouteArgs {
     /// Configuration file
-    #[arg(long, value_name = "FILE", env = "GAVEL_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "GAVEL_CONFIG", value_parser = super::config::name_or_nothing())]
     pub config: PathBuf,
     /// Statement, or several with semicolons between them
     #[arg(value_name = "SQL")]
@@ -89,6 +95,9 @@ pub struct RouteArgs {
 /// Why nothing was planned.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
+    /// No configuration file is named.
+    #[error("--config FILE is missing; `gavel config --example` prints one")]
+    NoFile,
     /// The configuration file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
@@ -115,6 +124,14 @@ pub enum RouteError {
         /// Values on the command line.
         given: usize,
     },
+    /// A value that no parameter takes.
+    #[error("{given} values are given, but the statement has no parameter{}: leave out the others", above(*used))]
+    Surplus {
+        /// The highest number in the text; 0: none.
+        used: u16,
+        /// Values on the command line.
+        given: usize,
+    },
     /// The parameters do not fit into one message.
     #[error("parameters: {0}")]
     Params(#[from] BindError),
@@ -123,13 +140,18 @@ pub enum RouteError {
     Write(#[from] std::io::Error),
 }
 
+fn above(used: u16) -> String {
+    if used == 0 { "s".to_owned() } else { format!(" above ${used}") }
+}
+
 /// Prints the plan of each statement; answers whether all of them can be placed.
 pub fn run(args: &RouteArgs, out: &mut dyn Write) -> Result<bool, RouteError> {
-    let text = std::fs::read_to_string(&args.config)
+    if args.config.as_os_str().is_empty() {
+        return Err(RouteError::NoFile);
+    }
+    let text = text_file::read(&args.config)
         .map_err(|source| RouteError::Read { path: args.config.clone(), source })?;
-    let env = |name: &str| std::env::var(name).ok();
-    let read = |path: &std::path::Path| std::fs::read_to_string(path);
-    let config = router_config::file::load(&text, &args.config, &env, &read)
+    let config = router_config::file::load(&text, &args.config, &super::config::env, &text_file::read)
         .map_err(|mistakes| RouteError::Config { path: args.config.display().to_string(), mistakes })?;
     let explanations = explain_all(args, &config)?;
     if args.json {
@@ -165,6 +187,9 @@ fn explain_all(args: &RouteArgs, config: &Config) -> Result<Vec<Explanation>, Ro
     let (used, given) = (param_numbers(args.sql.as_bytes()).max().unwrap_or(0), args.params.len());
     if usize::from(used) > given {
         return Err(RouteError::NoValue { used, given });
+    }
+    if usize::from(used) < given {
+        return Err(RouteError::Surplus { used, given });
     }
     let body = bind_body(&args.params);
     let params = BindParams::parse(&body, &[])?;

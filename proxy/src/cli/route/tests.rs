@@ -145,6 +145,30 @@ fn a_parameter_without_a_value_is_named() {
 }
 
 #[test]
+fn a_value_without_a_parameter_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let args = |sql: &str| RouteArgs { params: vec!["1".into(), "2".into()], ..args(&directory, sql) };
+    let error = run(&args("select * from bids where auction_id = $1"), &mut Vec::new()).expect_err("surplus");
+    assert_eq!(
+        error.to_string(),
+        "2 values are given, but the statement has no parameter above $1: leave out the others"
+    );
+    let error = run(&args("select 1"), &mut Vec::new()).expect_err("no parameters");
+    assert!(
+        error.to_string().starts_with("2 values are given, but the statement has no parameters"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_empty_name_of_a_file_is_none() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let args = RouteArgs { config: PathBuf::new(), ..args(&directory, "select 1") };
+    let error = run(&args, &mut Vec::new()).expect_err("no file");
+    assert!(error.to_string().starts_with("--config FILE is missing"), "{error}");
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let directory = tempfile::tempdir().expect("a directory");
     let args = RouteArgs { config: PathBuf::from("/nowhere/gavel.toml"), ..args(&directory, "") };

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::backend::connect::{BackendLogin, ConnectContext, connect};
 use crate::frontend::handshake::{Arrival, HandshakeContext, accept};
-use crate::secrets_file::read_secrets;
+use crate::secrets_file::read_users;
 use crate::testing::certificates::{Authority, Pair};
 use crate::testing::postgres::{Server, program, server};
 use crate::testing::{error_of, frame, sockets, startup_packet, write};
@@ -86,8 +86,7 @@ impl Relay {
 
 fn context(settings: &Settings, connect: &Arc<ConnectContext>, home: NodeAddress) -> HandshakeContext {
     let home = Arc::new(move || vec![home.clone()]);
-    let users =
-        settings.auth.users_file.as_deref().map(|path| read_secrets(path).expect("a good users file"));
+    let users = settings.auth.users_file.as_deref().map(|path| read_users(path).expect("a good users file"));
     let users = users.unwrap_or_default();
     let secrets = SecretSource::new(settings, users, Arc::clone(connect), Handle::current(), home);
     let authenticator = Authenticator::new(settings.auth.method, secrets);
