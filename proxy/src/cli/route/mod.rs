@@ -125,7 +125,7 @@ pub enum RouteError {
         given: usize,
     },
     /// A value that no parameter takes.
-    #[error("{given} values are given, but the statement has no parameter{}: leave out the others", above(*used))]
+    #[error("the statement has no parameter{}, values given: {given}; leave out the others", above(*used))]
     Surplus {
         /// The highest number in the text; 0: none.
         used: u16,
