@@ -18,6 +18,7 @@ mod leavings;
 mod life;
 mod listen;
 mod lost;
+mod mixed;
 mod oids;
 mod own_catalog;
 mod pipelines;
