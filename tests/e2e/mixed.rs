@@ -54,6 +54,30 @@ const MIXED: &[&[&str]] = &[
     &["set work_mem = '7MB'", "Q rollback"],
     &["set work_mem = '7MB'", "select n from t where auction_id = 3", "Q reset all"],
     &["prepare p as select 1", "Q execute p"],
+    &[
+        "select count(n) from t where auction_id in (1, 2, 3, 4) group by auction_id",
+        "set work_mem = '7MB'",
+        "Q select 1",
+    ],
+    &["begin", "set work_mem = '7MB'", "select 1 from t where auction_id in (1, 2, 3, 4)", "Q rollback"],
+    &[
+        "begin",
+        "set local work_mem = '7MB'",
+        "Q select current_setting('work_mem') from t where auction_id = 3",
+        "commit",
+    ],
+    &[
+        "update t set n = 9 where auction_id = 1",
+        "update t set n = 9 where auction_id = 2",
+        "set work_mem = '7MB'",
+        "Q select 1",
+    ],
+    &[
+        "update t set n = 9 where auction_id = 1",
+        "set work_mem = '7MB'",
+        "update t set n = 9 where auction_id = 2",
+        "Q select 1 / 0",
+    ],
 ];
 
 /// A pipeline that writes behind SET or RESET, where it may have read on a replica.
