@@ -19,6 +19,7 @@ mod leavings;
 mod life;
 mod listen;
 mod lost;
+mod mixed;
 mod oids;
 mod own_catalog;
 mod pipelines;

@@ -211,6 +211,7 @@ impl Session {
                 )
             })?);
             self.take_role_settings();
+            self.take_login_hints()?;
         }
         let key = (self.who.user.clone(), self.who.database.clone(), self.gucs.fingerprint());
         let welcome = match self.worker.shared.welcome(&key) {
