@@ -171,7 +171,7 @@ fn table(draft: &Draft, topology: &Topology, utf8: bool) -> Result<Placement, St
     };
     if let Some(wanted) = wanted.filter(|wanted| !same_hash(*wanted, found)) {
         return Err(format!(
-            "its key column \"{key}\" is of type {written}, but the configuration says key_type {wanted:?}"
+            "its key column \"{key}\" is of type {written}, but the configuration says key_type = \"{wanted}\""
         ));
     }
     if matches!(found, KeyType::Text | KeyType::Bpchar) && !(facts.deterministic && utf8) {
