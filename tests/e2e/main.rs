@@ -17,6 +17,7 @@ mod key_types;
 mod leavings;
 mod life;
 mod listen;
+mod logins;
 mod lost;
 mod oids;
 mod own_catalog;

@@ -40,6 +40,7 @@ use tokio_rustls::rustls::ClientConfig;
 
 pub use self::catalog::{Catalog, DatabaseCatalog, Forbids, OwnCatalog, Problem, TextRow};
 pub use self::error::ControlError;
+pub(crate) use self::error::explain;
 pub use self::listen::{Lost, Notification, Subscription};
 pub use self::locks::{LockWait, NodeLocks};
 pub use self::nodes::{InFlight, Node, NodeId, Nodes};
