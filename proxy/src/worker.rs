@@ -16,8 +16,8 @@ use crate::backend::connect::ConnectContext;
 use crate::backend::gucs::Gucs;
 use crate::backend::pool::Pools;
 use crate::backend::prepared::Registry;
+use crate::control::floor::Floor;
 use crate::control::{Catalog, Control, Nodes};
-use crate::frontend::floor::Floor;
 use crate::frontend::handshake::HandshakeContext;
 use crate::frontend::session::Who;
 use crate::frontend::visible::Visible;
@@ -27,9 +27,6 @@ use crate::sql::cache::Cache;
 use crate::sql::logins::Change;
 use crate::sql::schema::Schema;
 use crate::sql::sound::Sound;
-
-/// Shards whose causal floor is kept; the map is refused above.
-const SHARDS_MAX: usize = 1024;
 /// How long ParameterStatus values of a login are given to later ones without asking.
 const WELCOME_LIFE: Duration = Duration::from_secs(30);
 
@@ -139,7 +136,6 @@ pub struct Shared {
     pub reloads: Mutex<Option<mpsc::Sender<AskedReload>>>,
     /// Told when the console asks for a drain.
     pub drain_asked: Notify,
-    floors: Vec<Arc<Floor>>,
     welcomes: Mutex<HashMap<WelcomeKey, (Instant, Welcome)>>,
 }
 
@@ -169,8 +165,6 @@ impl Shared {
     /// The process's shared state.
     pub fn new(parts: Parts) -> Arc<Self> {
         const REGISTRY_BYTES: u64 = 64 << 20;
-        let mut floors = Vec::new();
-        floors.resize_with(SHARDS_MAX, Arc::default);
         Arc::new(Self {
             facts: Cache::new(parts.settings.limits.facts),
             sound: Sound::default(),
@@ -195,7 +189,6 @@ impl Shared {
             drain: Mutex::default(),
             reloads: Mutex::default(),
             drain_asked: Notify::new(),
-            floors,
             welcomes: Mutex::default(),
         })
     }
@@ -222,7 +215,7 @@ impl Shared {
 
     /// The causal floor of a shard.
     pub fn floor(&self, shard: ShardId) -> &Arc<Floor> {
-        &self.floors[usize::from(shard.0) % SHARDS_MAX]
+        self.nodes().floors.of(shard)
     }
 
     /// All sessions.

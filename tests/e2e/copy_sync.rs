@@ -1,7 +1,8 @@
 //! COPY in the extended protocol, its Sync sent ahead of the data as some drivers do: the data passes over it, and what comes then
 //! is worked off as usual.
 
-use tests::wire::{Frame, PATIENCE};
+use tests::cluster::Cluster;
+use tests::wire::{Frame, PATIENCE, Wire};
 use tests::wire_message as message;
 
 use crate::beside::{Beside, brief};
@@ -60,4 +61,33 @@ async fn what_follows_the_data_before_a_sync_is_answered() {
             }
         }
     }
+}
+
+/// What comes in one piece is not for the limit of messages, nor kept as a whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_piece_of_copy_data_is_taken_as_it_comes() {
+    let cluster = Cluster::builder()
+        .config_extra("[limits]\nmessage_bytes = \"64KiB\"\nstatement_parse_bytes = \"64KiB\"")
+        .start()
+        .await;
+    let mut wire = Wire::login(&cluster.login()).expect("login");
+    for sql in ["create table t (auction_id bigint, n text)", "create table users (id bigint, name text)"] {
+        wire.rows(sql).expect("a table");
+    }
+    let lines: String = (1..=40_000).map(|id| format!("{id}\tsome text\n")).collect();
+    for table in ["t", "users"] {
+        let copy = [
+            message::query(&format!("copy {table} from stdin")),
+            message::copy_data(lines.as_bytes()),
+            message::copy_done(),
+        ];
+        wire.send(&copy.concat()).expect("sent");
+        let frames = wire.read_until_ready(1).expect("an answer");
+        assert_eq!(brief(&frames), "G | COPY 40000 | I", "{table}");
+        // Data that nobody awaits is dropped.
+        wire.send(&message::copy_data(lines.as_bytes())).expect("sent");
+        assert_eq!(wire.rows("select 1").expect("an answer").len(), 1);
+    }
+    let rows = cluster.on_each_primary("select count(*) from t").await.concat();
+    assert_eq!(rows.iter().filter_map(|count| count.parse::<u32>().ok()).sum::<u32>(), 40_000);
 }

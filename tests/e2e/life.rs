@@ -47,6 +47,26 @@ async fn a_bad_file_leaves_the_old_configuration_running() {
     assert_eq!(first_column(&cluster.connect().await, "SELECT 1").await, ["1"]);
 }
 
+/// Under two names one server would hold each row twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_server_is_not_two_shards() {
+    let cluster = Cluster::builder().shards(2).start().await;
+    cluster.allow_log("");
+    // A database of its own: nothing is known yet of these shards.
+    let servers = [&cluster.shard(0).primary, &cluster.shard(1).primary];
+    servers[0].execute("postgres", "CREATE DATABASE twins").await.expect("a database");
+    let config = std::fs::read_to_string(&cluster.proxy.config_path).expect("the configuration");
+    let twin = format!("localhost:{}", servers[0].port);
+    let config = config.replace("\"auction\"", "\"twins\"").replace(&servers[1].address(), &twin);
+    assert!(cluster.proxy.stop().await, "the proxy ends");
+    std::fs::write(&cluster.proxy.config_path, config).expect("written");
+    let told = async || cluster.proxy.log().contains("it is the server of shard \"shard-");
+    tokio::select! {
+        started = cluster.proxy.start() => panic!("{started:?}"),
+        () = eventually(Duration::from_secs(10), "a complaint", told) => {}
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_proxy_ends_and_a_new_one_finds_the_same_rows() {
     let cluster = Cluster::builder().start().await;

@@ -71,6 +71,7 @@ async fn the_log_says_whose_login_failed_and_why_and_no_value() {
             ["al", "auction"],
             "invalid value for parameter \"DateStyle\": \"********\" (22023)",
         ),
+        (al("auction", "-c gavel.shard=hunter4"), ["al", "auction"], "\"********\""),
         (
             al("auction", "-c session_authorization=hunter4"),
             ["al", "auction"],

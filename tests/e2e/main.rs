@@ -19,6 +19,7 @@ mod life;
 mod listen;
 mod logins;
 mod lost;
+mod mixed;
 mod oids;
 mod own_catalog;
 mod pipelines;

@@ -179,3 +179,33 @@ async fn a_promoted_replica_takes_the_writes() {
     let price = first_column(&promoted, "SELECT price FROM auctions WHERE auction_id = 1").await;
     assert_eq!(price, ["99"]);
 }
+
+/// Once a health check has seen the primary behind the last write, replicas that have it serve on, whoever reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_on_when_the_primary_dies_a_while_after_a_write() {
+    let cluster =
+        Cluster::builder().replicas(1).config_extra("[backend]\nprimary_wait = \"1s\"").start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 5).await;
+    let owner = holders(&cluster, "auctions", "auction_id = 1").await[0];
+    let shard = cluster.shard(owner);
+    client.batch_execute("UPDATE auctions SET price = 7 WHERE auction_id = 1").await.expect("update");
+    // Nobody reads meanwhile. When a second check begins, the first one behind the write has been taken in.
+    let primary = shard.primary.connect("auction").await.expect("connect to the primary");
+    let mut before = first_column(&primary, "SELECT clock_timestamp()").await.concat();
+    for check in ["first", "second"] {
+        let checks = format!(
+            "SELECT query_start FROM pg_stat_activity \
+             WHERE query LIKE '%pg_control_system%' AND pid <> pg_backend_pid() AND query_start > '{before}'"
+        );
+        let begun = async || !first_column(&primary, &checks).await.is_empty();
+        eventually(NOTICE, check, begun).await;
+        before = first_column(&primary, &checks).await.concat();
+    }
+    shard.primary.kill().await.expect("kill the primary");
+    cluster.allow_log("");
+    let reader = cluster.connect().await;
+    let seen = first_column(&reader, "SELECT price FROM auctions WHERE auction_id = 1").await;
+    assert_eq!(seen, ["7"]);
+}

@@ -124,6 +124,21 @@ async fn roles_are_the_same_on_all_shards_of_a_transaction() {
     assert_eq!(house.on_both("session_user").await, both("postgres"));
     house.run("ROLLBACK").await;
     assert_eq!(house.on_both("session_user").await, both("bidder"));
+    // The authorization takes the role back, changed or not.
+    house.run("RESET SESSION AUTHORIZATION").await;
+    for undo in ["SET SESSION AUTHORIZATION DEFAULT", "RESET SESSION AUTHORIZATION"] {
+        house.run("SET ROLE bidder").await;
+        assert_eq!(house.on_both("current_user").await, both("bidder"));
+        house.run(undo).await;
+        assert_eq!(house.on_both("current_user").await, both("postgres"), "{undo}");
+        house.run("SET ROLE bidder").await;
+        house.run("BEGIN").await;
+        assert_eq!(house.on_both("current_user").await, both("bidder"));
+        house.run(undo).await;
+        assert_eq!(house.on_both("current_user").await, both("postgres"), "{undo}");
+        house.run("COMMIT").await;
+        assert_eq!(house.on_both("current_user").await, both("postgres"), "{undo}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -306,6 +321,35 @@ async fn hints_end_with_their_transaction() {
         assert_eq!(all().await, !kept, "SET, {end}");
         client.batch_execute("RESET gavel.shard").await.expect("reset");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_of_the_login_are_in_force() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    let plan = |wire: &mut Wire| {
+        format!("{:?}", wire.rows("EXPLAIN (GAVEL) SELECT * FROM auctions").expect("a plan"))
+    };
+    let mut wire = Wire::login(&cluster.login().with("options", "-c gavel.shard=shard-2")).expect("login");
+    let hinted = plan(&mut wire);
+    assert!(hinted.contains("shard-2") && !hinted.contains("shard-1"), "{hinted}");
+    wire.rows("SET gavel.shard = 'shard-1'").expect("set");
+    assert!(plan(&mut wire).contains("shard-1"));
+    for reset in ["RESET gavel.shard", "DISCARD ALL"] {
+        wire.rows(reset).expect("reset");
+        assert_eq!(plan(&mut wire), hinted, "{reset}");
+    }
+    for wrong in ["gavel.shard=shard-9", "gavel.nothing=1"] {
+        let login = cluster.login().with("options", &format!("-c {wrong}"));
+        let refused = Wire::login(&login).expect_err("refused").to_string();
+        assert!(refused.contains("22023"), "{wrong}: {refused}");
+    }
+    let role = client.batch_execute("ALTER ROLE postgres SET gavel.shard = 'shard-2'").await;
+    assert_eq!(
+        role.expect_err("refused").code().map(|code| code.code().to_owned()).as_deref(),
+        Some("0A000")
+    );
 }
 
 /// What a setting is set to and how that is undone: by the session, in a pipeline that goes from shard to shard.

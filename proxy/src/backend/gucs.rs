@@ -31,7 +31,9 @@ impl Gucs {
 
     /// With `name` set to `value`, or back to its default.
     pub fn with(self: &Arc<Self>, name: &str, value: Option<&str>) -> Arc<Self> {
-        if self.get(name) == value {
+        // SET SESSION AUTHORIZATION resets the role, also where it changes nothing else.
+        let resets_role = name == "session_authorization" && self.get("role").is_some();
+        if self.get(name) == value && !resets_role {
             return Arc::clone(self);
         }
         let mut values = self.values.clone();
@@ -39,8 +41,7 @@ impl Gucs {
             Some(value) => drop(values.insert(name.to_owned(), value.to_owned())),
             None => drop(values.remove(name)),
         }
-        // SET SESSION AUTHORIZATION resets the role.
-        if name == "session_authorization" {
+        if resets_role {
             values.remove("role");
         }
         Arc::new(Self::of(values))
@@ -97,8 +98,10 @@ impl Gucs {
                 name => sql.push_str(&format!("SET {} TO {value};", spelled(name))),
             }
         }
+        let authorization_moves = applied
+            .is_none_or(|applied| applied.get("session_authorization") != self.get("session_authorization"));
         if let Some(value) = self.get("role")
-            && (changed("role", value) || authorization.is_some() || applied.is_none())
+            && (changed("role", value) || authorization_moves)
         {
             sql.push_str(&format!("SET ROLE {value};"));
         }
@@ -182,12 +185,34 @@ pub fn literal(text: &str) -> String {
     sql
 }
 
+/// What a literal made by [`literal`] stands for.
+pub fn literal_value(sql: &str) -> String {
+    let quoted = sql.trim_start().trim_start_matches('E');
+    let mut letters =
+        quoted.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')).unwrap_or(quoted).chars();
+    let mut text = String::with_capacity(sql.len());
+    while let Some(letter) = letters.next() {
+        text.push(letter);
+        if letter == '\'' || letter == '\\' {
+            letters.next();
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn gucs(pairs: &[(&str, &str)]) -> Gucs {
         Gucs::of(pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn a_literal_stands_for_what_it_was_made_of() {
+        for text in ["", "shard-2", "it's", "a\\b", "'", "E"] {
+            assert_eq!(literal_value(&literal(text)), text);
+        }
     }
 
     #[test]
@@ -208,6 +233,15 @@ mod tests {
             want.replay_sql(Some(&Gucs::default())).as_deref(),
             Some("SET SESSION AUTHORIZATION alice;SET ROLE bob;")
         );
+        let have = gucs(&[("role", "bob"), ("session_authorization", "alice")]);
+        let sql = gucs(&[("role", "bob")]).replay_sql(Some(&have));
+        assert_eq!(sql.as_deref(), Some("RESET SESSION AUTHORIZATION;SET ROLE bob;"));
+    }
+
+    #[test]
+    fn the_session_authorization_resets_the_role_even_if_it_stays() {
+        let with_role = Arc::new(gucs(&[("role", "bob"), ("work_mem", "'1MB'")]));
+        assert_eq!(*with_role.with("session_authorization", None), gucs(&[("work_mem", "'1MB'")]));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use tokio_postgres::Client;
 
 use super::connect::Dialer;
 use super::error::ControlError;
-use super::nodes::{Node, NodeId, Nodes, Observation};
-use super::roles::{LagClock, NodeRole, ShardMemory, judge};
+use super::nodes::{Node, NodeId, Nodes};
+use super::roles::{LagClock, NodeRole, Observation, ShardMemory, judge};
 use crate::metrics::Metrics;
 
 /// However many sessions ask, a node is checked at most this often.
@@ -36,7 +36,8 @@ const CHECK: &str = "SELECT r.rec, \
      (CASE WHEN r.rec THEN coalesce(pg_catalog.pg_last_wal_receive_lsn(), \
                                     pg_catalog.pg_last_wal_replay_lsn(), '0/0') \
            ELSE pg_catalog.pg_current_wal_insert_lsn() END - '0/0'::pg_lsn)::int8, \
-     pg_catalog.current_setting('max_prepared_transactions')::int4 \
+     pg_catalog.current_setting('max_prepared_transactions')::int4, \
+     (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::int8 \
      FROM (SELECT pg_catalog.pg_is_in_recovery() AS rec) r";
 
 /// What the checkers share.
@@ -60,6 +61,16 @@ pub(crate) struct ShardState {
     newest: HashMap<u16, Option<Observation>>,
     /// The primary whose positions the clock has.
     clocked: Option<NodeId>,
+    /// Nodes that are servers of other shards: of which, and when that was last seen.
+    twins: HashMap<u16, (String, Instant)>,
+}
+
+impl ShardState {
+    /// Whether its primary, as it was last seen, is this very server. Copies of a server have its identifier, but not its start.
+    fn is_served_by(&self, seen: &Observation) -> bool {
+        let primary = self.clocked.and_then(|id| self.newest.get(&id.0).copied().flatten());
+        primary.is_some_and(|its| (its.system_id, its.started) == (seen.system_id, seen.started))
+    }
 }
 
 impl Health {
@@ -69,10 +80,15 @@ impl Health {
         let mut failures = 0;
         while !node.retired() {
             let started = Instant::now();
+            let written = node.shard.map(|shard| (shard, self.nodes.floors.of(shard).written()));
             match self.check(&mut conn, &node).await {
                 Ok(seen) => {
                     failures = 0;
                     self.report(&node, Some(seen), String::new());
+                    let writes = written.filter(|(shard, _)| self.nodes.primary(*shard) == Some(node.id));
+                    if let Some((shard, written)) = writes {
+                        self.nodes.floors.of(shard).cover(written, seen.replay_lsn);
+                    }
                 }
                 Err(error) => {
                     conn = None;
@@ -175,12 +191,19 @@ impl Health {
     fn report(&self, node: &Arc<Node>, seen: Option<Observation>, failure: String) {
         let Some(shard_id) = node.shard else { return };
         let Some(shard) = self.nodes.shard(shard_id) else { return };
+        let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut seen, mut failure) = (seen, failure);
+        if let Some(of) = seen.as_ref().and_then(|seen| self.twin(&mut states, &shard.name, node.id, seen)) {
+            failure = format!(
+                "it is the server of shard \"{of}\": each shard needs a server of its own, whatever name it is called by"
+            );
+            seen = None;
+        }
         match &seen {
             Some(seen) => node.observed(seen),
             // Kept until the shard is judged, which waits for its other nodes.
             None => node.failed(failure),
         }
-        let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = states.entry(shard.name.clone()).or_default();
         state.newest.insert(node.id.0, seen);
         let newest: Vec<Option<Observation>> =
@@ -214,6 +237,27 @@ impl Health {
         }
         drop(states);
         self.elect(shard_id, elected, verdict.why);
+    }
+
+    /// The other shard that this node is the server of. One that has been is believed to be, after a restart of the server, until
+    /// the other shard has been checked as well.
+    fn twin(
+        &self,
+        states: &mut HashMap<String, ShardState>,
+        shard: &str,
+        node: NodeId,
+        seen: &Observation,
+    ) -> Option<String> {
+        let now = Instant::now();
+        let other =
+            |(name, state): &(&String, &ShardState)| name.as_str() != shard && state.is_served_by(seen);
+        let found = states.iter().find(other).map(|(name, _)| name.clone());
+        let twins = &mut states.entry(shard.to_owned()).or_default().twins;
+        if let Some(of) = found {
+            twins.insert(node.0, (of, now));
+        }
+        twins.retain(|_, (_, at)| now.duration_since(*at) < 2 * self.interval());
+        twins.get(&node.0).map(|(of, _)| of.clone())
     }
 
     fn publish(&self, shard: &str, node: &Node, (role, up, complaint): (NodeRole, bool, String)) {
@@ -250,6 +294,7 @@ fn observation(row: &tokio_postgres::Row) -> Result<Observation, tokio_postgres:
         replay_lsn: row.try_get::<_, i64>(3)?.cast_unsigned(),
         receive_lsn: row.try_get::<_, i64>(4)?.cast_unsigned(),
         prepared_limit: row.try_get(5)?,
+        started: row.try_get(6)?,
     })
 }
 
@@ -284,6 +329,7 @@ mod tests {
             replay_lsn: 5,
             receive_lsn: 5,
             prepared_limit: 1,
+            started: 0,
         };
         health.report(&members[0], Some(seen), String::new());
         assert_eq!((members[1].up(), members[1].failure().as_str()), (false, "connection refused"));

@@ -9,6 +9,7 @@ pub mod catalog;
 mod complaint;
 mod connect;
 mod error;
+pub mod floor;
 mod health;
 mod listen;
 mod locks;

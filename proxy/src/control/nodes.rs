@@ -12,7 +12,8 @@ use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::roles::NodeRole;
+use super::floor::Floors;
+use super::roles::{NodeRole, Observation};
 
 /// One PostgreSQL instance, for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,19 +48,6 @@ pub struct Node {
     /// When a session was last refused a connection, and in which words.
     refused: Mutex<Option<(Instant, Arc<String>)>>,
     wake: Notify,
-}
-
-/// What a health check found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Observation {
-    pub(crate) in_recovery: bool,
-    pub(crate) timeline: u32,
-    pub(crate) system_id: u64,
-    /// Replayed (replica) or inserted (primary) up to here.
-    pub(crate) replay_lsn: u64,
-    /// Received (replica) or inserted (primary) up to here.
-    pub(crate) receive_lsn: u64,
-    pub(crate) prepared_limit: i32,
 }
 
 impl Node {
@@ -234,11 +222,13 @@ struct Table {
 }
 
 /// All nodes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Nodes {
     table: ArcSwap<Table>,
     changed: watch::Sender<u64>,
     turn: AtomicU32,
+    /// How far replicas must be to serve reads.
+    pub floors: Floors,
 }
 
 /// Nodes that began and ceased to matter with a new topology.
@@ -246,12 +236,6 @@ pub struct Nodes {
 pub(crate) struct Adopted {
     pub(crate) new: Vec<Arc<Node>>,
     pub(crate) retired: Vec<Arc<Node>>,
-}
-
-impl Default for Nodes {
-    fn default() -> Self {
-        Self { table: ArcSwap::default(), changed: watch::Sender::new(0), turn: AtomicU32::new(0) }
-    }
 }
 
 impl Nodes {

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::nodes::Observation;
-
 /// Positions of the primary that are remembered to tell lag in time.
 const LAG_SAMPLES: usize = 512;
 
@@ -46,6 +44,21 @@ impl NodeRole {
             _ => Self::Unknown,
         }
     }
+}
+
+/// What a health check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Observation {
+    pub(crate) in_recovery: bool,
+    pub(crate) timeline: u32,
+    pub(crate) system_id: u64,
+    /// Replayed (replica) or inserted (primary) up to here.
+    pub(crate) replay_lsn: u64,
+    /// Received (replica) or inserted (primary) up to here.
+    pub(crate) receive_lsn: u64,
+    pub(crate) prepared_limit: i32,
+    /// When the server was started, microseconds since 1970.
+    pub(crate) started: i64,
 }
 
 /// What a shard is remembered by.
@@ -175,6 +188,7 @@ mod tests {
             replay_lsn: 0,
             receive_lsn: 0,
             prepared_limit: 20,
+            started: 0,
         })
     }
 

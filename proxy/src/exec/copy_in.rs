@@ -56,6 +56,7 @@ enum Taken {
 
 /// Moves one frame, or what is there of a data frame, to the conn.
 fn take_frame(io: &mut ClientIo, conn: &mut Conn) -> Result<Taken, StepError> {
+    io.cut_copy_data().map_err(ClientError::Frame)?;
     let Some(header) = io.header(0).map_err(crate::frontend::io::ClientError::Frame)? else {
         return Ok(Taken::Nothing);
     };

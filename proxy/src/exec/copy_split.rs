@@ -23,7 +23,7 @@ use crate::route::plan::Target;
 use crate::sql::facts::Command;
 use crate::wire::backend::{self, tag as backend_tag};
 use crate::wire::error::{self, Report};
-use crate::wire::frame::HEADER;
+use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::tag;
 use crate::wire::reply;
 
@@ -316,6 +316,7 @@ impl Copy<'_> {
                 self.settle(|conn, events| conn.write.is_empty() || events.error.is_some()).await?;
                 continue;
             }
+            self.io.cut_copy_data().map_err(|error| client(error.into()))?;
             let header = self.io.header(0).map_err(|error| client(error.into()))?;
             let Some(header) = header.filter(|header| self.io.read.len() >= header.len) else {
                 self.more().await?;
@@ -445,8 +446,7 @@ impl<'c, 'a> Frames<'c, 'a> {
     fn close(self) {
         for (conn, start) in self.conns.iter_mut().zip(self.starts) {
             if let Some(start) = start {
-                let len = (conn.write.len() - start - 1) as i32;
-                conn.write[start + 1..start + 5].copy_from_slice(&len.to_be_bytes());
+                frame::set_length(&mut conn.write, start);
             }
         }
     }

@@ -8,7 +8,6 @@ use router_config::topology::ShardId;
 
 use super::absent::Lack;
 use super::failure::Failure;
-use super::floor::{Look, Ticket};
 use super::io::{ClientIo, StepError};
 use super::session::{Held, Session};
 use super::visible::{Doing, wait};
@@ -18,6 +17,7 @@ use crate::backend::gucs::Gucs;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::pool::{Lease, LeaseError, Pool, PoolKey, PoolLimits};
 use crate::control::NodeId;
+use crate::control::floor::{Look, Ticket};
 use crate::exec::single;
 use crate::metrics::ServedBy;
 use crate::sql::facts::{Command, DdlKind, Facts};

@@ -226,7 +226,7 @@ impl Session {
         self.return_to(Arc::clone(&self.startup_gucs));
         self.pins.clear();
         self.temp_tables = false;
-        self.hints = Hints::default();
+        self.hints = Hints::of_login(&self.startup_gucs);
         self.unlisten_all();
         self.draws = super::draws::Draws::default();
         self.answer("DISCARD ALL");

@@ -4,6 +4,7 @@
 use super::control::{Via, aborted, warning};
 use super::failure::Failure;
 use super::session::Session;
+use crate::backend::gucs::{Gucs, literal_value};
 use crate::route::hint::shard_named;
 use crate::wire::sqlstate;
 
@@ -17,6 +18,12 @@ pub struct Hints {
 }
 
 impl Hints {
+    /// Those of the login: `options=-c gavel.shard=…`, among what else it asks for.
+    pub fn of_login(asked: &Gucs) -> Self {
+        let value = |name| asked.get(name).map(literal_value);
+        Self { key: value("gavel.key"), shard: value("gavel.shard") }
+    }
+
     /// Sets the one of this name.
     pub fn set(&mut self, name: &str, value: Option<String>) {
         match name {
@@ -27,6 +34,32 @@ impl Hints {
 }
 
 impl Session {
+    /// The hints that the login asks for are in force.
+    pub(super) fn take_login_hints(&mut self) -> Result<(), Failure> {
+        for (name, value) in self.startup_gucs.iter() {
+            if let Some(hint) = name.strip_prefix("gavel.") {
+                self.check_hint(hint, Some(&literal_value(value)))?;
+            }
+        }
+        self.hints = Hints::of_login(&self.startup_gucs);
+        Ok(())
+    }
+
+    /// Whether there is such a hint, and such a shard. What type a key is to be is known with the statement.
+    fn check_hint(&self, name: &str, value: Option<&str>) -> Result<(), Failure> {
+        match (name, value) {
+            ("key", _) | ("shard", None) => Ok(()),
+            ("shard", Some(shard)) => {
+                Ok(shard_named(&self.worker.shared.topology.load(), shard).map(|_| ())?)
+            }
+            _ => {
+                let message =
+                    format!("there is no setting gavel.{name}; hints are gavel.key and gavel.shard");
+                Err(Failure::error(sqlstate::INVALID_PARAMETER_VALUE, message))
+            }
+        }
+    }
+
     /// `SET gavel.key` and the like: LOCAL, or of a transaction that is rolled back, not beyond its end.
     pub(super) async fn set_hint(
         &mut self,
@@ -43,17 +76,10 @@ impl Session {
         if self.failed_shard().is_some() {
             return Err(aborted());
         }
-        match (name, &value) {
-            ("key", _) | ("shard", None) => {}
-            ("shard", Some(shard)) => {
-                shard_named(&self.worker.shared.topology.load(), shard)?;
-            }
-            _ => {
-                let message =
-                    format!("there is no setting gavel.{name}; hints are gavel.key and gavel.shard");
-                return Err(Failure::error(sqlstate::INVALID_PARAMETER_VALUE, message));
-            }
-        }
+        self.check_hint(name, value.as_deref())?;
+        // RESET: as the login has it.
+        let asked = Hints::of_login(&self.startup_gucs);
+        let value = value.or(if name == "key" { asked.key } else { asked.shard });
         match &mut self.block {
             Some(block) => {
                 let hints =

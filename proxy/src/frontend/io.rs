@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::visible::Visible;
@@ -14,6 +14,7 @@ use crate::backend::conn::{Conn, ConnError, Events};
 use crate::backend::traffic::Moved;
 use crate::wire::buffers;
 use crate::wire::frame::{self, FrameError, HEADER, Header};
+use crate::wire::frontend::tag;
 use crate::wire::stream::Stream;
 
 /// Bytes read at a time while a session is quiet.
@@ -22,6 +23,9 @@ const READ_BYTES: usize = 4 << 10;
 const READ_AHEAD_BYTES: usize = 64 << 10;
 /// Output that waits before the shard is made to wait for the application.
 pub const OUT_HIGH_BYTES: usize = 64 << 10;
+
+/// Data of a COPY that is taken before the whole of its frame has come.
+const COPY_PIECE_BYTES: usize = 32 << 10;
 
 /// A whole Terminate message.
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
@@ -75,9 +79,26 @@ impl ClientIo {
         }
     }
 
-    /// Header of the frame at `at` bytes into what has been read.
+    /// Header of the frame at `at` bytes into what has been read. Data of a COPY has no limit: see [`Self::cut_copy_data`].
     pub fn header(&self, at: usize) -> Result<Option<Header>, FrameError> {
-        frame::header(self.read.get(at..).unwrap_or_default(), self.max_frame)
+        let rest = self.read.get(at..).unwrap_or_default();
+        let limit = if rest.first() == Some(&tag::COPY_DATA) { usize::MAX } else { self.max_frame };
+        frame::header(rest, limit)
+    }
+
+    /// Makes two frames of a long CopyData at the front that has not come as a whole: what is there, and the rest. Where one ends and
+    /// the next begins says nothing about the data.
+    pub fn cut_copy_data(&mut self) -> Result<(), FrameError> {
+        if self.read.first() != Some(&tag::COPY_DATA) || self.read.len() < HEADER + COPY_PIECE_BYTES {
+            return Ok(());
+        }
+        if let Some(header) = self.header(0)?.filter(|header| self.read.len() < header.len) {
+            let rest = header.len - self.read.len();
+            frame::set_length(&mut self.read, 0);
+            self.read.put_u8(tag::COPY_DATA);
+            self.read.put_u32((rest + 4) as u32);
+        }
+        Ok(())
     }
 
     /// Reads more. Cancel-safe. An application that closes its side ends the session.

@@ -11,7 +11,6 @@ pub mod deadlock;
 pub mod draws;
 pub mod effects;
 pub mod failure;
-pub mod floor;
 mod grammar;
 pub mod handshake;
 pub mod hints;

@@ -74,13 +74,21 @@ fn failed(worker: &Worker, (claim, peer): (&Claim, SocketAddr), (sqlstate, why):
     worker.pools.sweep();
 }
 
-/// Why there is no session, for the log. What a shard rejects are the settings of the login.
+/// Why there is no session, for the log. What is rejected or refused by its value is a setting of the login.
 fn reason(failure: &Failure, claim: &Claim, settings: &Gucs) -> String {
-    let Failure::Server(frame) = failure else { return failure.to_string() };
-    let message = backend::error_field(frame.get(5..).unwrap_or_default(), b'M').unwrap_or_default();
+    let message = match failure {
+        Failure::Server(frame) => backend::error_field(frame.get(5..).unwrap_or_default(), b'M')
+            .map_or_else(String::new, |message| String::from_utf8_lossy(message).into_owned()),
+        Failure::Refused(refusal) if refusal.sqlstate == sqlstate::INVALID_PARAMETER_VALUE => {
+            refusal.message.clone()
+        }
+        Failure::Refused(_) | Failure::Lost { .. } | Failure::Lease { .. } | Failure::Client(_) => {
+            return failure.to_string();
+        }
+    };
     let names = settings.iter().map(|(name, _)| name).chain([claim.user.as_str(), claim.database.as_str()]);
     let names: Vec<&str> = names.collect();
-    without_values(&String::from_utf8_lossy(message), &names)
+    without_values(&message, &names)
 }
 
 fn who(
@@ -222,6 +230,7 @@ impl Session {
                 )
             })?);
             self.take_role_settings();
+            self.take_login_hints()?;
         }
         let key = (self.who.user.clone(), self.who.database.clone(), self.gucs.fingerprint());
         let welcome = match self.worker.shared.welcome(&key) {

@@ -304,6 +304,7 @@ impl Session {
         let mut at = 0;
         let mut kind = Kind::Part;
         let mut complete = false;
+        self.io.cut_copy_data()?;
         while let Some(header) = self.io.header(at)? {
             if !crate::wire::frontend::known(header.tag) {
                 return Err(unknown_frame(header.tag));
@@ -324,6 +325,7 @@ impl Session {
             if copy {
                 // What comes after a COPY has failed is dropped, as PostgreSQL does.
                 self.io.read.advance(header.len);
+                self.io.cut_copy_data()?;
                 continue;
             }
             if alone {

@@ -11,7 +11,6 @@ use router_config::topology::{ShardId, Topology};
 use smallvec::SmallVec;
 
 use super::draws::Draws;
-use super::floor::Ticket;
 use super::hints::Hints;
 use super::io::ClientIo;
 use super::names::Names;
@@ -21,6 +20,7 @@ use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::Gucs;
 use crate::backend::pool::{Lease, PoolKey};
+use crate::control::floor::Ticket;
 use crate::control::{InFlight, NodeId};
 use crate::sql::facts::{Access, Command, Facts, Isolation, Scope};
 use crate::wire::backend::Status;

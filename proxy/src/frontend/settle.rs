@@ -6,11 +6,11 @@ use bytes::Bytes;
 use router_config::settings::PoolMode;
 
 use super::failure::{Failure, said};
-use super::floor::Ticket;
 use super::names::Cursor;
 use super::session::{Held, Session};
 use super::transaction::Block;
 use crate::backend::conn::ConnError;
+use crate::control::floor::Ticket;
 use crate::exec::single;
 use crate::wire::backend::Status;
 

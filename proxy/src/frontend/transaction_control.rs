@@ -75,10 +75,7 @@ impl Session {
                 if let Some(level) = isolation {
                     self.ask(at, standby_level(level)).await?;
                 }
-                self.ask(at, "ROLLBACK").await?;
-                if let Some(held) = self.held.iter_mut().find(|held| held.replica && held.shard == shard) {
-                    held.enlisted = false;
-                }
+                self.quit_replica(at).await?;
             } else if let Some(modes) = &modes {
                 self.ask(at, modes).await?;
             }

@@ -97,6 +97,12 @@ pub fn header(buf: &[u8], limit: usize) -> Result<Option<Header>, FrameError> {
     Ok(Some(Header { tag, len }))
 }
 
+/// Makes one frame of everything from the tag at `start` on.
+pub fn set_length(buf: &mut [u8], start: usize) {
+    let length = (buf.len() - start - 1) as u32;
+    buf[start + 1..start + HEADER].copy_from_slice(&length.to_be_bytes());
+}
+
 /// Reads a NUL-terminated string off the front of `body`.
 pub fn cstr<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
     let end = body.iter().position(|&b| b == 0)?;

@@ -148,11 +148,14 @@ impl Session {
     /// In front of Query and FunctionCall: whether the pipeline that no Sync has ended is without error. Otherwise everything up
     /// to Sync is skipped.
     pub async fn pipeline_stands(&mut self) -> Result<bool, ClientError> {
-        if !self.pipeline.skipping
-            && self.held.iter().any(|held| held.unsynced)
-            && let Err(failure) = self.flush_pipelines().await
-        {
-            self.refuse(failure).await?;
+        let under_way = !self.pending.is_empty() || self.held.iter().any(|held| held.unsynced);
+        if !self.pipeline.skipping && under_way {
+            let flushed = self.flush_pipelines().await;
+            let left =
+                if self.pipeline.skipping { flushed } else { flushed.and(self.leave_to_query().await) };
+            if let Err(failure) = left {
+                self.refuse(failure).await?;
+            }
         }
         Ok(!self.pipeline.skipping)
     }

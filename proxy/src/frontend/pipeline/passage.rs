@@ -55,6 +55,8 @@ impl Session {
         while let Some(at) = self.held.iter().position(|held| held.unsynced && held.shard != shard) {
             self.leave(at).await?;
         }
+        // The transaction that the pipeline may have become meanwhile goes to primaries: it may write.
+        let replica = replica && !self.block.as_ref().is_some_and(|block| block.implicit);
         self.acquire(shard, replica).await
     }
 
@@ -91,14 +93,26 @@ impl Session {
         Ok(())
     }
 
-    /// As `leave_all`, in front of BEGIN: what runs goes on, as the transaction of an implicit block.
+    /// As `leave_all`, in front of BEGIN: what runs goes on, as the transaction of an implicit block. Replicas stay in it.
     pub(in crate::frontend) async fn keep_pipeline(&mut self) -> Result<(), Failure> {
-        if let Some(at) = self.held.iter().position(|held| held.unsynced)
-            && self.block.is_none()
-        {
+        while let Some(at) = self.held.iter().position(|held| held.unsynced) {
+            if self.block.is_none() {
+                self.open_behind(at);
+            }
+            self.stop(at).await?;
+        }
+        Ok(())
+    }
+
+    /// As `leave_all`, in front of Query or FunctionCall: it ends the transaction of the pipeline, as Sync would have.
+    pub(super) async fn leave_to_query(&mut self) -> Result<(), Failure> {
+        let behind = self.held.iter().position(|held| held.unsynced);
+        if let Some(at) = behind.filter(|_| self.block.is_none() && !self.pending.is_empty()) {
             self.open_behind(at);
         }
-        self.leave_all().await
+        self.leave_all().await?;
+        self.apply_completed();
+        Ok(())
     }
 
     /// Awaits what a conn owes. What it wrote outside of a block stays uncommitted: the pipeline is one transaction, which from
@@ -108,6 +122,31 @@ impl Session {
         if self.block.is_none() && (self.held[at].wrote || set) {
             self.open_behind(at);
         }
+        let shard = self.held[at].shard;
+        self.stop(at).await?;
+        // What may write goes to primaries.
+        let on_replica = |held: &Held| held.shard == shard && held.replica && held.enlisted;
+        if let Some(at) = self.held.iter().position(on_replica)
+            && self.block.as_ref().is_some_and(|block| block.implicit)
+        {
+            self.pipeline.looked = true;
+            self.quit_replica(at).await?;
+        }
+        Ok(())
+    }
+
+    /// Rolls a transaction back on a replica, settings and all: it goes on elsewhere.
+    pub(in crate::frontend) async fn quit_replica(&mut self, at: usize) -> Result<(), Failure> {
+        let shard = self.held[at].shard;
+        self.ask(at, "ROLLBACK").await?;
+        if let Some(held) = self.held.iter_mut().find(|held| held.replica && held.shard == shard) {
+            (held.enlisted, held.gucs_moved) = (false, false);
+        }
+        Ok(())
+    }
+
+    /// Awaits what a conn owes, and applies it to the open block.
+    async fn stop(&mut self, at: usize) -> Result<(), Failure> {
         self.pipeline.looked |= !self.held[at].enlisted;
         self.await_conn(at).await?;
         if self.block.is_some() {

@@ -159,13 +159,7 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     }
     reads_in_ddl(t, ctx, &mut facts);
     super::reshape::note(t, ctx, &mut facts);
-    if t.is(0, "alter")
-        && t.is_any(1, &["role", "user", "database"])
-        && (2..t.len()).any(|i| t.is(i, "search_path"))
-    {
-        let why = "sessions that are logged in keep their search_path, others do not: names would mean different tables";
-        facts.barred = Some(format!("{why}; set it by SET, or in the connection's options"));
-    }
+    facts.barred = of_roles(t).map(|why| format!("{why}; set it by SET, or in the connection's options"));
     if kind == DdlKind::Transactional && (1..t.len()).any(|at| t.is(at, "as") && t.is(at + 1, "execute")) {
         let why = "no statement is prepared on every shard: write the query itself in place of EXECUTE";
         facts.barred = Some(why.to_owned());
@@ -174,6 +168,23 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         facts.barred = tables.iter().find_map(|r| ctx.schema.hazard(r, Deed::Truncate)).map(str::to_owned);
     }
     facts
+}
+
+/// Why a setting is not one to be kept for a role or a database.
+fn of_roles(t: &Tokens<'_>) -> Option<&'static str> {
+    if !(t.is(0, "alter") && t.is_any(1, &["role", "user", "database"])) {
+        return None;
+    }
+    let says = |name| (2..t.len()).any(|at| t.is(at, name));
+    if says("search_path") {
+        Some(
+            "sessions that are logged in keep their search_path, others do not: names would mean different tables",
+        )
+    } else if says("set") && says("gavel") {
+        Some("a routing hint is the proxy's, which does not read it there")
+    } else {
+        None
+    }
 }
 
 /// ALTER TABLE … ADD COLUMN or TYPE … USING may compute values for existing rows.

@@ -2,10 +2,19 @@
 //!
 //! Invariant: a read that begins after a write was acknowledged by this proxy is served by a replica only if an LSN that the
 //! primary was asked for after that write has been replayed there. While such an answer is under way, or missing, reads go
-//! to the primary: that somebody has asked says nothing yet.
+//! to the primary: that somebody has asked says nothing yet. Sessions ask with the next read, health checks in any case.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use router_config::topology::ShardId;
+
+/// Shards whose floor is kept; the map is refused above.
+const SHARDS_MAX: usize = 1024;
+
+/// The floors of all shards.
+#[derive(Debug)]
+pub struct Floors(Vec<Arc<Floor>>);
 
 /// One shard's floor, shared by all sessions of the process.
 #[derive(Debug, Default)]
@@ -39,10 +48,36 @@ pub struct Ticket {
     answered: bool,
 }
 
+impl Default for Floors {
+    fn default() -> Self {
+        let mut floors = Vec::new();
+        floors.resize_with(SHARDS_MAX, Arc::default);
+        Self(floors)
+    }
+}
+
+impl Floors {
+    /// That of a shard.
+    pub fn of(&self, shard: ShardId) -> &Arc<Floor> {
+        &self.0[usize::from(shard.0) % SHARDS_MAX]
+    }
+}
+
 impl Floor {
     /// A write is about to be acknowledged.
     pub fn wrote(&self) {
         self.written.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many writes have been acknowledged.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// The primary, asked when so many writes had been acknowledged, was at this LSN.
+    pub fn cover(&self, written: u64, lsn: u64) {
+        self.lsn.fetch_max(lsn, Ordering::AcqRel);
+        self.covered.fetch_max(written, Ordering::AcqRel);
     }
 
     /// Where a read that begins now may go.
@@ -62,8 +97,7 @@ impl Ticket {
     /// The primary's answer, to a question sent after the ticket was drawn.
     pub fn answer(mut self, lsn: u64) {
         self.answered = true;
-        self.floor.lsn.fetch_max(lsn, Ordering::AcqRel);
-        self.floor.covered.fetch_max(self.written, Ordering::AcqRel);
+        self.floor.cover(self.written, lsn);
     }
 }
 
@@ -92,6 +126,18 @@ mod tests {
         first.answer(10);
         assert!(matches!(floor.look(), Look::Primary), "the later write is not covered");
         second.answer(20);
+        assert!(matches!(floor.look(), Look::Replica(20)));
+    }
+
+    #[test]
+    fn a_health_check_covers_the_writes_before_it() {
+        let floor = Arc::new(Floor::default());
+        floor.wrote();
+        let written = floor.written();
+        floor.wrote();
+        floor.cover(written, 10);
+        assert!(matches!(floor.look(), Look::Ask(_)), "a write during the check is not covered");
+        floor.cover(floor.written(), 20);
         assert!(matches!(floor.look(), Look::Replica(20)));
     }
 
