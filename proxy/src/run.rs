@@ -21,12 +21,13 @@ use crate::control::{Control, ControlRuntime, Links};
 use crate::frontend::auth::Authenticator;
 use crate::frontend::handshake::{self, Arrival, HandshakeContext, HandshakeError, Login};
 use crate::frontend::secrets::{Askable, SecretSource};
-use crate::frontend::{cancel, deadlock, serve};
+use crate::frontend::{cancel, deadlock, rejected, serve};
 use crate::http::Ready;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::signals::Signals;
 use crate::wire::error::Report;
+use crate::wire::startup::Claim;
 use crate::wire::{buffers, sqlstate};
 use crate::worker::{Drain, Parts, Phase, Shared, Worker};
 
@@ -135,6 +136,9 @@ async fn start(loaded: Loaded, handle: tokio::runtime::Handle) -> anyhow::Result
     control.load_configured().await;
     started.get_or_init(|| control.clone());
     let handshake = handshake_context(&settings, files, &control, handle);
+    if let Err(error) = handshake.authenticator.try_query().await {
+        tracing::error!("logins fail, but for those of auth.users_file: {error}");
+    }
     let threads = match settings.listen.threads {
         0 => (thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
         n => n,
@@ -346,9 +350,9 @@ async fn arrive(
     shared.metrics.accepted.inc();
     let limit = shared.settings.load().limits.login;
     let context = shared.handshake.load_full();
-    let mut admitted = admitted;
+    let (mut admitted, mut claim) = (admitted, Claim::default());
     let arrived = if admitted.is_some() {
-        tokio::time::timeout(limit, handshake::accept(socket, &context)).await
+        tokio::time::timeout(limit, handshake::accept(socket, &context, &mut claim)).await
     } else {
         let settings = shared.settings.load_full();
         let clients = settings.limits.clients;
@@ -359,7 +363,8 @@ async fn arrive(
             admitted = console.then(|| Admitted(Arc::clone(worker)));
             console
         };
-        tokio::time::timeout(limit, handshake::turn_away(socket, &context, (report, spared))).await
+        let turned_away = handshake::turn_away(socket, &context, &mut claim, (report, spared));
+        tokio::time::timeout(limit, turned_away).await
     };
     match (arrived, admitted) {
         (Ok(Ok(Arrival::Login(login))), Some(admitted)) => return Some((login, admitted)),
@@ -370,13 +375,12 @@ async fn arrive(
         (Ok(Ok(Arrival::Closed | Arrival::Login(_))), _) => {}
         (Ok(Err(HandshakeError::TurnedAway)), _) => shared.metrics.rejected.inc(),
         (Ok(Err(error)), _) => {
-            shared.metrics.rejected.inc();
-            shared.metrics.error(error.sqlstate());
-            tracing::info!(%peer, "login failed: {error}");
+            rejected::count(&shared.metrics, error.sqlstate());
+            rejected::log(&claim, peer, &format!("{error} ({})", error.sqlstate()));
         }
         (Err(_), _) => {
             shared.metrics.rejected.inc();
-            tracing::info!(%peer, "login took longer than limits.login");
+            rejected::log(&claim, peer, "it took longer than limits.login");
         }
     }
     None

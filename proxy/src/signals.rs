@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, PoisonError};
 
+use router_config::settings::{Auth, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::config::Loaded;
 use crate::control::Reload;
+use crate::frontend::handshake::HandshakeContext;
 use crate::run::{Outside, handshake_context};
 use crate::worker::{AskedReload, Phase, Reloaded, Shared};
 
@@ -81,6 +83,20 @@ async fn reload_each(shared: Arc<Shared>, outside: Outside, asked: (Signal, mpsc
     }
 }
 
+/// Tries `auth.query`. A new one that is wrong is refused; one that is in use already does not stand in the way of other changes.
+async fn broken_query(
+    new: &Settings,
+    old: &Settings,
+    handshake: &HandshakeContext,
+) -> Result<Option<String>, String> {
+    let Err(error) = handshake.authenticator.try_query().await else { return Ok(None) };
+    let asked = |auth: &Auth| (auth.query.clone(), auth.query_user.clone(), auth.method);
+    if asked(&new.auth) == asked(&old.auth) {
+        return Ok(Some(format!("logins fail, but for those of auth.users_file: {error}")));
+    }
+    Err(error.to_string())
+}
+
 /// Takes over a new configuration as a whole, or leaves the old one running. What waits for a restart is told.
 async fn reload(shared: &Arc<Shared>, outside: &Outside) -> Reloaded {
     let Loaded { config, files } = (outside.reread)()?;
@@ -90,6 +106,7 @@ async fn reload(shared: &Arc<Shared>, outside: &Outside) -> Reloaded {
     let connect = Arc::clone(&files.connect);
     let handle = tokio::runtime::Handle::current();
     let handshake = handshake_context(&settings, files, &shared.control, handle);
+    let broken = broken_query(&settings, &shared.settings.load(), &handshake).await?;
     (outside.set_log_level)(&settings.log.level)?;
     let reload = Reload { settings: Arc::clone(&settings), topology, tls: connect.tls_config() };
     let reloaded = shared.control.reload(reload).await;
@@ -107,6 +124,7 @@ async fn reload(shared: &Arc<Shared>, outside: &Outside) -> Reloaded {
     shared.settings.store(settings);
     shared.forget_welcomes();
     shared.renew_conns();
+    notes.extend(broken);
     if !waiting.is_empty() {
         notes.push(format!(
             "changed in the file, but only a restart makes it effective: {}",

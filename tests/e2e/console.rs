@@ -281,6 +281,28 @@ async fn a_draining_proxy_is_not_ready() {
     cluster.proxy.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_given_once() {
+    let cluster = Cluster::builder().shards(1).start().await;
+    let login = Login { database: DATABASE.to_owned(), ..cluster.login() };
+    let mut wire = Wire::login(&login).expect("login");
+    let parse = |name| message::parse(name, "SHOW VERSION", &[]);
+    let bind = |portal| message::bind(portal, "s", &[], &[]);
+    let cases = [
+        ([parse("s"), parse("s")].concat(), vec!["42P05"]),
+        ([parse(""), parse(""), parse("t")].concat(), vec![]),
+        ([bind("p"), bind("p")].concat(), vec!["42P03"]),
+        ([bind(""), bind("")].concat(), vec![]),
+        ([message::close(b'S', "s"), parse("s")].concat(), vec![]),
+    ];
+    for (frames, expected) in cases {
+        wire.send(&[frames, message::sync()].concat()).expect("sent");
+        let answer = wire.read_until_ready(1).expect("an answer");
+        let states: Vec<_> = answer.iter().filter_map(wire_print::sqlstate).collect();
+        assert_eq!(states, expected, "{answer:?}");
+    }
+}
+
 /// At `limits.clients` the console still takes a few logins, and nobody else gets in by them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_console_can_be_entered_when_there_are_too_many_sessions() {

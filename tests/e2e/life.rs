@@ -344,3 +344,38 @@ async fn an_idle_application_costs_little_memory() {
     })
     .await;
 }
+
+/// What tells proxies of one cluster apart that place rows differently.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_placement_has_another_fingerprint() {
+    let cluster = Cluster::builder().start().await;
+    let console = cluster.connect_to("gavel_admin").await;
+    let placement = async || {
+        let rows = console.simple_query("SHOW EPOCH").await.expect("shown");
+        let shown = rows.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get("placement").map(str::to_owned),
+            _ => None,
+        });
+        let text = get(&cluster, "/metrics").await;
+        let series: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("gavel_placement_info{")).collect();
+        let shown = shown.expect("a row");
+        assert_eq!(series.len(), 1, "{series:?}");
+        assert!(series[0].contains(&format!("fingerprint=\"{shown}\"")), "{shown}: {series:?}");
+        shown
+    };
+    let before = placement().await;
+    console.batch_execute("RELOAD").await.expect("reload");
+    assert_eq!(placement().await, before);
+    let file = std::fs::read_to_string(&cluster.proxy.config_path).expect("read");
+    let overridden =
+        format!("{file}\n[[overrides]]\nkey = \"777777\"\nkey_type = \"bigint\"\nshard = \"shard-1\"\n");
+    std::fs::write(&cluster.proxy.config_path, overridden).expect("write");
+    console.batch_execute("RELOAD").await.expect("reload");
+    assert_ne!(placement().await, before);
+    std::fs::write(&cluster.proxy.config_path, file).expect("write");
+    cluster.proxy.kill().await;
+    cluster.proxy.start().await.expect("start again");
+    let console = cluster.connect_to("gavel_admin").await;
+    assert_eq!(tests::cluster::one_row(&console, "SHOW EPOCH").await.get::<_, &str>("placement"), before);
+}

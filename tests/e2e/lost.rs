@@ -24,6 +24,19 @@ async fn a_write_whose_commit_is_cut_off_is_of_unknown_outcome() {
     // Commits wait for a replica that does not exist, when they are durable already.
     shard.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.expect("superuser");
     shard.batch_execute("SELECT pg_reload_conf()").await.expect("superuser");
+    let waiting = "SELECT pid::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let wait_for_one = async || {
+        let waits = async || !first_column(&shard, waiting).await.is_empty();
+        eventually(Duration::from_secs(20), "the commit waits", waits).await;
+        let end = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        first_column(&shard, end).await;
+    };
+    // The servers' processes take the setting over one after the other: it is in force when a commit waits.
+    let probe = cluster.shard(0).primary.connect("auction").await.expect("the shard is up");
+    let commits =
+        tokio::spawn(async move { while probe.batch_execute("SELECT txid_current()").await.is_ok() {} });
+    wait_for_one().await;
+    commits.await.expect("the probe ends with its connection");
     let insert = |n: u8| format!("INSERT INTO bids (auction_id, amount) VALUES ({key}, {n})");
     let ways = [
         vec![message::query(&insert(1))],
@@ -41,16 +54,7 @@ async fn a_write_whose_commit_is_cut_off_is_of_unknown_outcome() {
             session.read_until_ready(1).expect("answered");
         }
         session.send(last).expect("sent");
-        let waiting = "SELECT pid::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-        eventually(Duration::from_secs(20), "the commit waits", async || {
-            !first_column(&shard, waiting).await.is_empty()
-        })
-        .await;
-        first_column(
-            &shard,
-            "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
-        )
-        .await;
+        wait_for_one().await;
         let frames = session.read_until_ready(1).expect("the session goes on");
         let states: Vec<_> = frames.iter().filter_map(wire_print::sqlstate).collect();
         assert_eq!(states.last().map(String::as_str), Some("08007"), "way {way}: {frames:?}");

@@ -18,6 +18,7 @@ mod key_types;
 mod leavings;
 mod life;
 mod listen;
+mod logins;
 mod lost;
 mod mixed;
 mod oids;

@@ -25,12 +25,14 @@ use self::show::{Row, full};
 pub use self::topic::{Column, Topic};
 use crate::frontend::handshake::Login;
 use crate::frontend::io::{ClientError, ClientIo};
+use crate::frontend::rejected;
 use crate::frontend::visible::{Doing, Visible};
 use crate::sql::normalise::split;
 use crate::wire::backend::{Status, tag as backend};
 use crate::wire::error::Report;
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{Bind, Execute, Named, Parse, tag};
+use crate::wire::startup::Claim;
 use crate::wire::{frontend, reply, sqlstate};
 use crate::worker::{Phase, Shared};
 
@@ -47,7 +49,9 @@ pub async fn serve(login: Login, peer: SocketAddr, shared: &Arc<Shared>) {
     io.out = login.out;
     if !settings.admin.users.contains(&login.user) {
         let message = format!("permission denied for the admin console: user \"{}\"", login.user);
-        shared.metrics.error(sqlstate::INSUFFICIENT_PRIVILEGE);
+        let claim = Claim { user: login.user, database: login.database };
+        rejected::count(&shared.metrics, sqlstate::INSUFFICIENT_PRIVILEGE);
+        rejected::log(&claim, peer, &format!("{message} ({})", sqlstate::INSUFFICIENT_PRIVILEGE));
         Report::fatal(sqlstate::INSUFFICIENT_PRIVILEGE, &message)
             .hint("admin.users lists the users that may.")
             .write(&mut io.out);
@@ -217,6 +221,9 @@ impl Console {
             tag::PARSE => {
                 let message = Parse::read(body)?;
                 let command = parse(&String::from_utf8_lossy(message.text))?;
+                if !message.name.is_empty() && self.statements.contains_key(message.name) {
+                    return Err(taken(sqlstate::DUPLICATE_STATEMENT, "prepared statement", message.name));
+                }
                 self.statements.insert(Bytes::copy_from_slice(message.name), command);
                 reply::bare(&mut self.io.out, backend::PARSE_COMPLETE);
             }
@@ -224,6 +231,9 @@ impl Console {
                 let message = Bind::read(body)?;
                 let command = self.statements.get(message.statement).cloned();
                 let command = command.ok_or_else(|| no_statement(message.statement))?;
+                if !message.portal.is_empty() && self.portals.contains_key(message.portal) {
+                    return Err(taken(sqlstate::DUPLICATE_CURSOR, "cursor", message.portal));
+                }
                 let portal = Portal { command, rows: None };
                 self.portals.insert(Bytes::copy_from_slice(message.portal), portal);
                 reply::bare(&mut self.io.out, backend::BIND_COMPLETE);
@@ -430,6 +440,10 @@ fn write_rows(io: &mut ClientIo, rows: &[Row]) {
 fn no_statement(name: &[u8]) -> Refused {
     let message = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
     Refused(sqlstate::INVALID_STATEMENT_NAME, message, None)
+}
+
+fn taken(sqlstate: &'static str, what: &str, name: &[u8]) -> Refused {
+    Refused(sqlstate, format!("{what} \"{}\" already exists", String::from_utf8_lossy(name)), None)
 }
 
 fn no_portal(name: &[u8]) -> Refused {

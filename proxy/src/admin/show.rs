@@ -221,6 +221,7 @@ fn epoch(topology: &Topology) -> Vec<Row> {
         topology.slot_map.len().to_string(),
         topology.key_overrides.len().to_string(),
         topology.range_overrides.len().to_string(),
+        topology.fingerprint(),
     ])]
 }
 

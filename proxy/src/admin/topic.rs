@@ -134,6 +134,7 @@ impl Topic {
                 ("slots", "Slots in it; fixed for the life of a cluster."),
                 ("key_overrides", "Keys pinned to a shard."),
                 ("range_overrides", "Ranges of keys pinned to a shard or to the ring."),
+                ("placement", "Fingerprint of all that places rows: equal in all proxies of a cluster."),
             ],
         }
     }

@@ -69,6 +69,11 @@ impl Dialer {
         });
     }
 
+    /// The role that logs in.
+    pub(crate) fn user(&self) -> String {
+        self.access.load().user.clone()
+    }
+
     /// The longest that an attempt may take, or an answer to a short question.
     pub(crate) fn timeout(&self) -> Duration {
         self.access.load().timeout

@@ -199,8 +199,10 @@ impl Health {
             );
             seen = None;
         }
-        if let Some(seen) = &seen {
-            node.observed(seen);
+        match &seen {
+            Some(seen) => node.observed(seen),
+            // Kept until the shard is judged, which waits for its other nodes.
+            None => node.failed(failure),
         }
         let state = states.entry(shard.name.clone()).or_default();
         state.newest.insert(node.id.0, seen);
@@ -222,10 +224,9 @@ impl Health {
         }
         for (index, member) in shard.members.iter().enumerate() {
             let (role, complaint) = &verdict.roles[index];
-            let complaint = match (newest[index].is_some(), member.id == node.id) {
-                (true, _) => complaint.clone(),
-                (false, true) => failure.clone(),
-                (false, false) => member.failure().as_ref().clone(),
+            let complaint = match newest[index] {
+                Some(_) => complaint.clone(),
+                None => member.failure().as_ref().clone(),
             };
             self.publish(&shard.name, member, (*role, newest[index].is_some(), complaint));
             if *role == NodeRole::Replica {
@@ -268,7 +269,7 @@ impl Health {
             }
         }
         node.judged(up, role, complaint);
-        self.metrics.node_state(shard, &node.name(), up, role == NodeRole::Primary);
+        self.metrics.node_state(shard, &node.name(), up, role);
     }
 
     fn elect(&self, shard_id: ShardId, primary: Option<NodeId>, why: String) {
@@ -295,4 +296,45 @@ fn observation(row: &tokio_postgres::Row) -> Result<Observation, tokio_postgres:
         prepared_limit: row.try_get(5)?,
         started: row.try_get(6)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use router_config::settings::Settings;
+    use router_config::topology::{NodeAddress, Shard, Topology};
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_down_first_is_told_with_its_reason_when_the_shard_is_judged() {
+        let address = |port| NodeAddress { host: "127.0.0.1".to_owned(), port };
+        let shard =
+            Shard { name: "s".to_owned(), primary: address(1), replicas: vec![address(2)], weight: 1.0 };
+        let nodes = Arc::new(Nodes::default());
+        let members = nodes.adopt(&Topology::new(vec![shard]), &[]).new;
+        let health = Health {
+            dialer: Arc::new(Dialer::new(&Settings::default(), None)),
+            nodes,
+            metrics: Metrics::new(&["s".to_owned()]).expect("a name"),
+            database: "postgres".to_owned(),
+            interval_ms: AtomicU64::new(0),
+            state: Mutex::default(),
+        };
+        health.report(&members[1], None, "connection refused".to_owned());
+        assert_eq!(*members[1].failure(), "connection refused");
+        let seen = Observation {
+            in_recovery: false,
+            timeline: 1,
+            system_id: 7,
+            replay_lsn: 5,
+            receive_lsn: 5,
+            prepared_limit: 1,
+            started: 0,
+        };
+        health.report(&members[0], Some(seen), String::new());
+        assert_eq!((members[1].up(), members[1].failure().as_str()), (false, "connection refused"));
+        assert_eq!((members[0].role(), members[0].failure().as_str()), (NodeRole::Primary, ""));
+        health.report(&members[1], Some(Observation { in_recovery: true, ..seen }), String::new());
+        assert_eq!((members[1].up(), members[1].failure().as_str()), (true, ""));
+    }
 }

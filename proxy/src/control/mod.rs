@@ -41,6 +41,7 @@ use tokio_rustls::rustls::ClientConfig;
 
 pub use self::catalog::{Catalog, DatabaseCatalog, Forbids, OwnCatalog, Problem, TextRow};
 pub use self::error::ControlError;
+pub(crate) use self::error::explain;
 pub use self::listen::{Lost, Notification, Subscription};
 pub use self::locks::{LockWait, NodeLocks};
 pub use self::nodes::{InFlight, Node, NodeId, Nodes};
@@ -143,7 +144,7 @@ impl Control {
         }
         let cluster = adopt_stored(&health, &topology).await?;
         handle.spawn(timelines::keep(Arc::clone(&health)));
-        metrics.epoch.set(epoch_as_f64(topology.load().epoch));
+        metrics.topology(&cluster, &topology.load());
 
         let (two_phase, decisions) = TwoPhase::new(Owner::new(cluster));
         let resolver = Arc::new(Resolver {
@@ -315,7 +316,7 @@ impl Control {
         let stored = store::load_or_init(&mut client, &topology.shards, proposal).await?;
         topology.epoch = stored.epoch;
         topology.slot_map = stored.slot_map;
-        self.inner.health.metrics.epoch.set(epoch_as_f64(topology.epoch));
+        self.inner.health.metrics.topology(&stored.cluster, &topology);
         let names: Vec<String> = topology.shards.iter().map(|shard| shard.name.clone()).collect();
         self.inner.health.metrics.set_shards(&names);
         let catalogs = self.inner.catalogs.all();
@@ -363,7 +364,7 @@ async fn adopt_stored(health: &Health, topology: &ArcSwap<Topology>) -> Result<S
     let home = primary(nodes, ShardId(0))?;
     let mut client = dialer.driven(&home, database).await?;
     let current = topology.load_full();
-    let failed = |error| ControlError::query("looking for the control store", &home, &error);
+    let failed = |error| store::unreadable("looking for the control store", (&home, &dialer.user()), &error);
     if !store::exists(&client).await.map_err(failed)? {
         refuse_other_store(dialer, nodes, &current, database).await?;
     }
@@ -371,7 +372,7 @@ async fn adopt_stored(health: &Health, topology: &ArcSwap<Topology>) -> Result<S
         store::load_or_init(&mut client, &current.shards, (current.epoch, &current.slot_map)).await?;
     let seen = store::timelines(&client).await;
     for (name, system_id, timeline) in
-        seen.map_err(|error| ControlError::query("reading timelines", &home, &error))?
+        seen.map_err(|error| store::unreadable("reading timelines", (&home, &dialer.user()), &error))?
     {
         health.recall(&name, system_id, timeline);
     }
@@ -445,10 +446,4 @@ fn sharded_databases(settings: &Settings) -> Vec<String> {
         database.backend_name.clone().unwrap_or_else(|| database.name.clone())
     };
     settings.databases.iter().filter(named).map(backend).collect()
-}
-
-/// Epochs stay far below 2^53, where a float is exact.
-#[expect(clippy::cast_precision_loss, reason = "an epoch is a count of changes made by people")]
-fn epoch_as_f64(epoch: u64) -> f64 {
-    epoch as f64
 }

@@ -157,10 +157,14 @@ impl Node {
         self.lag_ms.store(ms, Ordering::Relaxed);
     }
 
-    pub(crate) fn judged(&self, up: bool, role: NodeRole, failure: String) {
+    pub(crate) fn failed(&self, failure: String) {
         if *self.failure.load_full() != failure {
             self.failure.store(Arc::new(failure));
         }
+    }
+
+    pub(crate) fn judged(&self, up: bool, role: NodeRole, failure: String) {
+        self.failed(failure);
         self.role.store(role as u8, Ordering::Release);
         self.up.store(up, Ordering::Release);
         self.checked.store(true, Ordering::Release);
@@ -258,11 +262,8 @@ impl Nodes {
 
     /// Why `shard` has no primary, for an error message.
     pub fn why_no_primary(&self, shard: ShardId) -> String {
-        let table = self.table.load();
-        table
-            .shards
-            .get(usize::from(shard.0))
-            .map_or_else(|| String::from("there is no such shard"), |nodes| nodes.why.load().as_ref().clone())
+        let none = || String::from("there is no such shard");
+        self.shard(shard).map_or_else(none, |nodes| nodes.why.load().as_ref().clone())
     }
 
     /// Replicas of `shard` fit to read from: up, of this shard, behind by at most `max_lag`.

@@ -11,7 +11,8 @@
 
 use std::fmt::Write as _;
 
-use router_config::topology::{SLOTS, Shard, ShardId};
+use router_config::topology::{NodeAddress, SLOTS, Shard, ShardId};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient};
 
 use super::error::{ControlError, explain};
@@ -94,6 +95,23 @@ pub(crate) async fn load_or_init(
     };
     tx.commit().await.map_err(failed)?;
     Ok(Stored { cluster, epoch, slot_map })
+}
+
+/// Why the store cannot be read: a role that may not is named with its setting.
+pub(crate) fn unreadable(
+    doing: &str,
+    (node, role): (&NodeAddress, &str),
+    error: &tokio_postgres::Error,
+) -> ControlError {
+    if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        return ControlError::query(doing, node, error);
+    }
+    let message = format!(
+        "{doing} on {node}: {}. The role \"{role}\" (auth.query_user) must own the schema \"gavel\" of the control database \
+         (auth.query_database) and its tables, or have all privileges on them",
+        explain(error)
+    );
+    ControlError::Store { message }
 }
 
 /// Whether a slot map is stored in this database.

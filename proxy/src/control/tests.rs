@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use router_config::topology::{NodeAddress, Shard, ShardId, Topology};
 
-use super::testing::{Server, eventually, start, topology};
+use super::testing::{Server, eventually, start, start_as, topology};
 use super::{Lost, NodeRole, Nodes, Reload};
 
 const HOME: ShardId = ShardId(0);
@@ -346,4 +346,14 @@ fn a_shard_that_is_down_has_no_turn_while_another_is_up() {
     set(0, false);
     set(2, false);
     assert_eq!(turns(), [3; 8]);
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_read_the_store_is_named_with_its_setting() {
+    let server = Server::start();
+    drop(start(topology(&[&server])).await.expect("the store is made"));
+    server.client("postgres").await.batch_execute("CREATE ROLE watcher LOGIN").await.expect("create");
+    let error = start_as("watcher", topology(&[&server])).await.err().expect("it may not").to_string();
+    assert!(error.contains("permission denied for schema gavel (42501)"), "{error}");
+    assert!(error.contains("The role \"watcher\" (auth.query_user) must own"), "{error}");
 }

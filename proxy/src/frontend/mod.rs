@@ -25,6 +25,7 @@ pub mod pins;
 pub mod pipeline;
 mod plain;
 pub mod planning;
+pub mod rejected;
 pub mod secrets;
 pub mod serve;
 pub mod session;

@@ -12,12 +12,14 @@ use smallvec::SmallVec;
 use super::failure::Failure;
 use super::handshake::Login;
 use super::io::ClientIo;
+use super::rejected::{self, without_values};
 use super::session::{Session, Who};
 use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
 use crate::backend::gucs::{Gucs, value_sql};
 use crate::wire::error::Report;
-use crate::wire::{reply, sqlstate};
+use crate::wire::startup::Claim;
+use crate::wire::{backend, reply, sqlstate};
 use crate::worker::{Welcome, Worker};
 
 /// The session of a login, with ParameterStatus in its output; `None` when it could not be had (the application was told).
@@ -27,19 +29,20 @@ pub(super) async fn open(login: Login, worker: Arc<Worker>, peer: SocketAddr) ->
     let max_frame = settings.limits.message_bytes;
     let mut io = ClientIo::new(login.stream, login.leftover, max_frame);
     io.out = login.out;
+    let claim = Claim { user: login.user.clone(), database: login.database.clone() };
     let Some(entry) = entry else {
         let message = format!("database \"{}\" is not configured", login.database);
         Report::fatal(sqlstate::INVALID_CATALOG_NAME, &message)
             .hint("Add it to [[databases]], or an entry with name = \"*\".")
             .write(&mut io.out);
         let _ = io.flush().await;
-        failed(&worker, peer, (sqlstate::INVALID_CATALOG_NAME, &message));
+        failed(&worker, (&claim, peer), (sqlstate::INVALID_CATALOG_NAME, &message));
         return None;
     };
     if let Some((sqlstate, message)) = misplaced(&login.user, &login.parameters) {
         Report::fatal(sqlstate, &message).write(&mut io.out);
         let _ = io.flush().await;
-        failed(&worker, peer, (sqlstate, &message));
+        failed(&worker, (&claim, peer), (sqlstate, &without_values(&message, &[&claim.user])));
         return None;
     }
     let who = who(&login.user, &login.database, login.credentials, &entry, settings.pool.mode);
@@ -50,7 +53,7 @@ pub(super) async fn open(login: Login, worker: Arc<Worker>, peer: SocketAddr) ->
     match session.welcome().await {
         Ok(()) => Some(session),
         Err(failure) => {
-            let (code, why) = (failure.sqlstate(), failure.to_string());
+            let (code, why) = (failure.sqlstate(), reason(&failure, &claim, &session.startup_gucs));
             let mut told = BytesMut::new();
             if failure.report(&mut told).is_ok() {
                 session.io.out.extend_from_slice(&as_fatal(&told));
@@ -58,18 +61,34 @@ pub(super) async fn open(login: Login, worker: Arc<Worker>, peer: SocketAddr) ->
             }
             let worker = Arc::clone(&session.worker);
             drop(session);
-            failed(&worker, peer, (&code, &why));
+            failed(&worker, (&claim, peer), (&code, &why));
             None
         }
     }
 }
 
 /// Counts a login that came to nothing; the pool of a name that was tried goes with it.
-fn failed(worker: &Worker, peer: SocketAddr, (sqlstate, why): (&str, &str)) {
-    worker.shared.metrics.rejected.inc();
-    worker.shared.metrics.error(sqlstate);
-    tracing::info!(%peer, "login failed: {why}");
+fn failed(worker: &Worker, (claim, peer): (&Claim, SocketAddr), (sqlstate, why): (&str, &str)) {
+    rejected::count(&worker.shared.metrics, sqlstate);
+    rejected::log(claim, peer, &format!("{why} ({sqlstate})"));
     worker.pools.sweep();
+}
+
+/// Why there is no session, for the log. What is rejected or refused by its value is a setting of the login.
+fn reason(failure: &Failure, claim: &Claim, settings: &Gucs) -> String {
+    let message = match failure {
+        Failure::Server(frame) => backend::error_field(frame.get(5..).unwrap_or_default(), b'M')
+            .map_or_else(String::new, |message| String::from_utf8_lossy(message).into_owned()),
+        Failure::Refused(refusal) if refusal.sqlstate == sqlstate::INVALID_PARAMETER_VALUE => {
+            refusal.message.clone()
+        }
+        Failure::Refused(_) | Failure::Lost { .. } | Failure::Lease { .. } | Failure::Client(_) => {
+            return failure.to_string();
+        }
+    };
+    let names = settings.iter().map(|(name, _)| name).chain([claim.user.as_str(), claim.database.as_str()]);
+    let names: Vec<&str> = names.collect();
+    without_values(&message, &names)
 }
 
 fn who(

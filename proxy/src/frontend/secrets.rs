@@ -16,9 +16,11 @@ use router_config::topology::NodeAddress;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::types::{FromSql, ToSql};
+use tokio_postgres::{Client, NoTls, Row, Statement};
 
 use crate::backend::connect::{ConnectContext, ConnectError, dial};
+use crate::control::explain;
 use crate::md5_password;
 use crate::scram::{DEFAULT_ITERATIONS, Key, Verifier};
 
@@ -99,14 +101,31 @@ pub enum SecretError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// `auth.query` failed.
-    #[error("auth.query failed: {0}")]
+    #[error("auth.query failed: {}", explain(.0))]
     Query(#[from] tokio_postgres::Error),
+    /// `auth.query` does not take or return what it must.
+    #[error("auth.query {0}")]
+    Shape(String),
     /// No answer in time.
     #[error("auth.query was not answered within {0:?}")]
     Timeout(Duration),
     /// The control runtime is gone: the proxy is ending.
     #[error("the proxy is shutting down")]
     Ended,
+}
+
+impl SecretError {
+    /// Whether it is the query that is wrong, whoever is asked: syntax, names, privileges, types.
+    fn is_of_the_query(&self) -> bool {
+        const CLASSES: [&str; 4] = ["0A", "22", "3F", "42"];
+        match self {
+            Self::Shape(_) => true,
+            Self::Query(error) => {
+                error.code().is_some_and(|code| CLASSES.iter().any(|class| code.code().starts_with(class)))
+            }
+            Self::Connect(_) | Self::Timeout(_) | Self::Ended => false,
+        }
+    }
 }
 
 /// The nodes that may be asked at this moment, in order: the home shard's primary if it has one, then others.
@@ -238,18 +257,27 @@ impl SecretSource {
                 Some(known) => {
                     tracing::warn!(
                         user,
-                        "auth.query is not answered, the last known secret is used: {error}"
+                        "auth.query gives no answer, the last known secret is used: {error}"
                     );
                     Ok(Some(known))
                 }
                 None => {
                     tracing::warn!(
                         user,
-                        "auth.query is not answered, and nothing is known of the user: {error}"
+                        "auth.query gives no answer, and nothing is known of the user: {error}"
                     );
                     Err(error)
                 }
             },
+        }
+    }
+
+    /// Runs `auth.query` once, for its own role; `Err` only when the query itself is wrong. On the control runtime.
+    pub async fn try_query(&self) -> Result<(), SecretError> {
+        let Some(query) = &self.query else { return Ok(()) };
+        match query.ask_any(&query.settings.query_user).await {
+            Err(error) if error.is_of_the_query() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -320,10 +348,10 @@ impl AuthQuery {
     /// Runs the query, once more on a new connection if the kept one turns out to be broken.
     async fn ask(&self, node: &NodeAddress, user: &str) -> Result<Option<Known>, SecretError> {
         let client = self.client(node).await?;
-        let rows = match client.query(&self.settings.query, &[&user]).await {
-            Err(error) if is_lost(&error) => {
+        let rows = match self.rows(&client, user).await {
+            Err(SecretError::Query(error)) if is_lost(&error) => {
                 self.client.lock().await.take();
-                self.client(node).await?.query(&self.settings.query, &[&user]).await?
+                self.rows(&*self.client(node).await?, user).await?
             }
             result => result?,
         };
@@ -331,6 +359,12 @@ impl AuthQuery {
         let may_log_in = if row.len() > 2 { row.try_get(2)? } else { true };
         let secret = row.try_get::<_, Option<String>>(1)?;
         Ok(secret.map(|text| Known { secret: Secret::parse(&text), may_log_in }))
+    }
+
+    async fn rows(&self, client: &Client, user: &str) -> Result<Vec<Row>, SecretError> {
+        let statement = client.prepare(&self.settings.query).await?;
+        fits(&statement)?;
+        Ok(client.query(&statement, &[&user]).await?)
     }
 
     /// The kept connection if it leads to the node, or a new one, which is kept.
@@ -363,6 +397,38 @@ impl AuthQuery {
         *kept = Some((node.clone(), Arc::clone(&client)));
         Ok(client)
     }
+}
+
+/// Whether the query takes a name, and returns a name, a secret and perhaps whether the role may log in.
+fn fits(statement: &Statement) -> Result<(), SecretError> {
+    match statement.params() {
+        [name] if <&str as ToSql>::accepts(name) => {}
+        [other] => {
+            return Err(SecretError::Shape(format!("takes a user of type {other}: $1 must be a text")));
+        }
+        others => {
+            let count = others.len();
+            return Err(SecretError::Shape(format!(
+                "has {count} parameters: it must have one, $1 for the user"
+            )));
+        }
+    }
+    let types: Vec<_> = statement.columns().iter().map(tokio_postgres::Column::type_).collect();
+    let is_text = <String as FromSql>::accepts;
+    let right = match types.as_slice() {
+        [_, secret] => is_text(secret),
+        [_, secret, may_log_in, ..] => is_text(secret) && <bool as FromSql>::accepts(may_log_in),
+        [] | [_] => false,
+    };
+    if right {
+        return Ok(());
+    }
+    let names: Vec<String> = types.iter().map(ToString::to_string).collect();
+    Err(SecretError::Shape(format!(
+        "returns columns of the types ({}): they must be the user's name, its secret as text and, if there is a third, a \
+         boolean: whether the role may log in",
+        names.join(", ")
+    )))
 }
 
 /// Whether the error is the end of the connection and not an answer to the query. A server that ends a connection says

@@ -17,6 +17,10 @@ pub(super) const SQLSTATES: [&str; 34] = [
     "57P05",
 ];
 
+/// SQLSTATEs that are counted from the start: an alert on their increase sees nothing of a series that begins with its first
+/// error.
+pub(super) const ALERTED: [&str; 1] = ["08007"];
+
 /// Classes of SQLSTATEs, for codes without a child of their own.
 pub(super) const CLASSES: [&str; 22] = [
     "01", "02", "08", "0A", "21", "22", "23", "24", "25", "26", "28", "2B", "2D", "34", "3D", "40", "42",

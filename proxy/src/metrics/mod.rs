@@ -1,10 +1,11 @@
 //! Metrics: one struct, handed to whoever counts. No globals.
 //!
 //! Children are resolved once and kept, so that counting is an atomic add; a child appears in the output when it is
-//! first used. Labels are closed sets (shards and nodes of the configuration, enums of this file): never a user, a key
+//! first used, but for what alerts watch for an increase: it begins with 0. Labels are closed sets (shards and nodes of the configuration, enums of this file): never a user, a key
 //! or SQL.
 
 mod labels;
+mod samples;
 #[cfg(test)]
 mod tests;
 
@@ -12,16 +13,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus::proto::MetricType;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use router_config::topology::{SLOTS, ShardId, Slot};
+use router_config::topology::{SLOTS, ShardId, Slot, Topology};
 
-use self::labels::{BUCKETS, CLASSES, CONN_STATES, PLANS, REFUSALS, SESSION_STATES, SQLSTATES};
+use self::labels::{ALERTED, BUCKETS, CLASSES, CONN_STATES, PLANS, REFUSALS, SESSION_STATES, SQLSTATES};
 pub use self::labels::{Cache, ConnState, PlanKind, RefusalClass, SLOT_GROUPS, ServedBy, SessionState};
-use crate::control::Outcome;
+use crate::control::{NodeRole, Outcome};
 
 /// One shard's and role's children.
 #[derive(Debug)]
@@ -91,6 +91,7 @@ struct Families {
     lag_seconds: GaugeVec,
     node_up: IntGaugeVec,
     node_primary: IntGaugeVec,
+    placement: IntGaugeVec,
 }
 
 /// Sets at each scrape what is not counted all along.
@@ -129,8 +130,7 @@ pub struct Metrics {
     /// Connections refused: limit, login, drain.
     pub rejected: IntCounter,
     control_connect: Histogram,
-    /// Epoch of the topology in use.
-    pub epoch: Gauge,
+    epoch: Gauge,
 }
 
 impl Metrics {
@@ -202,6 +202,9 @@ impl Metrics {
             registry: make.finish()?,
         };
         metrics.set_shards(shards);
+        for code in ALERTED {
+            let _at_zero = metrics.sqlstate(code);
+        }
         Ok(Arc::new(metrics))
     }
 
@@ -261,16 +264,19 @@ impl Metrics {
 
     /// An error was sent to an application.
     pub fn error(&self, sqlstate: &str) {
+        self.sqlstate(sqlstate).inc();
+    }
+
+    fn sqlstate(&self, sqlstate: &str) -> &IntCounter {
         let errors = &self.families.errors;
-        let child = if let Some(index) = SQLSTATES.iter().position(|known| *known == sqlstate) {
+        if let Some(index) = SQLSTATES.iter().position(|known| *known == sqlstate) {
             self.sqlstates[index].get_or_init(|| errors.with_label_values(&[SQLSTATES[index]]))
         } else if let Some(index) = CLASSES.iter().position(|class| sqlstate.starts_with(class)) {
             let label = format!("{}xxx", CLASSES[index]);
             self.classes[index].get_or_init(|| errors.with_label_values(&[label.as_str()]))
         } else {
             self.other_errors.get_or_init(|| errors.with_label_values(&["other"]))
-        };
-        child.inc();
+        }
     }
 
     /// A look-up in a cache.
@@ -306,6 +312,14 @@ impl Metrics {
         self.recovered[outcome as usize].inc();
     }
 
+    /// This topology is in use from now on. One scrape sees one placement.
+    pub(crate) fn topology(&self, cluster: &str, topology: &Topology) {
+        let _one = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+        self.epoch.set(epoch_as_f64(topology.epoch));
+        self.families.placement.reset();
+        self.families.placement.with_label_values(&[cluster, &topology.fingerprint()]).set(1);
+    }
+
     /// A replica is behind by so much.
     pub(crate) fn replica_lag(&self, shard: &str, node: &str, bytes: u64, time: Duration) {
         self.families.lag_bytes.with_label_values(&[shard, node]).set(bytes.cast_signed());
@@ -313,10 +327,13 @@ impl Metrics {
     }
 
     /// What a health check found.
-    pub(crate) fn node_state(&self, shard: &str, node: &str, up: bool, primary: bool) {
+    pub(crate) fn node_state(&self, shard: &str, node: &str, up: bool, role: NodeRole) {
         self.families.node_up.with_label_values(&[shard, node]).set(i64::from(up));
-        self.families.node_primary.with_label_values(&[shard, node]).set(i64::from(primary));
-        if primary || !up {
+        self.families
+            .node_primary
+            .with_label_values(&[shard, node])
+            .set(i64::from(role == NodeRole::Primary));
+        if role != NodeRole::Replica {
             // A lag that nobody measures any more must not stand still in a graph. Absent is fine.
             let _absent = self.families.lag_bytes.remove_label_values(&[shard, node]);
             let _absent = self.families.lag_seconds.remove_label_values(&[shard, node]);
@@ -346,40 +363,6 @@ impl Metrics {
         self.registry.gather()
     }
 
-    /// Name, labels and value of everything that is not zero, for the console. Histograms give their count and mean.
-    pub fn samples(&self) -> Vec<(String, String, String)> {
-        let mut samples = Vec::new();
-        for family in self.gather() {
-            for metric in family.get_metric() {
-                let labels: Vec<String> = metric
-                    .get_label()
-                    .iter()
-                    .map(|pair| format!("{}={}", pair.name(), pair.value()))
-                    .collect();
-                let mut add = |name: String, value: f64| {
-                    if value != 0.0 {
-                        let digits = if value.fract() == 0.0 { 0 } else { 3 };
-                        samples.push((name, labels.join(" "), format!("{value:.digits$}")));
-                    }
-                };
-                let name = family.name();
-                match family.get_field_type() {
-                    MetricType::COUNTER => add(name.to_owned(), metric.get_counter().get_value()),
-                    MetricType::HISTOGRAM => {
-                        let histogram = metric.get_histogram();
-                        let count = histogram.get_sample_count() as f64;
-                        add(format!("{name}_count"), count);
-                        add(format!("{name}_mean_ms"), histogram.get_sample_sum() * 1000.0 / count.max(1.0));
-                    }
-                    MetricType::GAUGE | MetricType::SUMMARY | MetricType::UNTYPED => {
-                        add(name.to_owned(), metric.get_gauge().get_value());
-                    }
-                }
-            }
-        }
-        samples
-    }
-
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
@@ -392,6 +375,12 @@ impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
+}
+
+/// Epochs stay far below 2^53, where a float is exact.
+#[expect(clippy::cast_precision_loss, reason = "an epoch is a count of changes made by people")]
+fn epoch_as_f64(epoch: u64) -> f64 {
+    epoch as f64
 }
 
 /// Makes families and registers them.
@@ -462,6 +451,11 @@ impl Maker {
                 Opts::new("gavel_replica_lag_seconds", "For how long a replica has been behind its primary."),
                 &node,
             ))?,
+            placement: self.gauges(
+                "gavel_placement_info",
+                "1; the fingerprint is of all that places rows: slot map, overrides, rules for tables and functions.",
+                &["cluster", "fingerprint"],
+            )?,
             node_up: self.gauges("gavel_node_up", "1 when the node answers health checks.", &node)?,
             node_primary: self.gauges(
                 "gavel_node_primary",

@@ -116,6 +116,13 @@ impl Server {
         psql.args(arguments).envs(environment.iter().copied()).output().expect("psql runs")
     }
 
+    /// Ends a connection as an operator would.
+    pub(crate) fn end_backend(&self, process_id: i32) {
+        let sql = format!("SELECT pg_terminate_backend({process_id})");
+        let output = self.psql(&["-c", &sql], &[]);
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// Its TCP address.
     pub(crate) fn tcp(&self) -> NodeAddress {
         NodeAddress { host: "127.0.0.1".to_owned(), port: self.port }

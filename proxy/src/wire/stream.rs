@@ -11,8 +11,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -107,6 +108,18 @@ impl Stream {
                 socket.poll_read_ready(cx)
             }
         }
+    }
+
+    /// Whether the other side has closed the connection, as far as the socket has news of it; what it said before may still be
+    /// unread. Does not wait.
+    pub fn is_ended(&self) -> bool {
+        let ready = match self {
+            Self::Plain(socket) => socket.ready(Interest::READABLE).now_or_never(),
+            Self::Unix(socket) => socket.ready(Interest::READABLE).now_or_never(),
+            Self::ServerTls(tls) => tls.get_ref().0.ready(Interest::READABLE).now_or_never(),
+            Self::ClientTls(tls) => tls.get_ref().0.ready(Interest::READABLE).now_or_never(),
+        };
+        ready.is_some_and(|ready| ready.map_or(true, |ready| ready.is_read_closed()))
     }
 
     /// Waits until `try_write_vectored` may take something. Cancel safe.

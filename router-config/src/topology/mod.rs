@@ -9,6 +9,7 @@ use crate::ring;
 
 mod check;
 mod diff;
+mod fingerprint;
 mod rules;
 mod stored;
 

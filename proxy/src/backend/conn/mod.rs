@@ -212,6 +212,11 @@ impl Conn {
         }
     }
 
+    /// Whether the node has closed the connection.
+    pub fn is_ended(&self) -> bool {
+        self.stream.is_ended()
+    }
+
     /// An idle conn may report a changed parameter (a reload, a promotion) at any time; anything else is unexpected.
     fn only_parameter_status(&mut self) -> bool {
         let mut out = BytesMut::new();

@@ -268,7 +268,7 @@ impl Pool {
         self.inner.manager().returned.notify_one();
     }
 
-    /// Closes conns that have been unused for too long.
+    /// Closes conns that have been unused for too long, and those that their node has closed.
     pub fn reap(&self) {
         let limits = self.inner.manager().limits;
         let mut spare = self.status().idle.saturating_sub(limits.min_idle);
@@ -277,8 +277,8 @@ impl Pool {
         std::mem::take(&mut *self.at_hand()).iter_mut().for_each(|object| object.last_used = now);
         self.inner.retain(|conn, _| {
             let stale = now.duration_since(conn.last_used) > limits.idle || now >= conn.expires;
-            let close = stale && spare > 0;
-            spare -= usize::from(close);
+            let close = conn.is_ended() || (stale && spare > 0);
+            spare = spare.saturating_sub(usize::from(close));
             !close
         });
     }

@@ -10,8 +10,20 @@ async fn leased(pool: &Arc<Pool>) -> Result<Lease, LeaseError> {
     pool.lease().await.map(|lease| lease.expect("the pool is open"))
 }
 
+const ONE: PoolLimits = PoolLimits {
+    size: 1,
+    wait: Duration::from_secs(30),
+    max_lifetime: Duration::from_secs(3600),
+    idle: Duration::ZERO,
+    min_idle: 0,
+};
+
 /// A pool of one conn.
 fn pool_of_one(server: &Server) -> Arc<Pool> {
+    pool_with(server, ONE)
+}
+
+fn pool_with(server: &Server, limits: PoolLimits) -> Arc<Pool> {
     let key = PoolKey { user: "postgres".to_owned(), database: "postgres".to_owned(), node: server.tcp() };
     let login = BackendLogin {
         user: "postgres".into(),
@@ -22,13 +34,6 @@ fn pool_of_one(server: &Server) -> Arc<Pool> {
     let mut settings = Settings::default();
     settings.backend.tls = BackendTls::Off;
     let context = ConnectContext::from_settings(&settings).expect("nothing to read");
-    let limits = PoolLimits {
-        size: 1,
-        wait: Duration::from_secs(30),
-        max_lifetime: Duration::from_secs(3600),
-        idle: Duration::ZERO,
-        min_idle: 0,
-    };
     Arc::new(Pool::new(key, login, Arc::new(context), limits))
 }
 
@@ -77,6 +82,32 @@ async fn what_is_at_hand_is_aged_reaped_and_closed_like_the_others() {
     drop(lent);
     assert!(pool.lease_at_hand(Instant::now()).is_none(), "closed");
     assert_eq!(pool.status().idle, 0);
+}
+
+#[tokio::test]
+async fn a_conn_that_its_node_has_closed_is_not_idle_for_long() {
+    let server = server();
+    let pool =
+        pool_with(&server, PoolLimits { idle: Duration::from_secs(3600), size: 2, min_idle: 2, ..ONE });
+    let (ended, killer) =
+        (leased(&pool).await.expect("it opens"), leased(&pool).await.expect("another opens"));
+    let process = ended.process_id;
+    drop(ended);
+    pool.reap();
+    assert_eq!(pool.status().idle, 1, "it is well");
+    server.end_backend(process);
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while pool.status().idle > 0 {
+            // The socket's news come between two turns of the runtime.
+            tokio::task::yield_now().await;
+            pool.reap();
+        }
+    })
+    .await
+    .expect("it goes, whatever min_idle says");
+    drop(killer);
+    pool.reap();
+    assert_eq!(pool.status().idle, 1, "the other one stays");
 }
 
 #[tokio::test]

@@ -127,6 +127,15 @@ impl Authenticator {
         self.secrets.forget_all();
     }
 
+    /// Tries `auth.query`, where passwords are asked for. `Err`: PostgreSQL refuses it, or it does not return what it must; a node that
+    /// cannot be asked proves nothing.
+    pub async fn try_query(&self) -> Result<(), SecretError> {
+        match self.method {
+            AuthMethod::Trust | AuthMethod::Cert => Ok(()),
+            AuthMethod::Md5 | AuthMethod::ScramSha256 => self.secrets.try_query().await,
+        }
+    }
+
     /// Runs the exchange; AuthenticationOk is buffered at the end, not sent.
     pub(super) async fn prove(
         &self,

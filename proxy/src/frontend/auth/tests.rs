@@ -14,13 +14,14 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::backend::connect::{BackendLogin, ConnectContext, connect};
-use crate::frontend::handshake::{Arrival, HandshakeContext, accept};
+use crate::frontend::handshake::{self, Arrival, HandshakeContext, HandshakeError};
 use crate::secrets_file::read_users;
 use crate::testing::certificates::{Authority, Pair};
 use crate::testing::postgres::{Server, program, server};
 use crate::testing::{error_of, frame, sockets, startup_packet, write};
 use crate::tls::ListenerTls;
 use crate::wire::error::Severity;
+use crate::wire::startup::Claim;
 use crate::wire::talk::take_frame;
 
 /// A relay in front of a server, and what its certificates come from.
@@ -92,6 +93,10 @@ fn context(settings: &Settings, connect: &Arc<ConnectContext>, home: NodeAddress
     let authenticator = Authenticator::new(settings.auth.method, secrets);
     let tls = ListenerTls::from_settings(&settings.listen).expect("good files").map(Arc::new);
     HandshakeContext::new(settings, tls, authenticator)
+}
+
+async fn accept(socket: TcpStream, context: &HandshakeContext) -> Result<Arrival, HandshakeError> {
+    handshake::accept(socket, context, &mut Claim::default()).await
 }
 
 /// One session: the application's credentials are what the backend is logged in to with.

@@ -17,7 +17,9 @@ use super::auth::{AuthError, Authenticator};
 use crate::backend::connect::Credentials;
 use crate::tls::ListenerTls;
 use crate::wire::error::Report;
-use crate::wire::startup::{CancelKey, FirstPacket, Protocol, Startup, StartupError, write_negotiation};
+use crate::wire::startup::{
+    CancelKey, Claim, FirstPacket, Protocol, Startup, StartupError, write_negotiation,
+};
 use crate::wire::stream::Stream;
 use crate::wire::talk::{Talk, TalkError};
 use crate::wire::{buffers, sqlstate};
@@ -131,10 +133,15 @@ impl HandshakeError {
     }
 }
 
-/// Takes a connection up to its login. The time limit is the caller's; dropping the future closes the socket.
-pub async fn accept(socket: TcpStream, context: &HandshakeContext) -> Result<Arrival, HandshakeError> {
+/// Takes a connection up to its login. The time limit is the caller's; dropping the future closes the socket. `claim` is filled
+/// as soon as the connection has said who it is.
+pub async fn accept(
+    socket: TcpStream,
+    context: &HandshakeContext,
+    claim: &mut Claim,
+) -> Result<Arrival, HandshakeError> {
     Box::pin(async {
-        match start(socket, context).await? {
+        match start(socket, context, claim).await? {
             Begun::Started(started) => started.authenticate(&context.authenticator).await,
             Begun::Cancel(request) => Ok(Arrival::Cancel(request)),
             Begun::Closed => Ok(Arrival::Closed),
@@ -148,10 +155,11 @@ pub async fn accept(socket: TcpStream, context: &HandshakeContext) -> Result<Arr
 pub async fn turn_away(
     socket: TcpStream,
     context: &HandshakeContext,
+    claim: &mut Claim,
     (report, spared): (Report<'_>, impl FnOnce(&str) -> bool),
 ) -> Result<Arrival, HandshakeError> {
     Box::pin(async {
-        match start(socket, context).await? {
+        match start(socket, context, claim).await? {
             Begun::Started(started) => {
                 if spared(&started.startup.database) {
                     return started.authenticate(&context.authenticator).await;
@@ -194,10 +202,14 @@ enum Step {
     Done(Begun),
 }
 
-async fn start(socket: TcpStream, context: &HandshakeContext) -> Result<Begun, HandshakeError> {
+async fn start(
+    socket: TcpStream,
+    context: &HandshakeContext,
+    claim: &mut Claim,
+) -> Result<Begun, HandshakeError> {
     let mut opened = Opened::new(socket, context).await?;
     loop {
-        match opened.step(context).await? {
+        match opened.step(context, claim).await? {
             Step::Again(next) => opened = next,
             Step::Done(begun) => return Ok(begun),
         }
@@ -225,10 +237,13 @@ impl Opened {
         Ok(Self { talk, end_point: accepted.end_point, ssl_asked: true, gss_asked: true })
     }
 
-    async fn step(mut self, context: &HandshakeContext) -> Result<Step, HandshakeError> {
+    async fn step(mut self, context: &HandshakeContext, claim: &mut Claim) -> Result<Step, HandshakeError> {
         let packet = match self.talk.first_packet().await {
             Ok(packet) => packet,
-            Err(TalkError::Startup(error)) => return Err(refuse(self.talk, error).await),
+            Err(TalkError::Startup(error)) => {
+                claim.clone_from(&error.claim);
+                return Err(refuse(self.talk, error).await);
+            }
             Err(TalkError::Io(error)) => return Err(error.into()),
             Err(TalkError::Closed { partial: false }) => return Ok(Step::Done(Begun::Closed)),
             Err(TalkError::Closed { partial: true } | TalkError::Length) => {
@@ -250,6 +265,7 @@ impl Opened {
                 Ok(Step::Done(Begun::Cancel(request)))
             }
             FirstPacket::Startup(startup) => {
+                *claim = Claim { user: startup.user.clone(), database: startup.database.clone() };
                 self.started(startup, context).await.map(Begun::Started).map(Step::Done)
             }
         }
@@ -286,10 +302,10 @@ impl Opened {
 
     async fn started(self, startup: Startup, context: &HandshakeContext) -> Result<Started, HandshakeError> {
         if context.tls_mode == ListenTls::Require && !self.talk.stream.is_tls() {
+            let message = "connections without TLS are not accepted";
             let error = StartupError {
-                sqlstate: sqlstate::INVALID_AUTHORIZATION,
-                message: "connections without TLS are not accepted".to_owned(),
                 hint: Some("Connect with sslmode=require."),
+                ..StartupError::new(sqlstate::INVALID_AUTHORIZATION, message)
             };
             return Err(refuse(self.talk, error).await);
         }
@@ -332,7 +348,7 @@ impl Started {
 }
 
 fn violation(message: &str) -> StartupError {
-    StartupError { sqlstate: sqlstate::PROTOCOL_VIOLATION, message: message.to_owned(), hint: None }
+    StartupError::new(sqlstate::PROTOCOL_VIOLATION, message)
 }
 
 async fn refuse(talk: Talk, error: StartupError) -> HandshakeError {

@@ -16,6 +16,18 @@ use crate::wire::startup::{ssl_request, write_cancel};
 const V3: u32 = 3 << 16;
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
 
+async fn accept(socket: TcpStream, context: &HandshakeContext) -> Result<Arrival, HandshakeError> {
+    super::accept(socket, context, &mut Claim::default()).await
+}
+
+async fn turn_away(
+    socket: TcpStream,
+    context: &HandshakeContext,
+    refused: (Report<'_>, impl FnOnce(&str) -> bool),
+) -> Result<Arrival, HandshakeError> {
+    super::turn_away(socket, context, &mut Claim::default(), refused).await
+}
+
 fn trust() -> HandshakeContext {
     let authenticator = Authenticator::new(AuthMethod::Trust, SecretSource::of_users(HashMap::new()));
     HandshakeContext::new(&Settings::default(), None, authenticator)
@@ -289,11 +301,49 @@ async fn fast_paths_over_tls_lose_nothing() {
 }
 
 #[tokio::test]
+async fn whose_login_failed_is_known_and_what_it_sent_is_not_repeated() {
+    type Case<'a> = (&'a HandshakeContext, &'a [(&'a str, &'a str)], &'a str);
+    let (require, _authority, _directory) = with_tls(ListenTls::Require);
+    let secret = "hunter2";
+    let cases: [Case<'_>; 5] = [
+        (&require, &[], "connections without TLS are not accepted"),
+        (&trust(), &[("replication", "database")], "replication connections are not supported"),
+        (&trust(), &[("options", "-X hunter2")], "an option that is none of -c, --, -e and -S"),
+        (&trust(), &[("options", "-c hunter2")], "an option -c or -- without name=value"),
+        (&trust(), &[("options", "--=hunter2")], "an option -c or -- without name=value"),
+    ];
+    for (context, asked, expected) in cases {
+        for named in [&[("user", "al"), ("database", "auction")][..], &[("user", "al")]] {
+            let packet = startup_packet(V3, &[named, asked].concat());
+            let (ours, mut theirs) = sockets().await;
+            write(&mut theirs, &packet).await;
+            let mut claim = Claim::default();
+            let error = super::accept(ours, context, &mut claim).await.expect_err(expected).to_string();
+            assert!(error.contains(expected) && !error.contains(secret), "{error}");
+            let database = if named.len() == 2 { "auction" } else { "al" };
+            assert_eq!((claim.user.as_str(), claim.database.as_str()), ("al", database), "{expected}");
+        }
+    }
+    // A login that takes too long is dropped by its caller.
+    let (ours, mut theirs) = sockets().await;
+    let cert = HandshakeContext {
+        authenticator: Authenticator::new(AuthMethod::Md5, SecretSource::of_users(HashMap::new())),
+        ..trust()
+    };
+    write(&mut theirs, &startup_packet(V3, &[("user", "al")])).await;
+    let mut claim = Claim::default();
+    let waited =
+        tokio::time::timeout(Duration::from_millis(50), super::accept(ours, &cert, &mut claim)).await;
+    assert!(waited.is_err() && claim.user == "al", "{claim:?}");
+}
+
+#[tokio::test]
 async fn a_handshake_is_small_and_may_be_dropped() {
     let context = trust();
     let (ours, mut theirs) = sockets().await;
     {
-        let handshake = accept(ours, &context);
+        let mut claim = Claim::default();
+        let handshake = super::accept(ours, &context, &mut claim);
         assert!(size_of_val(&handshake) <= 128, "{}", size_of_val(&handshake));
         write(&mut theirs, b"\0\0").await;
         assert!(tokio::time::timeout(Duration::from_millis(20), handshake).await.is_err());

@@ -81,9 +81,31 @@ pub struct Startup {
     pub parameters: Vec<(String, String)>,
 }
 
-/// Why a first packet is refused; becomes a FATAL error.
+/// Who a connection says it is; empty where it has not said it yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Role.
+    pub user: String,
+    /// Database; the user's name by default.
+    pub database: String,
+}
+
+impl Claim {
+    /// Names are cut as `ProcessStartupPacket` does it: quietly.
+    fn of(pairs: &[(&str, &str)]) -> Self {
+        let last = |wanted: &str| {
+            let (_, text) = pairs.iter().rfind(|(name, _)| *name == wanted)?;
+            let cut = (0..=NAME_BYTES_MAX.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+            Some(text[..cut.unwrap_or(0)].to_owned()).filter(|text| !text.is_empty())
+        };
+        let user = last("user").unwrap_or_default();
+        Self { database: last("database").unwrap_or_else(|| user.clone()), user }
+    }
+}
+
+/// Why a first packet is refused; becomes a FATAL error. Its text here is that for logs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{} ({sqlstate})", self.logged())]
+#[error("{}", self.logged.unwrap_or(&self.message))]
 pub struct StartupError {
     /// SQLSTATE.
     pub sqlstate: &'static str,
@@ -91,19 +113,16 @@ pub struct StartupError {
     pub message: String,
     /// Cure.
     pub hint: Option<&'static str>,
+    /// What logs say instead of a text that repeats what cannot be read of the options.
+    pub logged: Option<&'static str>,
+    /// Whose packet it is, where that could be read.
+    pub claim: Claim,
 }
 
 impl StartupError {
-    /// The text for logs: what cannot be read of the options is not repeated there.
-    fn logged(&self) -> &str {
-        match self.sqlstate {
-            sqlstate::SYNTAX_ERROR => "the options of the startup packet cannot be read",
-            _ => &self.message,
-        }
-    }
-
-    fn new(sqlstate: &'static str, message: impl Into<String>) -> Self {
-        Self { sqlstate, message: message.into(), hint: None }
+    /// Without a hint.
+    pub fn new(sqlstate: &'static str, message: impl Into<String>) -> Self {
+        Self { sqlstate, message: message.into(), hint: None, logged: None, claim: Claim::default() }
     }
 
     fn violation(message: impl Into<String>) -> Self {
@@ -154,40 +173,34 @@ fn startup(code: u32, body: &[u8]) -> Result<Startup, StartupError> {
     }
     // 3.1 was never given a meaning; it is spoken as 3.0.
     let protocol = if minor >= 2 { Protocol::V3_2 } else { Protocol::V3_0 };
-    let mut read = Startup {
-        protocol,
-        newer_asked: minor > 2,
-        unsupported: Vec::new(),
-        user: String::new(),
-        database: String::new(),
-        parameters: Vec::new(),
-    };
-    let mut options = Vec::new();
-    for (name, value) in name_values(body)? {
+    let pairs = name_values(body)?;
+    let claim = Claim::of(&pairs);
+    let asked = asked(&pairs);
+    let (unsupported, parameters) = asked.map_err(|error| StartupError { claim: claim.clone(), ..error })?;
+    if claim.user.is_empty() {
+        let message = "no PostgreSQL user name specified in startup packet";
+        return Err(StartupError { claim, ..StartupError::new(sqlstate::INVALID_AUTHORIZATION, message) });
+    }
+    let Claim { user, database } = claim;
+    Ok(Startup { protocol, newer_asked: minor > 2, unsupported, user, database, parameters })
+}
+
+/// What else is asked for: `_pq_.*` parameters that are not known, and settings, those of `options` first.
+type Asked = (Vec<String>, Vec<(String, String)>);
+
+fn asked(pairs: &[(&str, &str)]) -> Result<Asked, StartupError> {
+    let (mut unsupported, mut options, mut parameters) = (Vec::new(), Vec::new(), Vec::new());
+    for &(name, value) in pairs {
         match name {
-            "user" => value.clone_into(&mut read.user),
-            "database" => value.clone_into(&mut read.database),
+            "user" | "database" => {}
             "options" => options = parse_options(value)?,
             "replication" => refuse_replication(value)?,
-            _ if name.starts_with("_pq_.") => read.unsupported.push(name.to_owned()),
-            _ => read.parameters.push((name.to_owned(), value.to_owned())),
+            _ if name.starts_with("_pq_.") => unsupported.push(name.to_owned()),
+            _ => parameters.push((name.to_owned(), value.to_owned())),
         }
     }
-    // `ProcessStartupPacket`: quietly.
-    for name in [&mut read.user, &mut read.database] {
-        let cut = (0..=NAME_BYTES_MAX.min(name.len())).rev().find(|&at| name.is_char_boundary(at));
-        name.truncate(cut.unwrap_or(0));
-    }
-    if read.user.is_empty() {
-        let message = "no PostgreSQL user name specified in startup packet";
-        return Err(StartupError::new(sqlstate::INVALID_AUTHORIZATION, message));
-    }
-    if read.database.is_empty() {
-        read.database.clone_from(&read.user);
-    }
-    options.append(&mut read.parameters);
-    read.parameters = options;
-    Ok(read)
+    options.append(&mut parameters);
+    Ok((unsupported, options))
 }
 
 fn name_values(mut body: &[u8]) -> Result<Vec<(&str, &str)>, StartupError> {
@@ -225,11 +238,9 @@ fn refuse_replication(value: &str) -> Result<(), StartupError> {
     if OFF.iter().any(|off| value.eq_ignore_ascii_case(off)) {
         return Ok(());
     }
-    Err(StartupError {
-        sqlstate: sqlstate::FEATURE_NOT_SUPPORTED,
-        message: "replication connections are not supported".to_owned(),
-        hint: Some("Connect to the node itself for replication."),
-    })
+    let message = "replication connections are not supported";
+    let hint = Some("Connect to the node itself for replication.");
+    Err(StartupError { hint, ..StartupError::new(sqlstate::FEATURE_NOT_SUPPORTED, message) })
 }
 
 /// The settings in the `options` parameter: `-c name=value`, `-cname=value`, `--name=value`, `-e`, `-S kilobytes`;
@@ -251,7 +262,8 @@ pub fn parse_options(options: &str) -> Result<Vec<(String, String)>, StartupErro
         } else {
             let message = format!("invalid command-line argument for server process: {word}");
             let hint = Some("Only \"-c name=value\" and \"--name=value\" are understood here.");
-            return Err(StartupError { sqlstate: sqlstate::SYNTAX_ERROR, message, hint });
+            let logged = Some("the startup packet has an option that is none of -c, --, -e and -S");
+            return Err(StartupError { hint, logged, ..StartupError::new(sqlstate::SYNTAX_ERROR, message) });
         }
     }
     Ok(settings)
@@ -260,7 +272,11 @@ pub fn parse_options(options: &str) -> Result<Vec<(String, String)>, StartupErro
 fn assignment(text: &str, switch: &str) -> Result<(String, String), StartupError> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.replace('-', "_"), value.to_owned())),
-        _ => Err(StartupError::new(sqlstate::SYNTAX_ERROR, format!("{switch}{text} requires a value"))),
+        _ => {
+            let logged = Some("the startup packet has an option -c or -- without name=value");
+            let message = format!("{switch}{text} requires a value");
+            Err(StartupError { logged, ..StartupError::new(sqlstate::SYNTAX_ERROR, message) })
+        }
     }
 }
 
