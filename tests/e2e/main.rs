@@ -23,6 +23,7 @@ mod own_catalog;
 mod pipelines;
 mod pitfalls;
 mod pools;
+mod portals;
 mod replicas;
 mod reshaped;
 mod routing;

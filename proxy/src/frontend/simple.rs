@@ -239,8 +239,7 @@ impl Session {
         index: usize,
     ) -> Result<(), Failure> {
         let facts = &analysed.statements()[index].facts;
-        let local_hint = matches!(facts.command, Command::SetHint { local: true, .. });
-        if (local_hint || !self.acts_on(&facts.command)) && self.block.is_none() {
+        if self.block.is_none() && self.runs_within(&facts.command, analysed) {
             let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
             block.implicit = true;
             self.block = Some(Box::new(block));
@@ -331,10 +330,7 @@ impl Session {
             Command::Unlisten(_) => self.listening.is_some(),
             Command::Deallocate(Some(name)) => self.names.has_statement(name.as_bytes()),
             // Among others the server refuses it.
-            Command::Discard(_) => {
-                let empty = |facts: &Facts| matches!(facts.command, Command::Empty);
-                analysed.statements().iter().filter(|statement| !empty(&statement.facts)).count() < 2
-            }
+            Command::Discard(_) => analysed.is_single(),
             Command::Reset(name) => {
                 self.startup_gucs.iter().any(|(known, _)| name.as_deref().is_none_or(|name| name == known))
             }
