@@ -32,6 +32,7 @@ mod set_off;
 mod settings;
 mod spread;
 mod sql_prepare;
+mod temporary;
 mod texts;
 mod times;
 mod waits;

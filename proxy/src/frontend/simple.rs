@@ -92,6 +92,9 @@ impl Session {
         if matches!(facts.command, Command::TwoPhase) {
             self.check_no_listens()?;
         }
+        if self.may_mean_temporary(&facts, &own) {
+            Box::pin(self.check_temporary(&facts, &own)).await?;
+        }
         let plan = self.plan_simple(text, analysed, index);
         let one = |plan: &Plan| matches!(plan.target, Target::One(_) | Target::Nowhere(_) | Target::Any);
         if !plan.as_ref().is_ok_and(one) {
@@ -296,7 +299,7 @@ impl Session {
                 self.prepares_here(&statement.facts) || self.explains_here(&statement.facts, own).is_some();
             let free = self.check_name_free(&statement.facts, own).is_ok()
                 && self.check_cursor_free(&statement.facts.command).is_ok();
-            if here || !free {
+            if here || !free || self.may_mean_temporary(&statement.facts, own) {
                 return Ok(None);
             }
             if matches!(statement.facts.command, Command::Lock) && self.is_placed() {

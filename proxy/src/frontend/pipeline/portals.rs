@@ -49,6 +49,9 @@ impl Session {
             return self.put_bind(at, name, &prepared, bind.rest).await;
         }
         self.check_name_free(&facts, &prepared.shared.text)?;
+        if self.may_mean_temporary(&facts, &prepared.shared.text) {
+            Box::pin(self.check_temporary(&facts, &prepared.shared.text)).await?;
+        }
         if self.explains_here(&facts, &prepared.shared.text).is_some() {
             self.check_explained(&prepared.shared.text)?;
             return self.bind_here(name, prepared, body.slice_ref(bind.rest));
