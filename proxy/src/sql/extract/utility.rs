@@ -294,7 +294,7 @@ fn ddl_kind(t: &Tokens<'_>, ctx: &Context<'_>) -> DdlKind {
         }
         ("alter", "system") => DdlKind::NonTransactional,
         ("create" | "alter" | "drop", "subscription") => DdlKind::Home,
-        ("vacuum" | "analyze" | "analyse" | "reindex" | "create", _) if temporary_target(t, ctx) => {
+        ("vacuum" | "analyze" | "analyse" | "reindex" | "create" | "drop", _) if temporary_target(t, ctx) => {
             DdlKind::Temporary
         }
         ("vacuum", _) => DdlKind::NonTransactional,
