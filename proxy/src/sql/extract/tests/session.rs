@@ -344,9 +344,9 @@ fn temporary_tables() {
 
 #[test]
 fn ddl_on_temporary_tables_is_told_by_their_names() {
-    let kind = |sql: &str| match facts_with(sql, true).command {
-        Command::Ddl(kind) => kind,
-        other => panic!("{sql}: {other:?}"),
+    let kind = |sql: &str| {
+        let Command::Ddl(kind) = facts_with(sql, true).command else { panic!("{sql}") };
+        kind
     };
     for sql in [
         "comment on table mine is 'x'",
