@@ -210,9 +210,16 @@ impl Session {
     }
 
     async fn discard(&mut self, facts: &Arc<Facts>, what: &str, text: &str, via: Via) -> Result<(), Failure> {
-        if what != "all" || self.block.is_some() || self.held.iter().any(|held| held.unsynced) {
+        let begun = self.block.as_ref().map_or(self.sent > 0, |block| block.implicit);
+        if what == "all" && via == Via::Extended && begun {
+            let message = "DISCARD ALL cannot be executed within a pipeline";
+            return Err(Failure::error(sqlstate::ACTIVE_SQL_TRANSACTION, message));
+        }
+        if what != "all" || self.block.is_some() {
             return self.pass_on_home(facts, text, via).await;
         }
+        // What has been parsed and not executed.
+        self.leave_all().await?;
         let shard = self.pins.any().unwrap_or(ShardId(0));
         self.acquire(shard, false).await?;
         let shards: Vec<ShardId> = self.held.iter().map(|held| held.shard).collect();

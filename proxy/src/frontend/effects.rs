@@ -317,10 +317,7 @@ impl Session {
 
     /// CLOSE has run.
     pub fn close_cursors(&mut self, name: Option<&str>) {
-        match name {
-            Some(name) => drop(self.names.cursors.remove(name)),
-            None => self.names.cursors.clear(),
-        }
+        self.names.close(name);
         self.pins.keep_cursors(&self.names);
     }
 

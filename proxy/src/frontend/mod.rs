@@ -33,6 +33,7 @@ pub mod settle;
 mod shapes;
 pub mod simple;
 pub mod sql_prepare;
+mod temporary;
 pub mod transaction;
 mod transaction_control;
 pub mod visible;

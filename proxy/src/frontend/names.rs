@@ -191,6 +191,34 @@ pub struct Names {
 }
 
 impl Names {
+    /// Whether a cursor or a portal has the name: they are the same to PostgreSQL. What has no name is replaced.
+    pub fn has_cursor(&self, name: &[u8]) -> bool {
+        let cursor = || std::str::from_utf8(name).is_ok_and(|name| self.cursors.contains_key(name));
+        !name.is_empty() && (self.portals.contains_key(name) || cursor())
+    }
+
+    /// CLOSE has run, of a cursor or a portal; `None`: of all, but for the one that runs it as a rule.
+    pub fn close(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => {
+                self.cursors.remove(name);
+                self.portals.remove(name.as_bytes());
+            }
+            None => {
+                self.cursors.clear();
+                self.portals.retain(|name, _| name.is_empty());
+            }
+        }
+    }
+
+    /// ROLLBACK TO SAVEPOINT has undone those that were made since.
+    pub fn undo(&mut self, made: &[String]) {
+        for name in made {
+            self.cursors.remove(name);
+            self.portals.remove(name.as_bytes());
+        }
+    }
+
     /// Whether there is a statement of this name, here or on the conn that the session is bound to.
     pub fn has_statement(&self, name: &[u8]) -> bool {
         self.statements.contains_key(name) || self.passed.iter().any(|passed| passed.as_bytes() == name)

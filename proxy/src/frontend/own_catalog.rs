@@ -115,7 +115,7 @@ impl Session {
     /// catalog is another one now. In a session with temporary tables it is taken for one of these.
     pub async fn look_for_names(&mut self, analysed: &Analysed) -> Result<bool, Failure> {
         let unknown = analysed.statements().iter().any(|statement| statement.facts.unknown_name);
-        if !unknown || self.temp_tables || !self.is_placed() {
+        if !unknown || self.has_temporary() || !self.is_placed() {
             return Ok(false);
         }
         let before = self.schema().generation;

@@ -68,7 +68,7 @@ impl Session {
         let fresh = self.context.as_ref().is_some_and(|context| {
             context.generation == schema.generation
                 && context.gucs == self.gucs_in_force().fingerprint()
-                && context.temp_tables == self.temp_tables
+                && context.temp_tables == self.has_temporary()
         });
         if !fresh {
             self.context = Some(self.make_context(&schema));
@@ -102,13 +102,13 @@ impl Session {
         let id = self.worker.shared.facts.context_id(
             schema.generation,
             &search_path,
-            self.temp_tables,
+            self.has_temporary(),
             conforming,
         );
         SessionContext {
             generation: schema.generation,
             gucs: gucs.fingerprint(),
-            temp_tables: self.temp_tables,
+            temp_tables: self.has_temporary(),
             id,
             search_path,
             conforming,
@@ -139,7 +139,7 @@ impl Session {
             }
         };
         // What the transaction has made itself, others do not see.
-        let own = self.temp_tables || self.changes.any();
+        let own = self.has_temporary() || self.changes.any();
         let private =
             if own { Arc::as_ptr(&self.io.visible) as u64 + u64::from(self.changes.count()) } else { 0 };
         foldhash::fast::FixedState::default().hash_one((

@@ -92,6 +92,9 @@ impl Session {
         if matches!(facts.command, Command::TwoPhase) {
             self.check_no_listens()?;
         }
+        if self.may_mean_temporary(&facts, &own) {
+            Box::pin(self.check_temporary(&facts, &own)).await?;
+        }
         let plan = self.plan_simple(text, analysed, index);
         let one = |plan: &Plan| matches!(plan.target, Target::One(_) | Target::Nowhere(_) | Target::Any);
         if !plan.as_ref().is_ok_and(one) {
@@ -239,8 +242,7 @@ impl Session {
         index: usize,
     ) -> Result<(), Failure> {
         let facts = &analysed.statements()[index].facts;
-        let local_hint = matches!(facts.command, Command::SetHint { local: true, .. });
-        if (local_hint || !self.acts_on(&facts.command)) && self.block.is_none() {
+        if self.block.is_none() && self.runs_within(&facts.command, analysed) {
             let mut block = Block::new("BEGIN", false, Arc::clone(&self.gucs));
             block.implicit = true;
             self.block = Some(Box::new(block));
@@ -297,7 +299,7 @@ impl Session {
                 self.prepares_here(&statement.facts) || self.explains_here(&statement.facts, own).is_some();
             let free = self.check_name_free(&statement.facts, own).is_ok()
                 && self.check_cursor_free(&statement.facts.command).is_ok();
-            if here || !free {
+            if here || !free || self.may_mean_temporary(&statement.facts, own) {
                 return Ok(None);
             }
             if matches!(statement.facts.command, Command::Lock) && self.is_placed() {
@@ -331,10 +333,7 @@ impl Session {
             Command::Unlisten(_) => self.listening.is_some(),
             Command::Deallocate(Some(name)) => self.names.has_statement(name.as_bytes()),
             // Among others the server refuses it.
-            Command::Discard(_) => {
-                let empty = |facts: &Facts| matches!(facts.command, Command::Empty);
-                analysed.statements().iter().filter(|statement| !empty(&statement.facts)).count() < 2
-            }
+            Command::Discard(_) => analysed.is_single(),
             Command::Reset(name) => {
                 self.startup_gucs.iter().any(|(known, _)| name.as_deref().is_none_or(|name| name == known))
             }

@@ -21,6 +21,7 @@ use crate::route::refusal::Refusal;
 use crate::sql::facts::{Access, Command, Facts, PinCause, Scope};
 use crate::sql::normalise::identifiers;
 use crate::sql::sql_prepare;
+use crate::wire::backend::Status;
 use crate::wire::{frontend, reply, sqlstate};
 
 impl Session {
@@ -71,15 +72,39 @@ impl Session {
         }
     }
 
-    /// DECLARE does not take the name of a cursor, which may be on another shard.
+    /// DECLARE does not take the name of a cursor or portal, which may be on another shard.
     pub(super) fn check_cursor_free(&self, command: &Command) -> Result<(), Failure> {
         match command {
-            Command::Declare { name, .. } if self.names.cursors.contains_key(name) => {
-                let message = format!("cursor \"{name}\" already exists");
-                Err(Failure::error(sqlstate::DUPLICATE_CURSOR, message))
-            }
+            Command::Declare { name, .. } => self.check_portal_free(name.as_bytes()),
             _ => Ok(()),
         }
+    }
+
+    fn check_portal_free(&self, name: &[u8]) -> Result<(), Failure> {
+        if !self.names.has_cursor(name) {
+            return Ok(());
+        }
+        let message = format!("cursor \"{}\" already exists", String::from_utf8_lossy(name));
+        Err(Failure::error(sqlstate::DUPLICATE_CURSOR, message))
+    }
+
+    /// Bind takes the name of no cursor or portal either, wherever that is.
+    pub(super) async fn take_portal_name(&mut self, name: &[u8]) -> Result<(), Failure> {
+        if name.is_empty() || self.status() == Status::Failed {
+            return Ok(());
+        }
+        if !self.pending.is_empty() {
+            // It may close the cursor, or be a savepoint.
+            if self.block.is_none() {
+                return Ok(());
+            }
+            self.rest().await?;
+        }
+        self.check_portal_free(name)?;
+        if let Some(block) = &mut self.block {
+            block.declare(&String::from_utf8_lossy(name));
+        }
+        Ok(())
     }
 
     /// A PREPARE that goes to a server does not take a name that the session has for a statement of its own.

@@ -9,6 +9,7 @@ use super::control::{Via, aborted, warning};
 use super::failure::Failure;
 use super::session::{Held, Session};
 use super::transaction::{Block, is_start, modes_sql};
+use crate::sql::cache::Analysed;
 use crate::sql::facts::{Command, Facts, Isolation};
 use crate::wire::backend::Status;
 use crate::wire::sqlstate;
@@ -147,7 +148,7 @@ impl Session {
     }
 
     /// Brings all conns to rest and applies what has run in the open block, so that what follows comes after it.
-    async fn rest(&mut self) -> Result<(), Failure> {
+    pub(super) async fn rest(&mut self) -> Result<(), Failure> {
         self.finish_pipelines().await?;
         if self.block.is_some() {
             self.apply_completed();
@@ -245,6 +246,16 @@ impl Session {
         }
     }
 
+    /// Whether a statement of a text of several is part of the transaction around them.
+    pub(super) fn runs_within(&self, command: &Command, text: &Analysed) -> bool {
+        match command {
+            Command::SetHint { local, .. } => *local,
+            // Which the server refuses there.
+            Command::Discard(_) => !text.is_single(),
+            command => !self.acts_on(command),
+        }
+    }
+
     /// What needs a transaction block of the application's own is not content with the one that the proxy has opened around a
     /// pipeline.
     pub(super) fn check_needs_block(&self, command: &Command) -> Result<(), Failure> {
@@ -268,7 +279,7 @@ impl Session {
                 self.changes.partly_undone();
                 block.doomed &= block.lost;
                 if let Some(undone) = block.rollback_to(name) {
-                    self.names.cursors.retain(|name, _| !undone.cursors.contains(name));
+                    self.names.undo(&undone.cursors);
                     self.return_to(undone.gucs);
                     if let Some(listening) = &mut self.listening {
                         listening.return_to(undone.listens);

@@ -180,14 +180,20 @@ impl Session {
         }
     }
 
-    /// An error of the proxy's own in a pipeline: told after everything before it, the rest is skipped.
+    /// An error of the proxy's own in a pipeline: told after everything before it, the rest is skipped. Of one pipeline one error is
+    /// told, the first.
     pub(in crate::frontend) async fn refuse(&mut self, failure: Failure) -> Result<(), ClientError> {
-        if let Failure::Client(error) = failure {
-            return Err(error);
-        }
-        let drained = self.flush_pipelines().await;
-        if self.pipeline.skipping {
-            return drained.or_else(|failure| failure.report(&mut self.io.out));
+        let first = match failure {
+            Failure::Client(_) => failure,
+            _ => self.flush_pipelines().await.err().unwrap_or(failure),
+        };
+        let failure = match first {
+            Failure::Client(error) => return Err(error),
+            first => first,
+        };
+        // What a shard has reported has been told.
+        if self.check_pipeline_error().is_err() {
+            return Ok(());
         }
         self.pipeline.skipping = true;
         self.pipeline.refused = true;
@@ -256,7 +262,11 @@ impl Session {
     pub(super) async fn end_pipeline(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
         if std::mem::take(&mut self.pipeline.copied) {
             self.pipeline.goes_on = true;
-            return outcome.or_else(|failure| failure.report(&mut self.io.out));
+            return if self.pipeline.skipping {
+                Ok(())
+            } else {
+                outcome.or_else(|failure| failure.report(&mut self.io.out))
+            };
         }
         let failed = self.pipeline.skipping || self.events.error.is_some() || outcome.is_err();
         self.accept_parsed();

@@ -178,6 +178,7 @@ impl Session {
             self.await_conn(at).await?;
         }
         self.apply_completed();
+        self.names.portals.clear();
         self.pipeline.looked = false;
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::frontend::watch::Why;
 use crate::route::clocks;
 use crate::route::plan::{Plan, Target};
 use crate::route::values::BindParams;
-use crate::sql::facts::{Access, Command, Facts};
+use crate::sql::facts::{Access, Command, Facts, Modify};
 use crate::wire::backend::tag as backend_tag;
 use crate::wire::frontend::{Bind, Execute, Named, tag};
 use crate::wire::{reply, sqlstate};
@@ -40,6 +40,7 @@ impl Session {
             return self.put_bind(at, name, &prepared, bind.rest).await;
         };
         Self::check_open_count(bind.statement, &prepared, bind.rest)?;
+        self.take_portal_name(&name).await?;
         if self.answered_here(&facts) {
             return self.bind_here(name, prepared, body.slice_ref(bind.rest));
         }
@@ -48,6 +49,9 @@ impl Session {
             return self.put_bind(at, name, &prepared, bind.rest).await;
         }
         self.check_name_free(&facts, &prepared.shared.text)?;
+        if self.may_mean_temporary(&facts, &prepared.shared.text) {
+            Box::pin(self.check_temporary(&facts, &prepared.shared.text)).await?;
+        }
         if self.explains_here(&facts, &prepared.shared.text).is_some() {
             self.check_explained(&prepared.shared.text)?;
             return self.bind_here(name, prepared, body.slice_ref(bind.rest));
@@ -236,8 +240,16 @@ impl Session {
 
     /// A portal that was run to its end has no more rows, and does nothing twice.
     fn run_again(&mut self, name: &[u8], facts: &Facts) -> Result<(), Failure> {
-        if matches!(facts.command, Command::Query) && facts.access == Access::Read {
-            self.answer("SELECT 0");
+        let tag = match &facts.command {
+            Command::Query => Some("SELECT 0"),
+            Command::Modify(Modify::Insert) if facts.returns_rows => Some("INSERT 0 0"),
+            Command::Modify(Modify::Update) if facts.returns_rows => Some("UPDATE 0"),
+            Command::Modify(Modify::Delete) if facts.returns_rows => Some("DELETE 0"),
+            Command::Modify(Modify::Other) if facts.returns_rows => Some("SELECT 0"),
+            _ => None,
+        };
+        if let Some(tag) = tag {
+            self.answer(tag);
             return Ok(());
         }
         let message = format!("portal \"{}\" cannot be run", String::from_utf8_lossy(name));

@@ -65,6 +65,12 @@ impl Analysed {
         &self.script.statements
     }
 
+    /// Whether there are no two statements besides empty ones: PostgreSQL runs what is alone outside of any transaction block.
+    pub fn is_single(&self) -> bool {
+        let empty = |statement: &&Statement| matches!(statement.facts.command, super::facts::Command::Empty);
+        self.statements().iter().filter(|statement| !empty(statement)).count() < 2
+    }
+
     /// All literals of this text, in order.
     pub fn literals(&self) -> &[Literal] {
         self.own.as_ref().map_or(&self.script.literals, |own| &own.literals)

@@ -153,6 +153,7 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         facts.effects.changes_catalog = false;
         shadowing(t, ctx, &mut facts);
         over_sharded(t, ctx, &tables, &mut facts);
+        sets_off(t, &mut facts);
     }
     if tables.iter().any(|r| r.placement == Placement::Reference) && rewrites(t) {
         facts.unrepeatable = unrepeatable_name(ctx, t.text).map(|name| format!("{name}()"));
@@ -221,6 +222,17 @@ fn shadowing(t: &Tokens<'_>, ctx: &Context<'_>, facts: &mut Facts) {
     if hidden.is_some_and(|r| !matches!(r.placement, Placement::Unsharded | Placement::Catalog)) {
         facts.scope =
             Scope::Unknown { why: format!("a temporary object named {name} would hide the table {name}") };
+    }
+}
+
+/// What rows of a temporary table set off would run on its shard, whatever tables it is about.
+fn sets_off(t: &Tokens<'_>, facts: &mut Facts) {
+    let made = |i: usize| t.is_any(i, &["trigger", "rule", "policy"]);
+    if t.is(0, "create")
+        && let Some(at) = (1..5).find(|&i| made(i))
+    {
+        let why = format!("what a {} of a temporary table sets off is not followed", t.keyword(at));
+        facts.scope = Scope::Unknown { why };
     }
 }
 
@@ -293,7 +305,9 @@ fn ddl_kind(t: &Tokens<'_>, ctx: &Context<'_>) -> DdlKind {
         }
         ("alter", "system") => DdlKind::NonTransactional,
         ("create" | "alter" | "drop", "subscription") => DdlKind::Home,
-        ("vacuum" | "analyze" | "analyse", _) if temporary_target(t, ctx) => DdlKind::Temporary,
+        ("vacuum" | "analyze" | "analyse" | "reindex" | "create" | "drop", _) if temporary_target(t, ctx) => {
+            DdlKind::Temporary
+        }
         ("vacuum", _) => DdlKind::NonTransactional,
         ("cluster", "") => DdlKind::NonTransactional,
         ("reindex", _) if has("concurrently") || has("database") || has("system") || has("schema") => {
@@ -320,28 +334,63 @@ fn temporary_target(t: &Tokens<'_>, ctx: &Context<'_>) -> bool {
     if (1..t.len()).any(|i| t.is(i, "pg_temp") && t.is_mark(i + 1, ".")) {
         return true;
     }
-    let about_tables = matches!(t.keyword(1).as_str(), "table" | "view" | "sequence");
-    let table = match t.keyword(0).as_str() {
-        "drop" | "alter" if about_tables => 2,
-        "truncate" => 1,
-        "vacuum" | "analyze" | "analyse" if t.is_mark(1, "(") => match t.closing(1) {
-            Some(close) => close + 1,
-            None => return false,
-        },
-        "vacuum" | "analyze" | "analyse" => {
-            let options = ["full", "freeze", "verbose", "analyze", "analyse"];
-            (1..t.len()).find(|&i| !t.is_any(i, &options)).unwrap_or(t.len())
-        }
-        "create" if t.is_any(1, &["index", "unique"]) => match (1..t.len()).find(|&i| t.is(i, "on")) {
-            Some(on) => on + 1,
-            None => return false,
-        },
-        _ => return false,
-    };
-    let mut at = table;
-    while t.is_any(at, &["if", "exists", "only", "table"]) {
+    let Some(mut at) = target(t) else { return false };
+    while t.is_any(at, &["if", "exists", "only", "table", "concurrently"]) {
         at += 1;
     }
-    let Some((None, name, _)) = t.qualified(at) else { return false };
+    let name = match t.qualified(at) {
+        Some((None, name, _)) => name,
+        // COMMENT ON COLUMN
+        Some((Some(table), _, end)) if t.is(2, "column") && end == at + 3 => table,
+        _ => return false,
+    };
     ctx.temp_tables && ctx.schema.lookup(ctx.search_path, None, &name).is_none()
 }
+
+/// Where the name of the first table stands that a command is about, words like ONLY in front of it included.
+fn target(t: &Tokens<'_>) -> Option<usize> {
+    let behind = |from: usize, word: &str| (from..t.len()).find(|&i| t.is(i, word)).map(|at| at + 1);
+    let not_of = |kinds: &[&str], at: usize| (!t.is_any(at, kinds)).then_some(at);
+    let kind = (1..t.len()).find(|&i| !t.is_any(i, &["or", "replace", "constraint", "unique"])).unwrap_or(1);
+    match (t.keyword(0).as_str(), t.keyword(kind).as_str()) {
+        ("drop" | "alter", "table" | "view" | "sequence") => Some(2),
+        ("truncate", _) => Some(1),
+        ("vacuum" | "analyze" | "analyse" | "cluster", _) if t.is_mark(1, "(") => {
+            t.closing(1).map(|at| at + 1)
+        }
+        ("vacuum" | "analyze" | "analyse" | "cluster", _) => {
+            let options = ["full", "freeze", "verbose", "analyze", "analyse"];
+            (1..t.len()).find(|&i| !t.is_any(i, &options))
+        }
+        ("reindex", _) => behind(1, "table"),
+        ("create", "index" | "trigger" | "policy") => behind(kind, "on"),
+        ("create", "rule") => behind(kind, "to"),
+        ("create", "statistics") => behind(kind, "from"),
+        ("alter" | "drop", "trigger" | "policy" | "rule") => behind(kind, "on"),
+        ("comment", _) => match t.keyword(2).as_str() {
+            "table" | "view" | "sequence" | "column" => Some(3),
+            "trigger" | "policy" | "rule" | "constraint" => not_of(&["domain"], behind(3, "on")?),
+            _ => None,
+        },
+        ("grant" | "revoke", _) => not_of(&NOT_TABLES, behind(1, "on")?),
+        _ => None,
+    }
+}
+
+/// What follows ON in GRANT where no table does.
+const NOT_TABLES: [&str; 14] = [
+    "all",
+    "database",
+    "domain",
+    "foreign",
+    "function",
+    "language",
+    "large",
+    "parameter",
+    "procedure",
+    "routine",
+    "schema",
+    "sequence",
+    "tablespace",
+    "type",
+];

@@ -3,6 +3,8 @@
 use super::support::{check, facts_with, line};
 use expect_test::expect;
 
+use crate::sql::facts::{Command, DdlKind};
+
 #[test]
 fn session_commands() {
     check(
@@ -338,4 +340,44 @@ fn temporary_tables() {
             Ddl(Temporary) Home Write pins:Temporary
     "#]]
     .assert_eq(&out);
+}
+
+#[test]
+fn ddl_on_temporary_tables_is_told_by_their_names() {
+    let kind = |sql: &str| {
+        let Command::Ddl(kind) = facts_with(sql, true).command else { panic!("{sql}") };
+        kind
+    };
+    for sql in [
+        "comment on table mine is 'x'",
+        "comment on column mine.a is 'x'",
+        "comment on trigger g on mine is 'x'",
+        "grant select (a) on table mine to bob",
+        "revoke all on mine from bob",
+        "cluster verbose mine using mine_a",
+        "reindex (verbose) table concurrently mine",
+        "create statistics if not exists s (ndistinct) on a, b from mine",
+        "create unique index concurrently on only mine (a)",
+        "create or replace rule r as on insert to mine do nothing",
+        "create constraint trigger g after update of a on mine execute function f()",
+        "drop policy if exists p on mine",
+        "drop index concurrently pg_temp.mine_a",
+    ] {
+        assert_eq!(kind(sql), DdlKind::Temporary, "{sql}");
+    }
+    for sql in [
+        "comment on table bids is 'x'",
+        "comment on constraint c on domain mine is 'x'",
+        "comment on role mine is 'x'",
+        "grant usage on schema mine to bob",
+        "grant select on all tables in schema mine to bob",
+        "grant mine to bob",
+        "reindex index mine",
+        "drop index mine",
+        "create statistics s on a, b from bids",
+        "create trigger g before insert on bids execute function f()",
+        "create event trigger g on ddl_command_end execute function f()",
+    ] {
+        assert_eq!(kind(sql), DdlKind::Transactional, "{sql}");
+    }
 }
