@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use proxy::secrets_file::parse_secrets;
+use proxy::secrets_file::{self, Use};
 use router_config::file::load;
 use router_config::key::KeyType;
 use router_config::topology::StoredMap;
@@ -57,7 +57,9 @@ pub(crate) fn files(data: &[u8]) {
     if let Err(mistakes) = load(text, Path::new("gavel.toml"), &env, &read) {
         assert!(!mistakes.is_empty());
     }
-    let _ = parse_secrets(text);
+    for purpose in [Use::Check, Use::Present] {
+        let _ = secrets_file::parse(text, purpose);
+    }
     if let Ok(map) = text.parse::<StoredMap>() {
         let again: StoredMap = map.to_string().parse().expect("what we write can be read");
         assert_eq!(map, again);

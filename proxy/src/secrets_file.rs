@@ -65,7 +65,7 @@ pub enum Fault {
 
 /// What the secrets are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub enum Use {
     /// Applications prove that they know them: passwords, hashes and verifiers.
     Check,
     /// The proxy logs in with them: passwords.
@@ -93,7 +93,7 @@ fn read(path: &Path, purpose: Use) -> Result<HashMap<String, Arc<str>>, SecretsF
 }
 
 /// Parses the text; the error has the 1-based line that is wrong.
-fn parse(text: &str, purpose: Use) -> Result<HashMap<String, Arc<str>>, (usize, Fault)> {
+pub fn parse(text: &str, purpose: Use) -> Result<HashMap<String, Arc<str>>, (usize, Fault)> {
     let mut secrets: HashMap<String, Arc<str>> = HashMap::new();
     let mut lines: HashMap<String, usize> = HashMap::new();
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
