@@ -24,6 +24,8 @@ const READ_AHEAD_BYTES: usize = 64 << 10;
 /// Output that waits before the shard is made to wait for the application.
 pub const OUT_HIGH_BYTES: usize = 64 << 10;
 
+/// Longest CopyData, bytes: PostgreSQL's `PQ_LARGE_MESSAGE_LIMIT`, and the tag.
+const COPY_DATA_MAX: usize = (1 << 30) - 1;
 /// Data of a COPY that is taken before the whole of its frame has come.
 const COPY_PIECE_BYTES: usize = 32 << 10;
 
@@ -79,10 +81,10 @@ impl ClientIo {
         }
     }
 
-    /// Header of the frame at `at` bytes into what has been read. Data of a COPY has no limit: see [`Self::cut_copy_data`].
+    /// Header of the frame at `at` bytes into what has been read. Data of a COPY has PostgreSQL's own limit: see [`Self::cut_copy_data`].
     pub fn header(&self, at: usize) -> Result<Option<Header>, FrameError> {
         let rest = self.read.get(at..).unwrap_or_default();
-        let limit = if rest.first() == Some(&tag::COPY_DATA) { usize::MAX } else { self.max_frame };
+        let limit = if rest.first() == Some(&tag::COPY_DATA) { COPY_DATA_MAX } else { self.max_frame };
         frame::header(rest, limit)
     }
 

@@ -20,7 +20,8 @@ pub enum FrameError {
     },
     /// Above the cap.
     #[error(
-        "message of type {tag:?} of {length} bytes is above the limit of {limit} bytes (limits.message_bytes)"
+        "message of type {tag:?} of {length} bytes is above the limit of {limit} bytes{}",
+        if *tag == 'd' { "" } else { " (limits.message_bytes)" }
     )]
     TooLong {
         /// Tag byte.

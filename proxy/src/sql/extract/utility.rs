@@ -160,7 +160,9 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     }
     reads_in_ddl(t, ctx, &mut facts);
     super::reshape::note(t, ctx, &mut facts);
-    facts.barred = of_roles(t).map(|why| format!("{why}; set it by SET, or in the connection's options"));
+    if let Some(why) = of_roles(t) {
+        facts.barred = Some(format!("{why}; set it by SET, or in the connection's options"));
+    }
     if kind == DdlKind::Transactional && (1..t.len()).any(|at| t.is(at, "as") && t.is(at + 1, "execute")) {
         let why = "no statement is prepared on every shard: write the query itself in place of EXECUTE";
         facts.barred = Some(why.to_owned());
