@@ -375,8 +375,7 @@ async fn arrive(
         (Ok(Ok(Arrival::Closed | Arrival::Login(_))), _) => {}
         (Ok(Err(HandshakeError::TurnedAway)), _) => shared.metrics.rejected.inc(),
         (Ok(Err(error)), _) => {
-            rejected::count(&shared.metrics, error.sqlstate());
-            rejected::log(&claim, peer, &format!("{error} ({})", error.sqlstate()));
+            rejected::note(&shared.metrics, (&claim, peer), (error.sqlstate(), &error.to_string()));
         }
         (Err(_), _) => {
             shared.metrics.rejected.inc();

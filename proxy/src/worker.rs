@@ -27,6 +27,7 @@ use crate::sql::cache::Cache;
 use crate::sql::logins::Change;
 use crate::sql::schema::Schema;
 use crate::sql::sound::Sound;
+
 /// How long ParameterStatus values of a login are given to later ones without asking.
 const WELCOME_LIFE: Duration = Duration::from_secs(30);
 

@@ -28,6 +28,21 @@ pub(crate) fn said(side: &mut Wire, bytes: &[u8]) -> String {
     brief(&side.read_until_ready(1).expect("an answer"))
 }
 
+/// As [`said`], up to so many ReadyForQuery, but for changed settings: when those are told is the proxy's own.
+pub(crate) fn said_but_settings(side: &mut Wire, bytes: &[u8], ready: usize) -> String {
+    side.send(bytes).expect("sent");
+    let mut frames = side.read_until_ready(ready).expect("an answer");
+    frames.retain(|frame| frame.tag != b'S');
+    brief(&frames)
+}
+
+/// The rows of a query in an order of their own.
+pub(crate) fn sorted_rows(side: &mut Wire, sql: &str) -> Vec<Vec<Option<String>>> {
+    let mut rows = side.rows(sql).expect("the rows");
+    rows.sort();
+    rows
+}
+
 /// A login at a plain server.
 pub(crate) fn login_of(oracle: &LocalNode) -> Login {
     let login = Login::new((oracle.host.as_str(), oracle.port), "auction").expect("a loopback address");

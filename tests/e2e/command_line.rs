@@ -1,17 +1,13 @@
 //! The program `gavel` as a person or a supervisor runs it: exit statuses, its variable of the environment, signals at a bad time.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use shard_admin::local_cluster::ReservedPort;
+use tests::cluster::program;
 
-/// The program beside this test program.
 fn gavel() -> Command {
-    let own = std::env::current_exe().expect("own path");
-    let program: PathBuf = own.ancestors().nth(2).expect("target directory").join("gavel");
-    assert!(program.exists(), "build it first: cargo build --bin gavel");
-    let mut command = Command::new(program);
+    let mut command = Command::new(program("gavel"));
     command.env_remove("GAVEL_CONFIG").env_remove("GAVEL_LOG").stdin(Stdio::null());
     command
 }

@@ -1,22 +1,14 @@
 //! `shard-admin demo` as a person runs it: commands against it, its status, and nothing left behind.
 
 use std::io::BufRead;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use tests::cluster::eventually;
-
-/// The program beside this test program.
-fn shard_admin() -> PathBuf {
-    let own = std::env::current_exe().expect("own path");
-    let program = own.ancestors().nth(2).expect("target directory").join("shard-admin");
-    assert!(program.exists(), "build it first: cargo build --bin shard-admin --bin gavel");
-    program
-}
+use tests::cluster::{eventually, program};
 
 fn demo(arguments: &[&str], temporary: &Path) -> Output {
-    Command::new(shard_admin())
+    Command::new(program("shard-admin"))
         .arg("demo")
         .args(arguments)
         .env("TMPDIR", temporary)
@@ -156,7 +148,7 @@ fn send(signal: &str, process: u32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_demo_killed_while_it_makes_its_servers_leaves_nothing() {
     let temporary = open_directory();
-    let mut child = Command::new(shard_admin())
+    let mut child = Command::new(program("shard-admin"))
         .args(["demo", "--shards", "2"])
         .env("TMPDIR", temporary.path())
         .stdout(Stdio::null())
@@ -177,7 +169,7 @@ async fn a_demo_killed_while_it_makes_its_servers_leaves_nothing() {
 async fn nothing_is_left_however_the_demo_ends() {
     for (signal, status) in [("INT", Some(0)), ("TERM", Some(0)), ("KILL", None)] {
         let temporary = open_directory();
-        let mut child = Command::new(shard_admin())
+        let mut child = Command::new(program("shard-admin"))
             .args(["demo", "--json", "--shards", "2"])
             .env("TMPDIR", temporary.path())
             .stdout(Stdio::piped())

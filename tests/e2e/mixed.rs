@@ -5,7 +5,7 @@ use tests::cluster::Cluster;
 use tests::wire::Wire;
 use tests::wire_message as message;
 
-use crate::beside::{Beside, brief, said};
+use crate::beside::{Beside, said, said_but_settings, sorted_rows};
 
 /// What can be seen of the settings; a shard answers it.
 const SEEN: &str = "select current_user, current_setting('search_path'), current_setting('work_mem') from t \
@@ -104,15 +104,11 @@ const SET_AND_WRITE: &[&[&str]] = &[
     ],
 ];
 
-/// What is said to the steps: each Query that is not skipped has a ReadyForQuery of its own. When a changed setting is told is the
-/// proxy's own.
+/// What is said to the steps: each Query that is not skipped has a ReadyForQuery of its own.
 fn told(side: &mut Wire, case: &[&str]) -> String {
-    side.send(&bytes(case)).expect("sent");
     let fails = case.iter().position(|step| *step == "select 1 / 0").unwrap_or(case.len());
     let answered = case.iter().take(fails).filter(|step| step.starts_with("Q ")).count();
-    let mut frames = side.read_until_ready(answered + 1).expect("an answer");
-    frames.retain(|frame| frame.tag != b'S');
-    brief(&frames)
+    said_but_settings(side, &bytes(case), answered + 1)
 }
 
 /// What a session has set, on whatever shard.
@@ -146,10 +142,6 @@ async fn settings_in_pipelines_stay_with_their_session() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-    let stored = beside.sides().map(|side| {
-        let mut rows = side.rows("select auction_id, n from t").expect("the rows");
-        rows.sort();
-        rows
-    });
-    assert_eq!(stored[0], stored[1]);
+    let [ours, theirs] = beside.sides().map(|side| sorted_rows(side, "select auction_id, n from t"));
+    assert_eq!(ours, theirs);
 }

@@ -8,7 +8,7 @@ use tests::cluster::Cluster;
 use tests::wire::{Frame, PATIENCE};
 use tests::wire_message::{self as message, Value};
 
-use crate::beside::{Beside, brief};
+use crate::beside::{Beside, brief, said_but_settings};
 
 /// Keys of several shards.
 const KEYS: std::ops::RangeInclusive<i64> = 1..=4;
@@ -48,12 +48,7 @@ const SET_UP: &[&str] = &[
 impl Beside {
     /// What each says to the same bytes. When a changed setting is told is the proxy's own.
     fn say(&mut self, bytes: &[u8]) -> [String; 2] {
-        self.sides().map(|side| {
-            side.send(bytes).expect("sent");
-            let mut frames: Vec<Frame> = side.read_until_ready(1).expect("an answer");
-            frames.retain(|frame| frame.tag != b'S');
-            brief(&frames)
-        })
+        self.sides().map(|side| said_but_settings(side, bytes, 1))
     }
 
     /// A step: a simple text after `Q `, else a pipeline of statements that are parted by semicolons.

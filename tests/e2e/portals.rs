@@ -1,9 +1,8 @@
 //! Portals of the protocol beside those of PostgreSQL: their names, the one error of a pipeline, what cannot stand in one.
 
-use tests::wire::Frame;
 use tests::wire_message as message;
 
-use crate::beside::{Beside, brief};
+use crate::beside::{Beside, said_but_settings, sorted_rows};
 
 /// Keys of several shards; the rows of all queries are alike, in whatever order they come.
 const SET_UP: &[&str] = &[
@@ -55,13 +54,7 @@ async fn compare(sessions: &[Vec<String>]) {
     for session in sessions {
         for steps in session {
             let bytes = request(steps);
-            let [ours, theirs] = both.sides().map(|side| {
-                side.send(&bytes).expect("sent");
-                let mut frames: Vec<Frame> = side.read_until_ready(1).expect("an answer");
-                // When a changed setting is told is the proxy's own.
-                frames.retain(|frame| frame.tag != b'S');
-                brief(&frames)
-            });
+            let [ours, theirs] = both.sides().map(|side| said_but_settings(side, &bytes, 1));
             if ours != theirs {
                 wrong.push_str(&format!("{session:?}: {steps}\n  ours   {ours}\n  theirs {theirs}\n"));
             }
@@ -70,11 +63,7 @@ async fn compare(sessions: &[Vec<String>]) {
     }
     assert!(wrong.is_empty(), "{wrong}");
     for sql in ["select auction_id, n from t", "select n from u", "select id, n from categories"] {
-        let [ours, theirs] = both.sides().map(|side| {
-            let mut rows = side.rows(sql).expect("rows");
-            rows.sort();
-            rows
-        });
+        let [ours, theirs] = both.sides().map(|side| sorted_rows(side, sql));
         assert_eq!(ours, theirs, "{sql}");
     }
 }

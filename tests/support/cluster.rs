@@ -244,6 +244,17 @@ where
     }
 }
 
+/// A program of the workspace, in the directory above that of the test programs.
+///
+/// # Panics
+/// When it has not been built.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("own path");
+    let program = own.ancestors().nth(2).expect("target directory").join(name);
+    assert!(program.exists(), "build it first: cargo build --workspace --bins");
+    program
+}
+
 /// Beside the test programs: `cargo clean` takes it along.
 fn template_cache() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();

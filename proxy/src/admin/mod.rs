@@ -50,8 +50,7 @@ pub async fn serve(login: Login, peer: SocketAddr, shared: &Arc<Shared>) {
     if !settings.admin.users.contains(&login.user) {
         let message = format!("permission denied for the admin console: user \"{}\"", login.user);
         let claim = Claim { user: login.user, database: login.database };
-        rejected::count(&shared.metrics, sqlstate::INSUFFICIENT_PRIVILEGE);
-        rejected::log(&claim, peer, &format!("{message} ({})", sqlstate::INSUFFICIENT_PRIVILEGE));
+        rejected::note(&shared.metrics, (&claim, peer), (sqlstate::INSUFFICIENT_PRIVILEGE, &message));
         Report::fatal(sqlstate::INSUFFICIENT_PRIVILEGE, &message)
             .hint("admin.users lists the users that may.")
             .write(&mut io.out);

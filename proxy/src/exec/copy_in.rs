@@ -56,13 +56,9 @@ enum Taken {
 
 /// Moves one frame, or what is there of a data frame, to the conn.
 fn take_frame(io: &mut ClientIo, conn: &mut Conn) -> Result<Taken, StepError> {
-    io.cut_copy_data().map_err(ClientError::Frame)?;
-    let Some(header) = io.header(0).map_err(crate::frontend::io::ClientError::Frame)? else {
+    let Some(header) = io.whole_copy_frame().map_err(ClientError::Frame)? else {
         return Ok(Taken::Nothing);
     };
-    if io.read.len() < header.len {
-        return Ok(Taken::Nothing);
-    }
     match header.tag {
         tag::SYNC | tag::FLUSH => {
             // The server ignores them in this state, and so that its ignorance costs no owed reply they are not sent.

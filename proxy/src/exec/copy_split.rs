@@ -316,9 +316,7 @@ impl Copy<'_> {
                 self.settle(|conn, events| conn.write.is_empty() || events.error.is_some()).await?;
                 continue;
             }
-            self.io.cut_copy_data().map_err(|error| client(error.into()))?;
-            let header = self.io.header(0).map_err(|error| client(error.into()))?;
-            let Some(header) = header.filter(|header| self.io.read.len() >= header.len) else {
+            let Some(header) = self.io.whole_copy_frame().map_err(|error| client(error.into()))? else {
                 self.more().await?;
                 continue;
             };

@@ -103,6 +103,12 @@ impl ClientIo {
         Ok(())
     }
 
+    /// Header of the frame at the front while data of a COPY is awaited; `None` until there is a whole one.
+    pub fn whole_copy_frame(&mut self) -> Result<Option<Header>, FrameError> {
+        self.cut_copy_data()?;
+        Ok(self.header(0)?.filter(|header| self.read.len() >= header.len))
+    }
+
     /// Reads more. Cancel-safe. An application that closes its side ends the session.
     pub async fn fill(&mut self, room: usize) -> Result<(), ClientError> {
         self.lend_buffers();

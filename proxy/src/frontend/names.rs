@@ -213,10 +213,7 @@ impl Names {
 
     /// ROLLBACK TO SAVEPOINT has undone those that were made since.
     pub fn undo(&mut self, made: &[String]) {
-        for name in made {
-            self.cursors.remove(name);
-            self.portals.remove(name.as_bytes());
-        }
+        made.iter().for_each(|name| self.close(Some(name)));
     }
 
     /// Whether there is a statement of this name, here or on the conn that the session is bound to.

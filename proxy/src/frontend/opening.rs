@@ -68,9 +68,8 @@ pub(super) async fn open(login: Login, worker: Arc<Worker>, peer: SocketAddr) ->
 }
 
 /// Counts a login that came to nothing; the pool of a name that was tried goes with it.
-fn failed(worker: &Worker, (claim, peer): (&Claim, SocketAddr), (sqlstate, why): (&str, &str)) {
-    rejected::count(&worker.shared.metrics, sqlstate);
-    rejected::log(claim, peer, &format!("{why} ({sqlstate})"));
+fn failed(worker: &Worker, whose: (&Claim, SocketAddr), told: (&str, &str)) {
+    rejected::note(&worker.shared.metrics, whose, told);
     worker.pools.sweep();
 }
 

@@ -10,10 +10,11 @@ use crate::wire::startup::Claim;
 /// What stands for a text that may be a setting's value.
 const MASK: &str = "********";
 
-/// Counts one, with the error that the application was told.
-pub fn count(metrics: &Metrics, sqlstate: &str) {
+/// Counts one, with the error that the application was told, and logs it.
+pub fn note(metrics: &Metrics, (claim, peer): (&Claim, SocketAddr), (sqlstate, why): (&str, &str)) {
     metrics.rejected.inc();
     metrics.error(sqlstate);
+    log(claim, peer, &format!("{why} ({sqlstate})"));
 }
 
 /// Its line.

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::frame;
+
 /// Severity of an error or notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
@@ -91,8 +93,8 @@ impl<'a> Report<'a> {
             Severity::Error | Severity::Fatal => b'E',
             Severity::Warning | Severity::Notice => b'N',
         };
-        out.put_u8(tag);
         let start = out.len();
+        out.put_u8(tag);
         out.put_u32(0);
         let severity = self.severity.as_str();
         put_field(out, b'S', severity);
@@ -109,8 +111,7 @@ impl<'a> Report<'a> {
             put_field(out, b'W', context);
         }
         out.put_u8(0);
-        let length = u32::try_from(out.len() - start).expect("texts of a report are far below 4 GiB");
-        out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+        frame::set_length(out, start);
     }
 
     /// The frame by itself.
@@ -137,8 +138,7 @@ pub fn of_routine(sqlstate: &str, message: &str, routine: &str) -> Bytes {
     out.truncate(out.len() - 1);
     put_field(&mut out, b'R', routine);
     out.put_u8(0);
-    let length = u32::try_from(out.len() - 1).expect("texts of a report are far below 4 GiB");
-    out[1..5].copy_from_slice(&length.to_be_bytes());
+    frame::set_length(&mut out, 0);
     out.freeze()
 }
 

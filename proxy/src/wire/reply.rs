@@ -9,12 +9,11 @@ use super::frontend::tag as frontend;
 
 /// Appends a frame whose body is written by `body`.
 pub fn frame(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
     out.put_u8(tag);
-    let at = out.len();
     out.put_i32(0);
     body(out);
-    let len = (out.len() - at) as i32;
-    out[at..at + 4].copy_from_slice(&len.to_be_bytes());
+    super::frame::set_length(out, start);
 }
 
 fn put_cstr(out: &mut BytesMut, text: &[u8]) {

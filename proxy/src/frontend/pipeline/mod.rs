@@ -183,13 +183,13 @@ impl Session {
     /// An error of the proxy's own in a pipeline: told after everything before it, the rest is skipped. Of one pipeline one error is
     /// told, the first.
     pub(in crate::frontend) async fn refuse(&mut self, failure: Failure) -> Result<(), ClientError> {
-        let first = match failure {
-            Failure::Client(_) => failure,
-            _ => self.flush_pipelines().await.err().unwrap_or(failure),
-        };
-        let failure = match first {
-            Failure::Client(error) => return Err(error),
-            first => first,
+        if let Failure::Client(error) = failure {
+            return Err(error);
+        }
+        let failure = match self.flush_pipelines().await {
+            Err(Failure::Client(error)) => return Err(error),
+            Err(first) => first,
+            Ok(()) => failure,
         };
         // What a shard has reported has been told.
         if self.check_pipeline_error().is_err() {
@@ -262,11 +262,8 @@ impl Session {
     pub(super) async fn end_pipeline(&mut self, outcome: Result<(), Failure>) -> Result<(), ClientError> {
         if std::mem::take(&mut self.pipeline.copied) {
             self.pipeline.goes_on = true;
-            return if self.pipeline.skipping {
-                Ok(())
-            } else {
-                outcome.or_else(|failure| failure.report(&mut self.io.out))
-            };
+            let told = self.pipeline.skipping;
+            return outcome.or_else(|failure| if told { Ok(()) } else { failure.report(&mut self.io.out) });
         }
         let failed = self.pipeline.skipping || self.events.error.is_some() || outcome.is_err();
         self.accept_parsed();
