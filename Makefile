@@ -11,12 +11,13 @@ BENCH_OPTIONS ?=
 # Options of the fuzzer, e.g. make fuzz FUZZ_OPTIONS='--seconds 600 sql copy'
 FUZZ_OPTIONS ?=
 
-.PHONY: help demo build test test-drivers oracle fuzz bench check needs
+.PHONY: help demo build test soak test-drivers oracle fuzz bench check needs
 
 help:
 	@echo 'make demo          four PostgreSQL shards with replicas, the proxy and an auction house; Ctrl-C ends it'
 	@echo 'make build         both programs, optimised, in target/release'
 	@echo 'make test          all tests but those below'
+	@echo 'make soak          random statements on PostgreSQL and through the proxy, compared, for GAVEL_MINUTES (30)'
 	@echo 'make test-drivers  drivers and frameworks of several languages, installed from their registries'
 	@echo 'make oracle        what is read from SQL, held against PostgreSQL'\''s own parser over its regression tests'
 	@echo 'make fuzz          every decoder of foreign bytes, a minute each'
@@ -37,6 +38,11 @@ demo: build
 test: needs
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+# Prints its seeds, and ends with an error when an answer was wrong.
+soak: needs
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test -p tests --test differential --locked -- --ignored --nocapture long_run
 
 test-drivers: needs
 	$(CARGO) build --workspace --bins --locked

@@ -162,6 +162,7 @@ fn new_schema() -> Schema {
             not_null: true,
             default: default.map(Into::into),
             identity_always: false,
+            declared: String::new(),
             generated: false,
             stored: Stored::default(),
         });
@@ -172,6 +173,7 @@ fn new_schema() -> Schema {
             kind: RelationKind::Table,
             columns: columns.collect(),
             placement,
+ definition: None,
         };
         schema.relations.insert(("public".into(), name.into()), Arc::new(relation));
     }

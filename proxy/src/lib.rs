@@ -7,6 +7,7 @@ pub mod cli;
 pub mod control;
 pub mod exec;
 pub mod frontend;
+pub mod gather;
 pub mod http;
 pub mod listener;
 pub mod md5_password;

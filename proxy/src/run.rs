@@ -31,6 +31,10 @@ use crate::wire::startup::Claim;
 use crate::wire::{buffers, sqlstate};
 use crate::worker::{Drain, Parts, Phase, Shared, Worker};
 
+/// Stack of a thread that carries sessions, touched only as far as it is needed: statements are parsed on top of what runs them, a query
+/// inside of a write among them.
+const SESSION_STACK_BYTES: usize = 16 << 20;
+
 /// How often pools close conns that have been unused for too long.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a thread looks which of its spare buffers nobody needs.
@@ -62,7 +66,8 @@ pub fn run(loaded: Loaded, outside: Outside) -> anyhow::Result<()> {
         let shared = Arc::clone(&shared);
         let sockets = listener::bind(&addresses, shared.settings.load().listen.backlog)?;
         let name = format!("gavel-{number}");
-        threads.push(thread::Builder::new().name(name).spawn(move || session_thread(&shared, sockets))?);
+        let builder = thread::Builder::new().name(name).stack_size(SESSION_STACK_BYTES);
+        threads.push(builder.spawn(move || session_thread(&shared, sockets))?);
     }
     tracing::info!(address = %shared.settings.load().listen.address, threads = shared.threads, "ready");
     handle.block_on_other(crate::signals::follow(Arc::clone(&shared), outside, signals))?;

@@ -206,6 +206,8 @@ pub struct Pool {
     pub idle: Duration,
     /// `statements`: prepared statements kept on one connection. Default: 256.
     pub statements: usize,
+    /// `combine_size`: connections per (user, database) to the home shard's primary on which gathered rows are combined. Default: 4.
+    pub combine_size: usize,
 }
 
 impl Default for Pool {
@@ -218,6 +220,7 @@ impl Default for Pool {
             max_lifetime: Duration::from_secs(60 * 60),
             idle: Duration::from_secs(10 * 60),
             statements: 256,
+            combine_size: 4,
         }
     }
 }
@@ -304,6 +307,8 @@ pub struct Limits {
     pub lock_wait_over_shards: Duration,
     /// `copy_buffer_bytes` per shard of a split COPY before the client is made to wait. Default: 1 MiB.
     pub copy_buffer_bytes: usize,
+    /// `combine_max_bytes` that one query may gather in one place from the shards (`53400` above). Default: 256 MiB.
+    pub combine_max_bytes: usize,
 }
 
 impl Default for Limits {
@@ -320,6 +325,7 @@ impl Default for Limits {
             deadlock: Duration::from_secs(1),
             lock_wait_over_shards: Duration::from_secs(10),
             copy_buffer_bytes: 1 << 20,
+            combine_max_bytes: 256 << 20,
         }
     }
 }

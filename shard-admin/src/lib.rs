@@ -4,3 +4,4 @@ pub mod demo;
 pub mod local_cluster;
 pub mod local_proxy;
 pub mod sql_error;
+pub mod transactions;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use shard_admin::demo;
+use shard_admin::{demo, transactions};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -15,11 +15,13 @@ Examples:
   shard-admin demo                                   four shards with replicas; Ctrl-C ends it
   shard-admin demo --exec 'psql -c \"\\d\"'             run one command against a demo
   shard-admin demo --json --no-load > demo.json &    addresses for a program
+  shard-admin transactions list --config gavel.toml  what is prepared, and who is to finish it
 
 Exit status:
   0    done; for a demo without --exec also after Ctrl-C
   1    an error, told on standard error
   2    a mistake on the command line
+  3    transactions: something is left to recover, or a shard could not be asked
   demo --exec: the status of the command; 128 + n if signal n ended it or us
 
 Logs go to standard error; RUST_LOG=debug shows more.";
@@ -45,6 +47,9 @@ enum Command {
     /// Start a whole cluster on this machine: PostgreSQL shards with replicas, the proxy, an auction house, bids
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(demo::Options),
+    /// Prepared transactions over several shards: what is there, and recovery
+    #[command(subcommand)]
+    Transactions(transactions::Command),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +61,7 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             // If standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "shard-admin: {error}");
+            let _ = writeln!(std::io::stderr(), "shard-admin: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -66,5 +71,6 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match arguments.command {
         Command::Demo(options) => Ok(runtime.block_on(demo::run(options))?),
+        Command::Transactions(command) => runtime.block_on(transactions::run(command)),
     }
 }

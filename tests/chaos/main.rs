@@ -3,6 +3,7 @@
 //!
 //! `SEED=… cargo test --test chaos` replays a run as far as threads allow.
 
+mod commits;
 mod load;
 
 use std::time::{Duration, Instant};

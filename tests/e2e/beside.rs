@@ -1,8 +1,8 @@
 //! The proxy beside a plain PostgreSQL: both are asked the same, and what they say is put in brief so that it can be compared.
 
 use shard_admin::local_cluster::LocalNode;
-use tests::cluster::Cluster;
-use tests::wire::{Frame, Login, Wire};
+use tests::cluster::{Cluster, login_of};
+use tests::wire::{Frame, Wire};
 
 /// An answer in brief: tags, and of errors the SQLSTATE, the message and the position; of completed statements their tag, of rows
 /// their values.
@@ -41,14 +41,6 @@ pub(crate) fn sorted_rows(side: &mut Wire, sql: &str) -> Vec<Vec<Option<String>>
     let mut rows = side.rows(sql).expect("the rows");
     rows.sort();
     rows
-}
-
-/// A login at a plain server.
-pub(crate) fn login_of(oracle: &LocalNode) -> Login {
-    let login = Login::new((oracle.host.as_str(), oracle.port), "auction").expect("a loopback address");
-    let config = oracle.config("auction");
-    let password = config.get_password().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-    Login { password, ..login }
 }
 
 /// A cluster and a plain server, with a session of each.

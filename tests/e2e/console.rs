@@ -171,7 +171,7 @@ async fn promtool_accepts_the_metrics_and_they_count() {
         transaction.execute(update, &[&id]).await.expect("update");
     }
     transaction.commit().await.expect("commit");
-    for sql in ["SELECT count(*) FROM auctions GROUP BY title", "SELECT 1/0"] {
+    for sql in ["PREPARE TRANSACTION 'mine'", "SELECT 1/0"] {
         client.batch_execute(sql).await.expect_err(sql);
     }
     let counted = [

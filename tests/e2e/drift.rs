@@ -162,7 +162,7 @@ async fn rows_of_different_columns_are_never_one_answer() {
     assert_eq!(client.query("SELECT title FROM auctions", &[]).await.expect("others").len(), 30);
 }
 
-async fn second_proxy(cluster: &Cluster) -> (LocalProxy, [ReservedPort; 2]) {
+pub(crate) async fn second_proxy(cluster: &Cluster) -> (LocalProxy, [ReservedPort; 2]) {
     let ports = [ReservedPort::any().expect("a port"), ReservedPort::any().expect("a port")];
     let options = ProxyOptions {
         port: ports[0].number(),

@@ -1,13 +1,13 @@
 //! Holds the reading and hashing of shard keys against a live PostgreSQL: wherever the proxy claims to know a key, the
 //! server must agree. A difference here is a row on the wrong shard.
 
-mod random;
 mod server;
+mod spellings;
 
-use random::Random;
 use router_config::hash;
 use router_config::key::{KeyError, KeyType, KeyValue};
 use server::{Server, quoted};
+use spellings::Spellings;
 
 /// Random values per type.
 const VALUES: usize = 10_000;
@@ -68,7 +68,7 @@ fn assert_agrees(key_type: KeyType, text: &str, ours: &Result<KeyValue, KeyError
 #[test]
 fn ten_thousand_values_of_each_type_hash_alike() {
     let server = oracle();
-    let mut random = Random::new();
+    let mut random = Spellings::new();
     for key_type in KeyType::ALL {
         let texts: Vec<String> = (0..VALUES).map(|_| random.spelling(key_type)).collect();
         let answers = server.map(|text| format!("read('{}', {text})", sql_name(key_type)), &texts);
@@ -85,7 +85,7 @@ fn ten_thousand_values_of_each_type_hash_alike() {
 #[test]
 fn damaged_spellings_are_read_alike_or_not_at_all() {
     let server = oracle();
-    let mut random = Random::new();
+    let mut random = Spellings::new();
     for key_type in KeyType::ALL {
         let texts: Vec<String> = (0..VALUES).map(|_| random.mutated(key_type)).collect();
         let answers = server.map(|text| format!("read('{}', {text})", sql_name(key_type)), &texts);
@@ -98,7 +98,7 @@ fn damaged_spellings_are_read_alike_or_not_at_all() {
 #[test]
 fn dates_and_times_that_are_read_depend_on_no_setting() {
     let server = oracle();
-    let mut random = Random::new();
+    let mut random = Spellings::new();
     for key_type in [KeyType::Date, KeyType::Timestamptz] {
         let texts: Vec<String> = (0..1_000).map(|_| random.spelling(key_type)).collect();
         for style in ["ISO, DMY", "SQL, MDY", "Postgres, YMD", "German, DMY"] {
@@ -129,7 +129,7 @@ const SENDERS: [(KeyType, &str, u32); 9] = [
 #[test]
 fn binary_and_sql_agree_with_text() {
     let server = oracle();
-    let mut random = Random::new();
+    let mut random = Spellings::new();
     for (key_type, send, oid) in SENDERS {
         let texts: Vec<String> = (0..1_000).map(|_| random.spelling(key_type)).collect();
         let typed = |text: &str| format!("{text}::{}", sql_name(key_type));

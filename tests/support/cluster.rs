@@ -208,6 +208,17 @@ impl Drop for Cluster {
     }
 }
 
+/// The superuser's login at the sharded database's twin on a plain server.
+///
+/// # Panics
+/// When its address is none.
+pub fn login_of(oracle: &LocalNode) -> Login {
+    let login = Login::new((oracle.host.as_str(), oracle.port), "auction").expect("a loopback address");
+    let config = oracle.config("auction");
+    let password = config.get_password().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+    Login { password, ..login }
+}
+
 /// The first column of all rows as text; NULL is `NULL`.
 ///
 /// # Panics

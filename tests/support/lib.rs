@@ -1,6 +1,7 @@
 //! Support for the tests: clusters, wire clients, waiting.
 
 pub mod cluster;
+pub mod random;
 pub mod wire;
 pub mod wire_message;
 pub mod wire_print;

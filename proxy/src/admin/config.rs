@@ -87,7 +87,7 @@ fn of_auth(auth: &Auth) -> Vec<Shown> {
 }
 
 fn of_pool(pool: &Pool) -> Vec<Shown> {
-    let Pool { mode, size, min_idle, wait, max_lifetime, idle, statements } = pool;
+    let Pool { mode, size, min_idle, wait, max_lifetime, idle, statements, combine_size } = pool;
     vec![
         ("pool.mode", word(mode)),
         ("pool.size", size.to_string()),
@@ -96,6 +96,7 @@ fn of_pool(pool: &Pool) -> Vec<Shown> {
         ("pool.max_lifetime", time(*max_lifetime)),
         ("pool.idle", time(*idle)),
         ("pool.statements", statements.to_string()),
+        ("pool.combine_size", combine_size.to_string()),
     ]
 }
 
@@ -126,6 +127,7 @@ fn of_limits(limits: &Limits) -> Vec<Shown> {
         deadlock,
         lock_wait_over_shards,
         copy_buffer_bytes,
+        combine_max_bytes,
     } = limits;
     vec![
         ("limits.clients", clients.to_string()),
@@ -139,6 +141,7 @@ fn of_limits(limits: &Limits) -> Vec<Shown> {
         ("limits.deadlock", time(*deadlock)),
         ("limits.lock_wait_over_shards", time(*lock_wait_over_shards)),
         ("limits.copy_buffer_bytes", copy_buffer_bytes.to_string()),
+        ("limits.combine_max_bytes", combine_max_bytes.to_string()),
     ]
 }
 

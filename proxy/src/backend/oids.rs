@@ -10,8 +10,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// `FirstNormalObjectId` (`src/include/access/transam.h`): lower ones are the same on every server of a version.
-pub const FIRST_USER_OID: u32 = 16_384;
+use crate::sql::schema::FIRST_USER_OID;
+
 /// What a type is told to be that the home shard does not have: text in its text format.
 const UNKNOWN: u32 = 705;
 /// `record` and `record[]`: their values in binary name the types of their columns.

@@ -74,6 +74,8 @@ pub enum Owed {
         of: Arc<SharedStatement>,
         /// Whose Parse it is, where an application has just parsed it and takes it as it is; `None`: it must be what it was.
         by: Option<usize>,
+        /// Columns at the end that are not the application's.
+        hidden: u16,
     },
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute(Show),

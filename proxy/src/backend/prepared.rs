@@ -111,8 +111,16 @@ impl Registry {
             found.parses.fetch_add(1, Ordering::Relaxed);
             return found;
         }
+        let statement = self.alone(context, text, types);
+        let identity = Identity { context, text: statement.text.clone(), types: statement.types.clone() };
+        self.cache.insert(identity, Arc::clone(&statement));
+        statement
+    }
+
+    /// A statement that no other session will share.
+    pub fn alone(&self, context: u64, text: &[u8], types: &[u8]) -> Arc<SharedStatement> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let statement = Arc::new(SharedStatement {
+        Arc::new(SharedStatement {
             id,
             context,
             name: format!("gavel_{id}").into_bytes().into_boxed_slice(),
@@ -123,10 +131,7 @@ impl Registry {
             asked: OnceLock::new(),
             origin: OnceLock::new(),
             stale: AtomicBool::new(false),
-        });
-        let identity = Identity { context, text: statement.text.clone(), types: statement.types.clone() };
-        self.cache.insert(identity, Arc::clone(&statement));
-        statement
+        })
     }
 
     /// The statement of this identity, if there is one.

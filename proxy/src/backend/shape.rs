@@ -27,6 +27,11 @@ pub struct Shape {
 impl Shape {
     /// Of the bodies of a ParameterDescription and of a RowDescription (`None`: NoData). `None` where they are cut short.
     pub fn of(parameters: &[u8], rows: Option<&[u8]>) -> Option<Self> {
+        Self::of_first(parameters, rows, 0)
+    }
+
+    /// As [`Self::of`], but for so many columns at the end.
+    pub fn of_first(parameters: &[u8], rows: Option<&[u8]>, hidden: u16) -> Option<Self> {
         let (count, oids) = parameters.split_at_checked(2)?;
         let count = usize::from(u16::from_be_bytes(count.try_into().ok()?));
         let params = (0..count).map(|n| u32_at(oids, 4 * n)).collect::<Option<_>>()?;
@@ -34,7 +39,7 @@ impl Shape {
         let mut hasher = std::hash::BuildHasher::build_hasher(&FixedState::default());
         let (count, mut rest) = rows.split_at_checked(2)?;
         let mut columns = Vec::new();
-        for _ in 0..u16::from_be_bytes(count.try_into().ok()?) {
+        for _ in 0..u16::from_be_bytes(count.try_into().ok()?).checked_sub(hidden)? {
             let end = rest.iter().position(|&byte| byte == 0)?;
             let (name, fixed) = (&rest[..end], rest.get(end + 1..end + 19)?);
             let (own, modifier) = (u32_at(fixed, 6)?, u32_at(fixed, 12)?);

@@ -74,6 +74,17 @@ impl ShardState {
 }
 
 impl Health {
+    /// Of nodes that nobody has looked at yet.
+    pub(crate) fn new(
+        dialer: Arc<Dialer>,
+        nodes: Arc<Nodes>,
+        metrics: Arc<Metrics>,
+        database: String,
+    ) -> Self {
+        let (interval_ms, state) = (AtomicU64::new(0), Mutex::default());
+        Self { dialer, nodes, metrics, database, interval_ms, state }
+    }
+
     /// Checks `node` until it is retired.
     pub(crate) async fn watch(self: Arc<Self>, node: Arc<Node>) {
         let mut conn: Option<Client> = None;
@@ -312,14 +323,9 @@ mod tests {
             Shard { name: "s".to_owned(), primary: address(1), replicas: vec![address(2)], weight: 1.0 };
         let nodes = Arc::new(Nodes::default());
         let members = nodes.adopt(&Topology::new(vec![shard]), &[]).new;
-        let health = Health {
-            dialer: Arc::new(Dialer::new(&Settings::default(), None)),
-            nodes,
-            metrics: Metrics::new(&["s".to_owned()]).expect("a name"),
-            database: "postgres".to_owned(),
-            interval_ms: AtomicU64::new(0),
-            state: Mutex::default(),
-        };
+        let dialer = Arc::new(Dialer::new(&Settings::default(), None));
+        let metrics = Metrics::new(&["s".to_owned()]).expect("a name");
+        let health = Health::new(dialer, nodes, metrics, "postgres".to_owned());
         health.report(&members[1], None, "connection refused".to_owned());
         assert_eq!(*members[1].failure(), "connection refused");
         let seen = Observation {

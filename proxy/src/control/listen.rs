@@ -18,6 +18,7 @@ use super::connect::{Dialer, Messages};
 use super::error::ControlError;
 use super::nodes::{NodeId, Nodes};
 use super::resolver::primary;
+use crate::sql::spelling::quote_ident;
 
 /// Notifications that wait for one session; one more ends the session.
 pub(super) const QUEUE: usize = 4096;
@@ -155,7 +156,7 @@ impl Subscription {
         if !self.hub.enter(self.id, &channel) {
             return Err(ControlError::Stopped);
         }
-        let sql = format!("LISTEN {}", quote(&channel));
+        let sql = format!("LISTEN {}", quote_ident(&channel));
         let listened = tokio::time::timeout(LIMIT, self.hub.everywhere(&sql));
         let result = listened.await.unwrap_or_else(|_| {
             Err(ControlError::Limit {
@@ -270,7 +271,7 @@ impl Hub {
                 for listener in &self.listeners {
                     // In order with LISTENs, since both are sent under the lock or after entering. A full queue
                     // leaves the connection listening, which costs a little and harms nobody.
-                    let sql = format!("UNLISTEN {}", quote(&name));
+                    let sql = format!("UNLISTEN {}", quote_ident(&name));
                     let _full = listener.try_send(Request { sql, answer: None });
                 }
             }
@@ -440,8 +441,4 @@ fn answer(request: Request, result: Result<(), ControlError>) {
         // The session may have gone meanwhile.
         let _gone = sender.send(result);
     }
-}
-
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

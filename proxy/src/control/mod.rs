@@ -5,6 +5,7 @@
 //! frame.
 
 mod announce;
+mod barrier;
 pub mod catalog;
 mod complaint;
 mod connect;
@@ -15,6 +16,7 @@ mod listen;
 mod locks;
 mod nodes;
 mod oids;
+pub mod recovery;
 mod resolver;
 mod roles;
 mod runtime;
@@ -28,8 +30,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -39,6 +40,7 @@ use router_config::topology::{NodeAddress, ShardId, Topology};
 use tokio::runtime::Handle;
 use tokio_rustls::rustls::ClientConfig;
 
+pub use self::barrier::Barrier;
 pub use self::catalog::{Catalog, DatabaseCatalog, Forbids, OwnCatalog, Problem, TextRow};
 pub use self::error::ControlError;
 pub(crate) use self::error::explain;
@@ -50,8 +52,7 @@ pub use self::roles::NodeRole;
 pub use self::runtime::ControlRuntime;
 pub use self::sequences::{StrideNote, StrideReport};
 pub use self::two_phase::{
-    Gid, Outcome, Transaction, TwoPhase, commit_prepared_sql, decision_sql, prepare_sql,
-    rollback_prepared_sql,
+    Gid, Outcome, Transaction, TwoPhase, commit_prepared_sql, prepare_sql, rollback_prepared_sql,
 };
 
 use self::announce::Announcer;
@@ -102,6 +103,7 @@ struct Inner {
     health: Arc<Health>,
     catalogs: Arc<Catalogs>,
     two_phase: TwoPhase,
+    barrier: Barrier,
     listen: ListenHub,
     settings: ArcSwap<Settings>,
 }
@@ -128,14 +130,8 @@ impl Control {
         let dialer = Arc::new(Dialer::new(&settings, tls));
         let nodes = Arc::new(Nodes::default());
         let database = settings.auth.query_database.clone();
-        let health = Arc::new(Health {
-            dialer: Arc::clone(&dialer),
-            nodes: Arc::clone(&nodes),
-            metrics: Arc::clone(&metrics),
-            database: database.clone(),
-            interval_ms: AtomicU64::new(0),
-            state: Mutex::default(),
-        });
+        let parts = (Arc::clone(&dialer), Arc::clone(&nodes), Arc::clone(&metrics));
+        let health = Arc::new(Health::new(parts.0, parts.1, parts.2, database.clone()));
         health.set_interval(settings.backend.health_interval);
         for node in nodes.adopt(&topology.load(), &standalone(&settings)).new {
             if node.shard.is_some() {
@@ -159,6 +155,8 @@ impl Control {
         });
         handle.spawn(Arc::clone(&resolver).hold_lock());
         handle.spawn(Arc::clone(&resolver).decide_all(decisions));
+        let (barrier, requests) = Barrier::new();
+        handle.spawn(Arc::clone(&resolver).keep_barrier(requests));
         handle.spawn(resolver.run());
         let proxy = two_phase.owner().proxy.clone();
         let announcer = Announcer { proxy, database };
@@ -167,7 +165,7 @@ impl Control {
         let listen = ListenHub::new(dialer, Arc::clone(&nodes), handle.clone());
         handle.spawn(announcer.hear(listen.clone(), Arc::clone(&catalogs)));
         let settings = ArcSwap::new(settings);
-        let inner = Inner { handle, topology, nodes, health, catalogs, two_phase, listen, settings };
+        let inner = Inner { handle, topology, nodes, health, catalogs, two_phase, barrier, listen, settings };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -179,6 +177,11 @@ impl Control {
     /// Two-phase commit, the session's side.
     pub fn two_phase(&self) -> &TwoPhase {
         &self.inner.two_phase
+    }
+
+    /// Moments at which no two-phase commit is half done.
+    pub fn barrier(&self) -> &Barrier {
+        &self.inner.barrier
     }
 
     /// The topology in use.

@@ -12,6 +12,7 @@ use super::catalog::{Catalog, Catalogs, TextRow, ask};
 use super::error::ControlError;
 use super::resolver::primary;
 use crate::sql::schema::{Placement, Schema};
+use crate::sql::spelling::quote_ident;
 
 /// Stride of bigint sequences: as many shards can be added without touching them again.
 const STRIDE: i64 = 1024;
@@ -146,7 +147,7 @@ pub(super) fn align_new(
     }
     let of_shard = |shard: usize| {
         let texts = wanted.iter().map(|used| {
-            let (name, stride) = (format!("{}.{}", quote(&used.schema), quote(&used.name)), stride(used, shards));
+            let (name, stride) = (format!("{}.{}", quote_ident(&used.schema), quote_ident(&used.name)), stride(used, shards));
             let literal = format!("'{}'", name.replace('\'', "''"));
             let residue = shard + 1;
             let added: Vec<_> = used.columns.iter().filter(|(table, column)| is_added(table, column)).collect();
@@ -177,7 +178,7 @@ fn refill(
     type_name: &str,
     (stride, residue): (i64, usize),
 ) -> String {
-    let (table, column) = (format!("{}.{}", quote(schema), quote(table)), quote(column));
+    let (table, column) = (format!("{}.{}", quote_ident(schema), quote_ident(table)), quote_ident(column));
     let literal = format!("'{}'", table.replace('\'', "''"));
     format!(
         "DO $gavel_refill$ BEGIN IF (SELECT is_called FROM {sequence}) AND NOT EXISTS \
@@ -237,7 +238,7 @@ async fn align_one(
     used: &Used,
     (stride, residue): (i64, i64),
 ) -> Result<bool, ControlError> {
-    let name = format!("{}.{}", quote(&used.schema), quote(&used.name));
+    let name = format!("{}.{}", quote_ident(&used.schema), quote_ident(&used.name));
     let doing = format!("setting the stride of sequence {name}");
     let failed = |error: tokio_postgres::Error| ControlError::query(&doing, node, &error);
     let read = format!("SELECT last_value, is_called FROM {name}");
@@ -262,10 +263,6 @@ async fn align_one(
 /// The first value from `at_least` on that is congruent to `residue`.
 fn next_value(at_least: i64, stride: i64, residue: i64) -> i64 {
     at_least.saturating_add((residue - at_least).rem_euclid(stride))
-}
-
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]
@@ -294,6 +291,7 @@ mod unit {
             not_null: true,
             default: None,
             identity_always: false,
+            declared: String::new(),
             generated: false,
             stored: Stored::default(),
         };
@@ -304,6 +302,7 @@ mod unit {
             kind: RelationKind::Table,
             columns: vec![column("auction_id"), column("id")],
             placement: Placement::Sharded { key_column: 0, key_type: KeyType::Int8 },
+            definition: None,
         };
         let mut schema = Schema::default();
         schema.relations.insert((String::from("public"), String::from("bids")), Arc::new(bids));

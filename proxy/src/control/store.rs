@@ -114,6 +114,15 @@ pub(crate) fn unreadable(
     ControlError::Store { message }
 }
 
+/// The stored name of the cluster, where there is a store.
+pub(crate) async fn cluster(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    if !complete(client).await? {
+        return Ok(None);
+    }
+    let row = client.query_opt("SELECT id FROM gavel.cluster ORDER BY created LIMIT 1", &[]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
 /// Whether a slot map is stored in this database.
 pub(crate) async fn exists(client: &Client) -> Result<bool, tokio_postgres::Error> {
     if !complete(client).await? {

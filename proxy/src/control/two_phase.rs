@@ -189,18 +189,6 @@ pub fn rollback_prepared_sql(gid: &Gid, shard: ShardId) -> String {
     format!("ROLLBACK PREPARED '{}:{}'", gid.0, shard.0)
 }
 
-/// The decision as text, for a connection to the control database that may write `gavel.decision`. A unique violation
-/// (23505) means that a resolver has decided to roll back. Sessions use [`TwoPhase::decide`] instead.
-pub fn decision_sql(gid: &Gid, participants: &[String]) -> String {
-    let names: Vec<String> =
-        participants.iter().map(|name| format!("'{}'", name.replace('\'', "''"))).collect();
-    format!(
-        "INSERT INTO gavel.decision (gid, state, participants) VALUES ('{}', 'committed', ARRAY[{}]::text[])",
-        gid.0,
-        names.join(", ")
-    )
-}
-
 /// The parts of a participant's gid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Participant {

@@ -16,6 +16,11 @@ pub struct Rebound {
 /// A Bind with the parameters of `chosen` (1-based numbers of the original) and the original's result formats. `None` when the original is
 /// malformed, which its reader has excluded.
 pub fn choose(rest: &[u8], types: &[u8], chosen: &[u16]) -> Option<Rebound> {
+    choose_for(rest, types, chosen, rest.get(results_at(rest)?..)?)
+}
+
+/// As [`choose`], with these formats of the results, in the form of the message.
+pub fn choose_for(rest: &[u8], types: &[u8], chosen: &[u16], results: &[u8]) -> Option<Rebound> {
     let mut body = rest;
     let formats: Vec<i16> = counted(&mut body, frame::i16)?;
     let count = frame::i16(&mut body)? as u16;
@@ -55,7 +60,7 @@ pub fn choose(rest: &[u8], types: &[u8], chosen: &[u16]) -> Option<Rebound> {
         }
         out_types.put_slice(types.get(index * 4..index * 4 + 4).unwrap_or(&[0; 4]));
     }
-    out.put_slice(body);
+    out.put_slice(results);
     Some(Rebound { rest: out.freeze(), types: out_types.freeze() })
 }
 
@@ -64,6 +69,15 @@ pub fn with_text_results(rest: &[u8]) -> Bytes {
     let end = results_at(rest).unwrap_or(rest.len());
     let mut out = BytesMut::from(&rest[..end]);
     out.put_u16(0);
+    out.freeze()
+}
+
+/// A Bind after its names with the same formats of results, and no parameters.
+pub fn without_parameters(rest: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u16(0);
+    out.put_u16(0);
+    out.extend_from_slice(result_formats_as_sent(rest));
     out.freeze()
 }
 

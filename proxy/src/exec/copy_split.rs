@@ -10,8 +10,8 @@ use std::task::Poll;
 use bytes::{BufMut, Bytes, BytesMut};
 use router_config::topology::ShardId;
 
+use super::ask::{Ask, Form};
 use super::copy_in;
-use super::spread::{Ask, Form};
 use crate::backend::conn::{Conn, ConnError, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;

@@ -8,16 +8,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use router_config::topology::ShardId;
 
-use super::spread::{Ask, Form, Share, queue_shape};
+use super::ask::{Ask, Form, Share};
+use super::merged_walk::Strands;
+use super::spread::queue_shape;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::shape::Agreed;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Cursor, Place, Portal, Prepared};
 use crate::frontend::session::Session;
-use crate::frontend::transaction::quote;
 use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Command, Facts};
 use crate::sql::fetch::{self, Count};
+use crate::sql::spelling::quote_ident;
 use crate::wire::backend::tag as backend_tag;
 use crate::wire::{frontend, reply};
 
@@ -33,14 +35,17 @@ pub struct Walk {
     left: Option<u64>,
     /// What the rows are.
     agreed: Agreed,
+    /// The shards are read all at once, and their rows are merged.
+    strands: Option<Strands>,
 }
 
 impl Walk {
     /// Over the shards of a plan; `None` when its rows are not one answer after the other.
     pub fn of(plan: &Plan) -> Option<Self> {
-        let (shards, left) = match &plan.target {
-            Target::Concat(shards) => (shards, None),
-            Target::ConcatAny(shards, limit) => (shards, Some(u64::from(*limit))),
+        let (shards, left, strands) = match &plan.target {
+            Target::Concat(shards) => (shards, None, None),
+            Target::Gather(shards, gather) if gather.takes_any_rows() => (shards, gather.limit, None),
+            Target::Gather(shards, gather) => (shards, None, Some(Strands::new(gather))),
             _ => return None,
         };
         let several = shards.len() > 1;
@@ -50,7 +55,23 @@ impl Walk {
             bound: false,
             left,
             agreed: Agreed::default(),
+            strands,
         })
+    }
+
+    /// Its shards, in their order.
+    pub(super) fn shards(&self) -> &[ShardId] {
+        &self.shards
+    }
+
+    /// What the rows are.
+    pub(super) fn agreed(&self) -> &Agreed {
+        &self.agreed
+    }
+
+    /// Whether rows that one shard gives now and another one later are told the same time.
+    pub(crate) fn reads_at_once(&self) -> bool {
+        self.strands.is_some()
     }
 
     /// How many rows to ask of the shard it stands in; `None`: all. `wanted` as well.
@@ -122,6 +143,9 @@ impl Session {
         part: &mut Part<'_>,
         limit: Option<u64>,
     ) -> Result<Option<u64>, Failure> {
+        if let Some(strands) = walk.strands.clone() {
+            return Box::pin(self.merge_portal_on((walk, &strands), part, limit)).await;
+        }
         let mut total = 0;
         if !walk.bound {
             // What is begun can be ended.
@@ -165,7 +189,7 @@ impl Session {
                 self.names.walks += 1;
                 (walk, self.names.walks, bind)
             }
-            Place::Shard(_) | Place::Control { .. } => return Err(goes_forward()),
+            Place::Shard(_) | Place::Control { .. } | Place::Combined { .. } => return Err(goes_forward()),
         };
         let statement = &portal.statement;
         let mut part = Part { statement, bind: &bind, id, wanted: None, describe: false, moves: true };
@@ -188,7 +212,7 @@ impl Session {
             let types = conn.own_types(&types)?;
             reply::parse(&mut conn.write, b"", &part.statement.shared.text, &types);
             conn.owe(Owed::Parse { show: Show::ERRORS, statement: None });
-            queue_shape(conn, part.statement, true);
+            queue_shape(conn, part.statement, true, 0);
             reply::bind(&mut conn.write, name.as_bytes(), b"", part.bind);
             conn.owe(Owed::Bind(Show::ERRORS));
         }
@@ -231,7 +255,17 @@ impl Session {
         bind: &Bytes,
         walk: &Walk,
     ) -> Result<(), Failure> {
-        let at = self.acquire(walk.shards[0], false).await?;
+        self.describe_bound(walk.shards[0], statement, bind).await
+    }
+
+    /// The description of a portal, by a shard that need not know the portal.
+    pub async fn describe_bound(
+        &mut self,
+        shard: ShardId,
+        statement: &Prepared,
+        bind: &Bytes,
+    ) -> Result<(), Failure> {
+        let at = self.acquire(shard, false).await?;
         let held = &mut self.held[at];
         held.unnamed = None;
         let conn = &mut *held.lease;
@@ -269,7 +303,7 @@ impl Session {
             Place::Shard(shard) => Some(Target::One(*shard)),
             Place::Walk { walk, .. } => Some(walk.target()),
             Place::Spread { plan, .. } => Walk::of(plan).map(|walk| walk.target()),
-            Place::Control { .. } => None,
+            Place::Control { .. } | Place::Combined { .. } => None,
         }
     }
 
@@ -279,6 +313,8 @@ impl Session {
             Command::Fetch(name) if !self.names.cursors.contains_key(name) => self.portal_plan(name),
             Command::Fetch(name) | Command::CloseCursor(Some(name)) => match self.names.cursors.get(name)? {
                 Cursor::Several(walk) => Some(walk.target()),
+                // Its conn is none of a shard's.
+                Cursor::Combined { .. } => Some(Target::Concat(std::iter::once(ShardId(0)).collect())),
                 Cursor::One { .. } => None,
             },
             Command::CloseCursor(None) if !self.names.cursors.is_empty() => {
@@ -288,6 +324,7 @@ impl Session {
                     match cursor {
                         Cursor::One { shard, .. } => all.push(*shard),
                         Cursor::Several(walk) => all.extend(&walk.shards),
+                        Cursor::Combined { .. } => all.push(ShardId(0)),
                     }
                 }
                 all.sort_unstable();
@@ -301,10 +338,13 @@ impl Session {
     /// FETCH or MOVE.
     pub(super) async fn fetch(&mut self, ask: Ask) -> Result<(), Failure> {
         let Command::Fetch(name) = &ask.facts.command else { return Ok(()) };
+        if self.fetch_kept(&ask, name).await? {
+            return Ok(());
+        }
         let read = fetch::read(&ask.text, self.text_rules().standard_strings);
         let walk = match self.names.cursors.get(name) {
             Some(Cursor::Several(walk)) => Some(walk.clone()),
-            Some(Cursor::One { .. }) | None => None,
+            Some(Cursor::One { .. } | Cursor::Combined { .. }) | None => None,
         };
         let Some(read) = read else { return Err(goes_forward()) };
         let limit = match read.count {
@@ -316,6 +356,13 @@ impl Session {
             return self.move_portal(&ask, &Bytes::copy_from_slice(name.as_bytes()), limit).await;
         };
         self.expect(&ask.facts, &ask.text, None);
+        if let Some(strands) = walk.strands.clone() {
+            let fetched = (name.as_str(), &ask, read.moves);
+            if let Some(total) = Box::pin(self.merge_cursor_on((&walk, &strands), fetched, limit)).await? {
+                self.complete(&format!("{} {total}", read.verb()));
+            }
+            return Ok(());
+        }
         let (mut total, mut first) = (0, true);
         // At the end a shard is asked all the same: for the description, and for a cursor that is gone.
         while first || !(walk.is_over() || limit.is_some_and(|limit| total >= limit)) {
@@ -323,11 +370,11 @@ impl Session {
             let shard = walk.shards[walk.at.min(walk.shards.len() - 1)];
             if over && walk.left == Some(0) {
                 let at = self.acquire(shard, false).await?;
-                self.ask(at, &format!("MOVE FORWARD ALL FROM {}", quote(name))).await?;
+                self.ask(at, &format!("MOVE FORWARD ALL FROM {}", quote_ident(name))).await?;
             }
             let wanted = if over { Some(1) } else { walk.ask(limit.map(|limit| limit - total)) };
             let count = wanted.map_or_else(|| "ALL".to_owned(), |rows| rows.to_string());
-            let text = format!("{} FORWARD {count} FROM {}", read.verb(), quote(name));
+            let text = format!("{} FORWARD {count} FROM {}", read.verb(), quote_ident(name));
             let share = Share::new(shard, Bytes::from(text));
             let Some(rows) = self.fetch_one((&share, &walk.agreed), &ask.form, first).await? else {
                 return Ok(());
@@ -381,14 +428,14 @@ impl Session {
 }
 
 /// What one Execute is about.
-struct Part<'a> {
-    statement: &'a Prepared,
-    bind: &'a [u8],
-    id: u64,
+pub(super) struct Part<'a> {
+    pub(super) statement: &'a Prepared,
+    pub(super) bind: &'a Bytes,
+    pub(super) id: u64,
     wanted: Option<u64>,
-    describe: bool,
+    pub(super) describe: bool,
     /// The rows are passed over.
-    moves: bool,
+    pub(super) moves: bool,
 }
 
 fn goes_forward() -> Failure {
@@ -407,6 +454,6 @@ enum Read {
 }
 
 /// `SELECT 7`
-fn count_of(tag: &[u8]) -> u64 {
+pub(super) fn count_of(tag: &[u8]) -> u64 {
     std::str::from_utf8(tag).ok().and_then(|tag| tag.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use router_config::topology::ShardId;
 
+use super::ask::Share;
 use super::bind;
-use super::spread::Share;
 use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::control::TextRow;
@@ -14,6 +14,7 @@ use crate::frontend::names::Prepared;
 use crate::frontend::own_catalog::text_rows;
 use crate::frontend::session::Session;
 use crate::route::clocks;
+use crate::route::origins::Origins;
 use crate::route::plan::Draw;
 use crate::sql::facts::{Command, Facts};
 use crate::wire::{reply, sqlstate};
@@ -40,6 +41,7 @@ impl Session {
         for share in shares {
             if let Some(text) = clocks::replaced(&share.text, conforming, (row.text(0), row.text(1))) {
                 share.text = Bytes::from(text);
+                share.origins = Origins::default();
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::spread::Share;
+use super::ask::Share;
 use crate::backend::conn::Events;
 use crate::backend::owed::Show;
 use crate::wire::backend::tag;
@@ -15,8 +15,8 @@ pub(super) enum Merge {
     Concat,
     /// As `Concat`, but rows in the order of the application's VALUES.
     Ordered,
-    /// So many rows, of whichever shares.
-    Any(u32),
+    /// Rows merged as the plan says: so many of them.
+    Gathered(u64),
     /// The first share's answer stands for all.
     First,
     /// As `First`, but the tags are added up.
@@ -27,8 +27,8 @@ impl Merge {
     /// What is shown of a share's answer.
     pub(super) fn show(self, first: bool) -> Show {
         let rows = match self {
-            Self::Concat => Show::ROWS,
-            Self::Ordered | Self::Any(_) => Show::NOTHING,
+            Self::Concat | Self::Gathered(_) => Show::ROWS,
+            Self::Ordered => Show::NOTHING,
             Self::First | Self::Sum if first => Show::ROWS,
             Self::First | Self::Sum => Show::NOTHING,
         };
@@ -38,7 +38,7 @@ impl Merge {
     /// Whether the rows of all shares are the application's.
     pub(super) fn takes_all(self) -> bool {
         match self {
-            Self::Concat | Self::Ordered | Self::Any(_) => true,
+            Self::Concat | Self::Ordered | Self::Gathered(_) => true,
             Self::First | Self::Sum => false,
         }
     }

@@ -2,12 +2,18 @@
 
 use std::ops::Range;
 
+use router_config::topology::ShardId;
+
+use super::ask::{Ask, Form, Share};
 use super::merge::Merge;
-use super::spread::Ask;
+use crate::backend::conn::Events;
+use crate::frontend::failure::Failure;
 use crate::frontend::session::Session;
-use crate::route::plan::Target;
-use crate::sql::facts::{Access, Command, Facts};
+use crate::frontend::watch::Why;
+use crate::route::plan::{Plan, Target};
+use crate::sql::facts::{Access, Command, Facts, Scope};
 use crate::sql::normalise::identifiers;
+use crate::wire::sqlstate;
 
 impl Session {
     /// Which shares run at the same time. Sessions that lock rows of several shards do it in the order of the shards, and so wait for
@@ -20,14 +26,65 @@ impl Session {
             });
         }
         let alone = match merge {
-            _ if upserts => shares,
+            _ if upserts || matches!(ask.plan.target, Target::Each(_)) => shares,
             // What is written everywhere meets on the home shard.
             Merge::First if ask.facts.access != Access::Read => 1,
-            Merge::First | Merge::Sum | Merge::Concat | Merge::Ordered | Merge::Any(_) => 0,
+            Merge::First | Merge::Sum | Merge::Concat | Merge::Ordered | Merge::Gathered(_) => 0,
         };
         let mut rounds: Vec<Range<usize>> = (0..alone.min(shares)).map(|turn| turn..turn + 1).collect();
         rounds.extend((alone < shares).then_some(alone..shares));
         rounds
+    }
+
+    /// A statement that cannot run in a transaction: one shard after the other. It can be run again where it stopped.
+    pub(super) async fn each_alone(&mut self, ask: Ask) -> Result<(), Failure> {
+        let count = self.worker.shared.topology.load().shards.len() as u16;
+        if self.block.is_some() {
+            // PostgreSQL's own refusal: it cannot run inside a transaction block.
+            let plan = Plan { target: Target::One(ShardId(0)), ..ask.plan };
+            return Box::pin(self.spread(Ask { plan, ..ask })).await;
+        }
+        if self.events.completed > 0 && matches!(ask.form, Form::Execute { .. }) {
+            let message = "this statement cannot be executed within a pipeline";
+            return Err(Failure::error(sqlstate::ACTIVE_SQL_TRANSACTION, message));
+        }
+        let notices = self.judge_concurrent_index(&ask.text)?;
+        self.await_nodes((0..count).map(ShardId), false, &mut None).await?;
+        for turn in 0..count {
+            let Some(at) = self.acquire_all(std::iter::once(ShardId(turn)), false).await?.pop() else {
+                break;
+            };
+            self.note_shard(Why::of(&ask.plan), at);
+            let share = Share::new(ShardId(turn), ask.text.clone());
+            // The home shard's answer is kept back until all have succeeded.
+            self.writes(at)?;
+            self.queue_share(at, &share, &ask.form.described_if(turn == 0), Merge::First.show(true))?;
+            let outcome = self.drive(&[at]).await?;
+            if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
+                continue;
+            }
+            self.io.out.extend_from_slice(&notices);
+            self.expect(&ask.facts, &ask.text, None);
+            return self.conclude(outcome, &[share], Merge::First);
+        }
+        Ok(())
+    }
+
+    /// Conns that had not written before and on which no row was touched have nothing to prepare.
+    pub(super) fn spare(&mut self, ask: &Ask, order: &[usize], fresh: &[usize], outcome: &[Events]) {
+        let fires = match &ask.facts.scope {
+            Scope::Sharded(sharded) => sharded.fires.is_some(),
+            _ => true,
+        };
+        if fires || !matches!(ask.plan.target, Target::Each(_)) {
+            return;
+        }
+        for (at, events) in order.iter().zip(outcome) {
+            let none = events.last_tag.as_deref().is_some_and(|tag| tag.ends_with(b" 0"));
+            if none && events.error.is_none() && fresh.contains(at) {
+                self.held[*at].wrote = false;
+            }
+        }
     }
 
     /// DDL that fills a table on each shard with rows of that shard (CREATE MATERIALIZED VIEW).

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use router_config::topology::ShardId;
 
+use super::ask::{Ask, Form, Share};
 use super::bind::{self, Rebound};
 use super::merge::{Merge, order_rows, sum_tags};
-use super::together::run_all;
 use crate::backend::conn::{Conn, Events};
 use crate::backend::copy_trim::CopyTrim;
 use crate::backend::owed::{Owed, Show};
@@ -19,102 +19,56 @@ use crate::backend::shape::Agreed;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::Prepared;
 use crate::frontend::session::Session;
-use crate::frontend::settle::note_lsn;
 use crate::frontend::transaction::Block;
 use crate::frontend::watch::Why;
-use crate::route::origins::Origins;
 use crate::route::plan::{Plan, Target};
-use crate::sql::facts::{Access, Command, Facts};
+use crate::sql::facts::{Access, Command};
 use crate::wire::backend::tag;
-use crate::wire::{frontend, reply, sqlstate};
-
-/// A statement to spread.
-pub struct Ask {
-    /// Where to.
-    pub plan: Plan,
-    /// What it says.
-    pub facts: Arc<Facts>,
-    /// The application's text, used where a share has none of its own.
-    pub text: Bytes,
-    /// How the application sent it.
-    pub form: Form,
-}
-
-/// How the application sent the statement.
-pub enum Form {
-    /// Query.
-    Query,
-    /// Execute of a portal.
-    Execute {
-        /// Its statement.
-        statement: Arc<Prepared>,
-        /// Bind's body after the names.
-        bind: Bytes,
-        /// A description was asked for and has not been given.
-        describe: bool,
-        /// Row limit.
-        max_rows: i32,
-    },
-}
-
-impl Form {
-    /// The same, described only where it is said so too.
-    fn described_if(&self, wanted: bool) -> Self {
-        match self {
-            Self::Query => Self::Query,
-            Self::Execute { statement, bind, describe, max_rows } => Self::Execute {
-                statement: Arc::clone(statement),
-                bind: bind.clone(),
-                describe: *describe && wanted,
-                max_rows: *max_rows,
-            },
-        }
-    }
-}
-
-/// What one shard is sent.
-pub(super) struct Share {
-    pub(super) shard: ShardId,
-    pub(super) text: Bytes,
-    pub(super) params: Option<Vec<u16>>,
-    pub(super) rows: Vec<u32>,
-    pub(super) origins: Origins,
-}
-
-impl Share {
-    /// A text with the parameters of the application's.
-    pub(super) fn new(shard: ShardId, text: Bytes) -> Self {
-        Self { shard, text, params: None, rows: Vec::new(), origins: Origins::default() }
-    }
-}
-
-impl Ask {
-    fn check_row_limit(&self, shares: usize) -> Result<(), Failure> {
-        match self.form {
-            Form::Execute { max_rows: 1.., .. } if shares > 1 && self.facts.returns_rows => {
-                Err(Failure::unsupported(
-                    "a row limit on rows that are put in order of several shards' answers is not supported",
-                    "Fetch all rows at once, or name the shard key.",
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
-}
+use crate::wire::{frontend, reply};
 
 impl Session {
     /// Executes a statement on the shards of its plan; the answer, without ReadyForQuery, goes to the application.
     pub async fn spread(&mut self, ask: Ask) -> Result<(), Failure> {
-        if matches!(ask.plan.target, Target::EachAlone) {
-            return self.each_alone(ask).await;
+        match &ask.facts.command {
+            Command::Fetch(_) => return self.fetch(ask).await,
+            Command::CloseCursor(Some(name)) if self.close_kept(&ask, name) => return Ok(()),
+            _ => {}
         }
-        if matches!(ask.plan.target, Target::CopySplit | Target::CopyEverywhere) {
-            return self.spread_copy(ask).await;
+        match &ask.plan.target {
+            Target::EachAlone => self.each_alone(ask).await,
+            Target::CopySplit | Target::CopyEverywhere => self.spread_copy(ask).await,
+            Target::Combine(combine) => {
+                let combine = combine.clone();
+                Box::pin(self.combine(ask, &combine)).await
+            }
+            Target::InsertRows(rows) => {
+                let rows = rows.clone();
+                Box::pin(self.insert_rows(ask, &rows)).await
+            }
+            Target::Move(moves) => {
+                let moves = moves.clone();
+                Box::pin(self.move_rows(ask, &moves)).await
+            }
+            Target::Broadcast(broadcast) => {
+                let broadcast = broadcast.clone();
+                Box::pin(self.broadcast(ask, &broadcast)).await
+            }
+            Target::One(_)
+            | Target::Any
+            | Target::Concat(_)
+            | Target::Gather(..)
+            | Target::Each(_)
+            | Target::Nowhere(_)
+            | Target::Everywhere
+            | Target::EverywhereAs(_)
+            | Target::Split(_)
+            | Target::Draw(_) => Box::pin(self.run_shares(ask)).await,
         }
-        if matches!(ask.facts.command, Command::Fetch(_)) {
-            return self.fetch(ask).await;
-        }
-        let (mut shares, merge) = self.shares(&ask)?;
+    }
+
+    /// Sends each shard its share, and makes one answer of theirs.
+    async fn run_shares(&mut self, ask: Ask) -> Result<(), Failure> {
+        let (mut shares, mut merge) = self.shares(&ask)?;
         self.read_clocks(&ask.facts, &mut shares).await?;
         let writes = ask.facts.access != Access::Read;
         ask.check_row_limit(shares.len())?;
@@ -123,6 +77,7 @@ impl Session {
             self.open_implicit();
         }
         let order = self.conns_of(&shares, ask.plan.replica && !writes).await?;
+        let fresh: Vec<usize> = order.iter().copied().filter(|at| !self.held[*at].wrote).collect();
         for (turn, at) in order.iter().copied().enumerate() {
             self.note_shard(Why::of(&ask.plan), at);
             // The value that lastval or currval stands for is in the text by now: nothing is drawn.
@@ -133,7 +88,7 @@ impl Session {
             let last = turn + 1 == shares.len();
             let asks_lsn = self.held[at].asks_lsn.is_some();
             let conn = &mut self.held[at].lease;
-            conn.capture = asks_lsn || matches!(merge, Merge::Ordered | Merge::Any(_));
+            conn.capture = asks_lsn || matches!(merge, Merge::Ordered);
             conn.copy_trim = match &ask.facts.command {
                 Command::CopyOut(shape) => CopyTrim::of(shape, turn == 0, last),
                 _ => None,
@@ -154,16 +109,14 @@ impl Session {
                 break;
             }
             for turn in turns.clone() {
-                let show = merge.show(turn == 0);
-                let last = turn + 1 == shares.len();
-                let show = if last { show.and(Show::COPY_DONE) } else { show };
-                let show = if compared { show.and(Show::COMPARED) } else { show };
+                let show = show_of(&ask, merge, (turn, shares.len()));
                 self.queue_share(order[turn], &shares[turn], &ask.form, show)?;
                 self.held[order[turn]].lease.rewritten = self.rewritten(&ask, &shares[turn]);
             }
-            outcome.append(&mut self.drive(&order[turns]).await?);
+            outcome.append(&mut self.drive_shares(&ask, &mut merge, &order[turns]).await?);
         }
         self.leave_out(&order[outcome.len().min(order.len())..]);
+        self.spare(&ask, &order, &fresh, &outcome);
         self.check_rows(&outcome, writes)?;
         let merge = if self.fills_on_each(&ask.facts) { Merge::Sum } else { merge };
         self.conclude(outcome, &shares, merge)?;
@@ -203,13 +156,14 @@ impl Session {
     fn shares(&self, ask: &Ask) -> Result<(Vec<Share>, Merge), Failure> {
         let same = |shard| Share::new(shard, ask.text.clone());
         Ok(match &ask.plan.target {
-            Target::ConcatAny(shards, _) if matches!(ask.facts.command, Command::Declare { .. }) => {
-                (shards.iter().map(|shard| same(*shard)).collect(), Merge::First)
+            Target::Gather(shards, gather) => {
+                let declares = matches!(ask.facts.command, Command::Declare { .. });
+                let merge = if declares { Merge::First } else { Merge::Gathered(0) };
+                (shards.iter().map(|shard| Share::merged(same(*shard), gather)).collect(), merge)
             }
-            Target::ConcatAny(shards, rows) => {
-                (shards.iter().map(|shard| same(*shard)).collect(), Merge::Any(*rows))
+            Target::Concat(shards) | Target::Each(shards) => {
+                (shards.iter().map(|shard| same(*shard)).collect(), Merge::Concat)
             }
-            Target::Concat(shards) => (shards.iter().map(|shard| same(*shard)).collect(), Merge::Concat),
             Target::Everywhere => {
                 let count = self.worker.shared.topology.load().shards.len() as u16;
                 let sealed =
@@ -231,6 +185,7 @@ impl Session {
                     params: Some(part.params.clone()),
                     rows: part.rows.clone(),
                     origins: part.origins.clone(),
+                    hidden: 0,
                 });
                 let merge =
                     if ask.facts.returns_rows && parts.len() > 1 { Merge::Ordered } else { Merge::Concat };
@@ -238,7 +193,14 @@ impl Session {
             }
             Target::One(shard) | Target::Nowhere(shard) => (vec![same(*shard)], Merge::Concat),
             Target::Any => (vec![same(ShardId(0))], Merge::Concat),
-            Target::EachAlone | Target::Draw(_) | Target::CopySplit | Target::CopyEverywhere => {
+            Target::EachAlone
+            | Target::Draw(_)
+            | Target::CopySplit
+            | Target::CopyEverywhere
+            | Target::Combine(_)
+            | Target::InsertRows(_)
+            | Target::Move(_)
+            | Target::Broadcast(_) => {
                 return Err(Failure::unsupported(
                     "this statement in this place",
                     "Send it as a statement of its own.",
@@ -270,8 +232,9 @@ impl Session {
                 reply::parse(&mut conn.write, b"", &share.text, &types);
                 conn.owe(Owed::Parse { show: errors_of(first), statement: None });
                 let whole = share.params.is_none() && share.text == statement.shared.text;
-                queue_shape(conn, statement, whole);
-                reply::bind(&mut conn.write, b"", b"", &bound.rest);
+                queue_shape(conn, statement, whole, share.hidden);
+                let (_, rest) = super::gather::with_hidden(&bound.rest, share.hidden);
+                reply::bind(&mut conn.write, b"", b"", &rest);
                 conn.owe(Owed::Bind(errors_of(first)));
                 let wanted = *describe && first;
                 let command = statement.facts().map(|facts| &facts.command);
@@ -290,47 +253,20 @@ impl Session {
         Ok(())
     }
 
-    /// Runs all shares to their end.
-    pub(super) async fn drive(&mut self, order: &[usize]) -> Result<Vec<Events>, Failure> {
-        let mut conns: Vec<Option<&mut Conn>> = Vec::new();
-        conns.resize_with(order.len(), || None);
-        for (at, held) in self.held.iter_mut().enumerate() {
-            if let Some(turn) = order.iter().position(|wanted| *wanted == at) {
-                conns[turn] = Some(&mut held.lease);
-            }
-        }
-        let mut conns: Vec<&mut Conn> = conns.into_iter().flatten().collect();
-        let mut events: Vec<Events> = Vec::new();
-        events.resize_with(conns.len(), || self.events.beside());
-        let agreed = self.events.agreed.as_ref();
-        match run_all(&mut self.io, &mut conns, &mut events, agreed).await {
-            Ok(()) => {
-                for (turn, at) in order.iter().enumerate() {
-                    let held = &mut self.held[*at];
-                    held.lease.capture = false;
-                    held.lease.rewritten = None;
-                    held.lease.copy_trim = None;
-                    if let Some(ticket) = held.asks_lsn.take() {
-                        // Its answer came in front of the share's own rows.
-                        let rows = &mut events[turn].rows;
-                        let row = (!rows.is_empty()).then(|| rows.remove(0));
-                        note_lsn(ticket, row);
-                    }
-                }
-                Ok(events)
-            }
-            Err((turn, error)) => Err(self.lose(order[turn], error)),
-        }
-    }
-
     /// The one answer out of the shares' answers: errors, rows in order, the tag.
-    fn conclude(&mut self, outcome: Vec<Events>, shares: &[Share], merge: Merge) -> Result<(), Failure> {
+    pub(super) fn conclude(
+        &mut self,
+        outcome: Vec<Events>,
+        shares: &[Share],
+        merge: Merge,
+    ) -> Result<(), Failure> {
         let mut outcome = outcome;
         for (turn, events) in outcome.iter_mut().enumerate() {
             self.events.parameters.append(&mut events.parameters);
             if let Some(frame) = events.error.take() {
-                // The first share's error has been shown by its conn.
-                if turn > 0 && self.events.error.is_none() {
+                // The first share's error has been shown by its conn, unless rows were merged.
+                let shown = turn == 0 && !matches!(merge, Merge::Gathered(_));
+                if !shown && self.events.error.is_none() {
                     self.io.out.extend_from_slice(&frame);
                 }
                 self.events.error.get_or_insert(frame);
@@ -346,15 +282,7 @@ impl Session {
         let tag = match merge {
             Merge::First => tags.first().map(|tag| String::from_utf8_lossy(tag).into_owned()),
             Merge::Concat | Merge::Ordered | Merge::Sum => sum_tags(&tags),
-            Merge::Any(most) => {
-                let rows = outcome.iter().flat_map(|events| &events.rows).take(most as usize);
-                let mut count = 0;
-                for row in rows {
-                    reply::frame(&mut self.io.out, tag::DATA_ROW, |b| b.extend_from_slice(row));
-                    count += 1;
-                }
-                Some(format!("SELECT {count}"))
-            }
+            Merge::Gathered(rows) => Some(format!("SELECT {rows}")),
         };
         match tag {
             Some(tag) => self.complete(&tag),
@@ -373,51 +301,34 @@ impl Session {
         }
         self.events.completed += 1;
     }
+}
 
-    /// A statement that cannot run in a transaction: one shard after the other. It can be run again where it stopped.
-    async fn each_alone(&mut self, ask: Ask) -> Result<(), Failure> {
-        let count = self.worker.shared.topology.load().shards.len() as u16;
-        if self.block.is_some() {
-            // PostgreSQL's own refusal: it cannot run inside a transaction block.
-            let plan = Plan { target: Target::One(ShardId(0)), ..ask.plan };
-            return Box::pin(self.spread(Ask { plan, ..ask })).await;
-        }
-        if self.events.completed > 0 && matches!(ask.form, Form::Execute { .. }) {
-            let message = "this statement cannot be executed within a pipeline";
-            return Err(Failure::error(sqlstate::ACTIVE_SQL_TRANSACTION, message));
-        }
-        let notices = self.judge_concurrent_index(&ask.text)?;
-        self.await_nodes((0..count).map(ShardId), false, &mut None).await?;
-        for turn in 0..count {
-            let Some(at) = self.acquire_all(std::iter::once(ShardId(turn)), false).await?.pop() else {
-                break;
-            };
-            self.note_shard(Why::of(&ask.plan), at);
-            let share = Share::new(ShardId(turn), ask.text.clone());
-            // The home shard's answer is kept back until all have succeeded.
-            self.writes(at)?;
-            self.queue_share(at, &share, &ask.form.described_if(turn == 0), Merge::First.show(true))?;
-            let outcome = self.drive(&[at]).await?;
-            if turn + 1 < count && outcome.iter().all(|events| events.error.is_none()) {
-                continue;
-            }
-            self.io.out.extend_from_slice(&notices);
-            self.expect(&ask.facts, &ask.text, None);
-            return self.conclude(outcome, &[share], Merge::First);
-        }
-        Ok(())
+/// What the application is shown of a share's answer.
+fn show_of(ask: &Ask, merge: Merge, (turn, shares): (usize, usize)) -> Show {
+    let mut show = merge.show(turn == 0);
+    if turn + 1 == shares {
+        show = show.and(Show::COPY_DONE);
     }
+    if shares > 1 && merge.takes_all() {
+        show = show.and(Show::COMPARED);
+    }
+    // What the rows of each shard give rise to.
+    if matches!(ask.plan.target, Target::Each(_) | Target::Split(_)) {
+        show = show.and(Show::NOTICES);
+    }
+    show
 }
 
 /// Behind a Parse: whether the statement's rows are still what the application was told. `whole`: it is parsed as the application
 /// has written it; one that lives on is then known from here on.
-pub(super) fn queue_shape(conn: &mut Conn, statement: &Prepared, whole: bool) {
+/// Its last columns are not the application's.
+pub(super) fn queue_shape(conn: &mut Conn, statement: &Prepared, whole: bool, hidden: u16) {
     let must_stay = statement.must_stay();
     let first = whole && statement.named && statement.shared.origin.get().is_none();
     if must_stay || first {
         reply::named(&mut conn.write, frontend::tag::DESCRIBE, false, b"");
         let by = first.then_some(std::ptr::from_ref(statement).addr());
-        conn.owe(Owed::Shape { of: Arc::clone(&statement.shared), by });
+        conn.owe(Owed::Shape { of: Arc::clone(&statement.shared), by, hidden });
     }
 }
 
@@ -443,7 +354,8 @@ pub fn first_share(plan: &Plan, statement: &Prepared, bind: &Bytes) -> (ShardId,
             None => own(ShardId(0)),
         },
         Target::EverywhereAs(text) => (ShardId(0), text.clone(), None),
-        Target::Concat(shards) | Target::ConcatAny(shards, _) => {
+        Target::Move(moves) => own(moves.from.first().copied().unwrap_or(ShardId(0))),
+        Target::Concat(shards) | Target::Gather(shards, _) | Target::Each(shards) => {
             own(shards.first().copied().unwrap_or(ShardId(0)))
         }
         Target::One(shard) | Target::Nowhere(shard) => own(*shard),

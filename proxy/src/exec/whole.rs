@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::spread::{Ask, Form, Share};
+use super::ask::{Ask, Form, Share};
 use crate::backend::conn::Events;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::rewritten::Rewritten;

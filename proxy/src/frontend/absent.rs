@@ -65,6 +65,9 @@ impl Session {
         shards: impl Iterator<Item = ShardId> + Clone,
         replica: bool,
     ) -> Result<Vec<usize>, Failure> {
+        if self.needs_snapshots() {
+            Box::pin(self.take_snapshots()).await?;
+        }
         let mut since = None;
         let leases = loop {
             self.await_nodes(shards.clone(), replica, &mut since).await?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use router_config::settings::DatabaseKind;
-use router_config::topology::ShardId;
+use router_config::topology::{NodeAddress, ShardId};
 
 use super::absent::Lack;
 use super::failure::Failure;
@@ -41,6 +41,9 @@ impl Session {
     /// As [`Self::acquire`] where nothing has to be waited for, looked up or refused: the conn is held, or at hand in its pool, and
     /// has the settings. `None`: nothing has been done.
     pub(super) fn acquire_at_hand(&mut self, shard: ShardId, replica: bool) -> Option<usize> {
+        if self.lacks_snapshots() {
+            return None;
+        }
         let at = match self.held_for(shard, replica) {
             Some(at) if self.needs_settings(at) => return None,
             Some(at) => at,
@@ -60,6 +63,9 @@ impl Session {
     }
 
     async fn acquire_patiently(&mut self, shard: ShardId, replica: bool) -> Result<usize, Failure> {
+        if self.needs_snapshots() {
+            Box::pin(self.take_snapshots()).await?;
+        }
         if let Some(at) = self.held_for(shard, replica) {
             self.renew_settings(at).await?;
             self.join_block(at);
@@ -95,8 +101,16 @@ impl Session {
     }
 
     /// Cancel requests of the application reach the conn from here on.
-    fn show_running(&self, held: &Held) {
+    pub(crate) fn show_running(&self, held: &Held) {
         self.io.visible.running().conns.push(held.shown());
+    }
+
+    /// A conn goes back to its pool before the request is over: whoever has it next is not to be hit by a cancel request.
+    pub(crate) fn hide_running(&self, held: &mut Held) {
+        let mut running = self.io.visible.running();
+        held.lease.spoiled |= running.cancelling > 0;
+        let (key, process) = (held.lease.key(), held.lease.process_id);
+        running.conns.retain(|(other, id, _)| !(*id == process && other == key));
     }
 
     fn hold(&mut self, held: Held) -> usize {
@@ -104,8 +118,8 @@ impl Session {
         self.held.len() - 1
     }
 
-    /// Whether another shard may have a part in what is under way. A second one has no snapshot in common with the first: levels that
-    /// promise one are refused there.
+    /// Whether another shard may have a part in what is under way. A second one has no snapshot in common with the first, unless all
+    /// were taken at one moment: levels that promise one are refused there.
     pub(super) fn may_join(&self) -> Result<(), Failure> {
         if self.block.as_ref().is_some_and(|block| block.opaque) {
             return Err(Failure::unsupported(
@@ -114,6 +128,7 @@ impl Session {
             ));
         }
         match self.snapshot_level() {
+            Some(_) if self.is_whole() => Ok(()),
             Some(name) if self.held.iter().any(|held| held.enlisted && !held.untouched) => {
                 Err(Failure::unsupported(
                     format!("a transaction of isolation level {name} over several shards is not supported"),
@@ -273,26 +288,53 @@ impl Session {
             (DatabaseKind::Node(address), _) => address.clone(),
             (_, node) => worker.shared.nodes().address(node?)?,
         };
-        let (user, database) = (self.who.user.clone(), self.who.backend_database.clone());
-        let key = PoolKey { user, database, node: address };
-        let (pool, generation) = worker.pools.get(&key, || {
-            let settings = worker.shared.settings.load();
-            let pool = &settings.pool;
-            let limits = PoolLimits {
-                size: self.who.pool_size(&settings).div_ceil(worker.shared.threads).max(1),
-                wait: pool.wait,
-                max_lifetime: or_never(pool.max_lifetime),
-                idle: or_never(pool.idle),
-                min_idle: pool.min_idle,
-            };
-            Pool::new(key.clone(), self.who.login.clone(), worker.shared.connect.load_full(), limits)
-        });
+        let (pool, generation) = self.pool_of(address, false);
         if self.pools_generation != generation {
             self.pools.clear();
             self.pools_generation = generation;
         }
         self.pools.push((node, Arc::clone(&pool)));
         Some(pool)
+    }
+
+    /// The pool of the session's user and database at an address, and its generation. `combines`: the one for gathered rows.
+    fn pool_of(&self, node: NodeAddress, combines: bool) -> (Arc<Pool>, u64) {
+        let worker = &self.worker;
+        let (user, database) = (self.who.user.clone(), self.who.backend_database.clone());
+        let key = PoolKey { user, database, node, combines };
+        worker.pools.get(&key, || {
+            let settings = worker.shared.settings.load();
+            let pool = &settings.pool;
+            let size = if combines { pool.combine_size } else { self.who.pool_size(&settings) };
+            let limits = PoolLimits {
+                size: size.div_ceil(worker.shared.threads).max(1),
+                wait: pool.wait,
+                max_lifetime: or_never(pool.max_lifetime),
+                idle: or_never(pool.idle),
+                min_idle: if combines { 0 } else { pool.min_idle },
+            };
+            Pool::new(key.clone(), self.who.login.clone(), worker.shared.connect.load_full(), limits)
+        })
+    }
+
+    /// A conn to the primary of `shard` out of the pool for gathered rows.
+    pub(crate) async fn lease_to_combine(&mut self, shard: ShardId) -> Result<Held, Failure> {
+        let shared = Arc::clone(&self.worker.shared);
+        let node = shared.nodes().primary(shard);
+        loop {
+            let address =
+                node.and_then(|node| shared.nodes().address(node)).ok_or_else(|| self.no_primary(shard))?;
+            let (pool, _) = self.pool_of(address, true);
+            match wait(&mut self.io, Doing::Waiting, pool.lease()).await? {
+                Ok(Some(lease)) => {
+                    let load = node.and_then(|node| shared.nodes().enter(node));
+                    return Ok(Held::new((shard, node, false), lease, None, load));
+                }
+                // A reload has closed it.
+                Ok(None) => {}
+                Err(error) => return Err(self.no_lease(shard, node, error)),
+            }
+        }
     }
 
     /// What a conn must have before the session uses it: a block's own changes come behind its BEGIN.
@@ -312,7 +354,11 @@ impl Session {
     }
 
     /// Replays settings where the conn's differ. What the server rejects is told to the application.
-    async fn bring_settings(&mut self, held: &mut Held, wanted: &Arc<Gucs>) -> Result<(), Failure> {
+    pub(crate) async fn bring_settings(
+        &mut self,
+        held: &mut Held,
+        wanted: &Arc<Gucs>,
+    ) -> Result<(), Failure> {
         let brought = bring(&mut self.io, &mut held.lease, wanted).await;
         let brought =
             brought.map_err(|error| Failure::of_step(error, &self.shard_name(held.shard), false))?;

@@ -10,7 +10,7 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use router_config::topology::NodeAddress;
 use subtle::ConstantTimeEq;
@@ -21,6 +21,7 @@ use tokio::time::{Duration, timeout};
 use super::handshake::CancelRequest;
 use super::visible::{Visible, give_up_after};
 use crate::backend::connect;
+use crate::backend::pool::PoolKey;
 use crate::wire::startup::{CancelKey, FirstPacket, take_first_packet, write_cancel, write_peer_cancel};
 use crate::worker::Shared;
 
@@ -122,13 +123,23 @@ pub(super) async fn cancel_running(shared: &Shared, visible: &Arc<Visible>) {
         running.cancelling += 1;
         running.conns.clone()
     };
-    for (pool, process_id, secret) in targets {
-        let backend = CancelKey { process_id, secret };
-        if let Err(error) = connect::cancel(&pool.node, &backend, &shared.connect.load_full()).await {
-            tracing::warn!(node = %pool.node.host, port = pool.node.port, "cancel request not delivered: {error}");
-        }
-    }
+    deliver(shared, targets).await;
     visible.running().cancelling -= 1;
+}
+
+/// Sends cancel requests to these backends; what cannot be delivered is logged.
+pub(crate) async fn deliver(shared: &Shared, targets: impl IntoIterator<Item = (Arc<PoolKey>, i32, Bytes)>) {
+    let context = shared.connect.load_full();
+    let requests = targets.into_iter().map(|(pool, process_id, secret)| {
+        let context = Arc::clone(&context);
+        async move {
+            let backend = CancelKey { process_id, secret };
+            if let Err(error) = connect::cancel(&pool.node, &backend, &context).await {
+                tracing::warn!(node = %pool.node.host, port = pool.node.port, "cancel request not delivered: {error}");
+            }
+        }
+    });
+    join_all(requests).await;
 }
 
 /// Whether the process with this socket has the session; the request is delivered then.

@@ -8,7 +8,7 @@ use router_config::topology::ShardId;
 use super::failure::Failure;
 use super::names::Prepared;
 use super::session::Session;
-use crate::backend::oids::{FIRST_USER_OID, OidError, column_types};
+use crate::backend::oids::{OidError, column_types};
 use crate::backend::owed::{Owed, Show};
 use crate::backend::pool::Lease;
 use crate::control::Forbids;
@@ -18,7 +18,7 @@ use crate::route::refusal::Refusal;
 use crate::sql::copy_shape::CopyFormat;
 use crate::sql::facts::{Access, Command, Facts};
 use crate::sql::normalise::identifiers;
-use crate::sql::schema::{Relation, Schema};
+use crate::sql::schema::{FIRST_USER_OID, Relation, Schema};
 use crate::wire::frontend::tag;
 use crate::wire::reply;
 
@@ -65,6 +65,10 @@ impl Session {
         if plan.target == Target::Any && self.held.is_empty() {
             // Where the OIDs are as the application is told.
             plan.target = Target::One(ShardId(0));
+        }
+        // What is computed on the home shard is in its terms.
+        if matches!(plan.target, Target::Combine(_)) {
+            return Ok(());
         }
         if matches!(plan.target, Target::One(shard) | Target::Nowhere(shard) if shard == ShardId(0)) {
             return Ok(());

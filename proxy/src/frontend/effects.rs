@@ -15,7 +15,7 @@ use crate::backend::conn::set_parameter;
 use crate::backend::gucs::{Gucs, literal, set_sql, value_sql};
 use crate::route::values::{BindParams, ParamValue};
 use crate::sql::facts::{Command, Facts, Isolation, PinCause};
-use crate::sql::set_config::{Argument, calls};
+use crate::sql::set_config::{Argument, WHERE_KNOWN, calls};
 use crate::wire::backend::Status;
 use crate::wire::reply;
 
@@ -96,6 +96,9 @@ impl Session {
             .iter()
             .map(|[name, to, local]| {
                 let (name, to) = (value(name)??.to_lowercase(), value(to)?);
+                if name == WHERE_KNOWN && !self.restricts_relations() {
+                    return None;
+                }
                 let local = match value(local)??.to_lowercase().as_str() {
                     "true" | "t" | "on" | "yes" | "1" => true,
                     "false" | "f" | "off" | "no" | "0" => false,
@@ -106,6 +109,17 @@ impl Session {
                 known.then(|| Setting { value: to.map(|to| value_sql(&name, &to)), name, local })
             })
             .collect()
+    }
+
+    /// Whether the servers have the setting [`WHERE_KNOWN`]: it came with minor versions.
+    fn restricts_relations(&self) -> bool {
+        const SINCE: [(u32, u32); 5] = [(12, 20), (13, 16), (14, 13), (15, 8), (16, 4)];
+        let version = self.reported.iter().find(|(name, _)| name == "server_version");
+        let Some((_, version)) = version else { return false };
+        let mut numbers =
+            version.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+        let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        SINCE.iter().find(|(of, _)| *of == major).map_or(major > 16, |(_, since)| minor >= *since)
     }
 
     /// In a transaction over several shards: what one of them has just been told to set, the others are told too.

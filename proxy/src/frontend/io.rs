@@ -64,6 +64,10 @@ pub struct ClientIo {
     pub moved: Moved,
     /// What others see of its session.
     pub visible: Arc<Visible>,
+    /// Not zero: nothing is written meanwhile, since what comes is the proxy's own; so many KiB of it at most, in `out`.
+    kept_back_kib: u32,
+    /// There was more than that.
+    too_much: bool,
 }
 
 impl ClientIo {
@@ -78,6 +82,8 @@ impl ClientIo {
             current: 0,
             moved: Moved::default(),
             visible: Arc::default(),
+            kept_back_kib: 0,
+            too_much: false,
         }
     }
 
@@ -167,8 +173,24 @@ impl ClientIo {
         self.stream.poll_readable(cx).map_err(ClientError::Gone)
     }
 
+    /// From now on what comes is the proxy's own, up to so many bytes in `out`, or (`None`) the application's again. Whether there was
+    /// no more than that; otherwise what there was is incomplete.
+    pub fn keep_back(&mut self, limit: Option<usize>) -> bool {
+        self.kept_back_kib =
+            limit.map_or(0, |limit| u32::try_from(limit.div_ceil(1024)).unwrap_or(u32::MAX).max(1));
+        !std::mem::take(&mut self.too_much)
+    }
+
     /// Writes everything that waits.
     pub async fn flush(&mut self) -> Result<(), ClientError> {
+        if self.kept_back_kib > 0 {
+            let limit = self.kept_back_kib as usize * 1024;
+            if self.out.len() > limit {
+                self.too_much = true;
+                self.out.truncate(limit);
+            }
+            return Ok(());
+        }
         if self.out.is_empty() && !self.stream.needs_flush() {
             return Ok(());
         }

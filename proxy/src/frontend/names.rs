@@ -150,6 +150,11 @@ pub enum Place {
         /// Bind's body after the names.
         bind: Bytes,
     },
+    /// On a conn of its own, where rows were gathered; so many rows at a time.
+    Combined {
+        /// Bind's body after the names.
+        bind: Bytes,
+    },
 }
 
 /// A cursor of DECLARE.
@@ -164,6 +169,11 @@ pub enum Cursor {
     },
     /// Over several shards, gone at the end of the transaction.
     Several(Walk),
+    /// On a conn of its own, where rows were gathered.
+    Combined {
+        /// It outlives the transaction.
+        hold: bool,
+    },
 }
 
 impl Names {

@@ -181,6 +181,7 @@ impl Session {
             names: super::names::Names::default(),
             block: None,
             held: SmallVec::new(),
+            kept: Vec::new(),
             pins: super::pins::Pins::default(),
             draws: super::draws::Draws::default(),
             listening: None,

@@ -121,12 +121,7 @@ impl Session {
                 return Err(Failure::of_step(error, &self.shard_name(ShardId(0)), false));
             }
         }
-        let frame = |tag: u8| {
-            let found = events.descriptions.iter().find(|frame| frame.first() == Some(&tag));
-            found.and_then(|frame| frame.get(HEADER..))
-        };
-        let shape = frame(tag::PARAMETER_DESCRIPTION)
-            .and_then(|parameters| Shape::of(parameters, frame(tag::ROW_DESCRIPTION)));
+        let shape = described(&events);
         let shared = &statement.shared;
         if let Some(shape) = shape.as_ref().filter(|_| explained(&shared.text).len() == shared.text.len()) {
             // Another session may have been faster; who parses it now parts ways if it was otherwise then.
@@ -148,8 +143,18 @@ pub(super) enum Asked {
     Wrong(Bytes),
 }
 
+/// What a server has described.
+pub(super) fn described(events: &Events) -> Option<Shape> {
+    let frame = |tag: u8| {
+        let found = events.descriptions.iter().find(|frame| frame.first() == Some(&tag));
+        found.and_then(|frame| frame.get(HEADER..))
+    };
+    frame(tag::PARAMETER_DESCRIPTION)
+        .and_then(|parameters| Shape::of(parameters, frame(tag::ROW_DESCRIPTION)))
+}
+
 /// Parse and Describe, hidden.
-async fn describe(
+pub(super) async fn describe(
     io: &mut ClientIo,
     conn: &mut Conn,
     statement: &Prepared,

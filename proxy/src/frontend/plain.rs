@@ -113,6 +113,7 @@ impl Session {
 
     /// Waits for the conn that the short way wants.
     pub(super) async fn acquire_wanted(&mut self, shard: ShardId, replica: bool) -> Result<(), Failure> {
+        self.heed(None);
         let before = self.touched(shard);
         let at = self.acquire(shard, replica).await?;
         // The statement itself has not come there yet.

@@ -51,15 +51,7 @@ impl Session {
         let schema = self.renew_context();
         let shared = &self.worker.shared;
         let made = self.context.as_ref().expect("made just now if it was missing");
-        let context = Context {
-            schema: &schema,
-            search_path: &made.search_path,
-            temp_tables: made.temp_tables,
-            standard_conforming_strings: made.conforming,
-            statement_parse_bytes: shared.settings.load().limits.statement_parse_bytes,
-            id: made.id,
-        };
-        use_it(&shared.facts, &context)
+        use_it(&shared.facts, &made.over(&schema, &shared.settings.load()))
     }
 
     /// Makes the facts' context anew where it is missing or out of date; the catalog that it is of.
@@ -245,7 +237,9 @@ impl Session {
         let mut plan = match drawn {
             None => route::plan(&topology, &statement.facts, &values, &view),
             Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
-        }?;
+        }
+        .or_else(|refusal| self.plan_combine(refusal, &values, &topology, &view))
+        .or_else(|refusal| self.plan_read_first(refusal, &values, &view))?;
         if several {
             self.check_copy(&statement.facts, &mut plan, own())?;
         }
@@ -323,7 +317,7 @@ impl Session {
         if let Some(held) = self.held.first() {
             return held.shard;
         }
-        // A transaction that must stay on one shard had better begin where the unsharded tables are.
+        // A transaction that must stay on one shard, or is on all, had better be where the unsharded tables are.
         if !matches!(self.who.kind, DatabaseKind::Sharded) || self.snapshot_level().is_some() {
             return ShardId(0);
         }

@@ -22,7 +22,9 @@ use crate::backend::gucs::Gucs;
 use crate::backend::pool::{Lease, PoolKey};
 use crate::control::floor::Ticket;
 use crate::control::{InFlight, NodeId};
+use crate::sql::extract::Context;
 use crate::sql::facts::{Access, Command, Facts, Isolation, Scope};
+use crate::sql::schema::Schema;
 use crate::wire::backend::Status;
 use crate::worker::Worker;
 
@@ -100,7 +102,7 @@ impl Held {
     }
 
     /// What [`Visible`](super::visible::Visible) knows of it.
-    pub(super) fn shown(&self) -> (Arc<PoolKey>, i32, Bytes) {
+    pub(crate) fn shown(&self) -> (Arc<PoolKey>, i32, Bytes) {
         (Arc::clone(self.lease.key()), self.lease.process_id, self.lease.secret.clone())
     }
 
@@ -146,6 +148,8 @@ pub struct Session {
     pub block: Option<Box<Block>>,
     /// Conns.
     pub held: SmallVec<[Held; 1]>,
+    /// Conns of cursors and portals over gathered rows.
+    pub kept: Vec<crate::exec::combine::kept::Kept>,
     /// Why the session keeps conns, and on which shards.
     pub pins: Pins,
     /// What it has drawn from sequences.
@@ -193,6 +197,20 @@ pub struct SessionContext {
     pub(crate) conforming: bool,
 }
 
+impl SessionContext {
+    /// What facts depend on, with the catalog that it was made for.
+    pub(crate) fn over<'a>(&'a self, schema: &'a Schema, settings: &Settings) -> Context<'a> {
+        Context {
+            schema,
+            search_path: &self.search_path,
+            temp_tables: self.temp_tables,
+            standard_conforming_strings: self.conforming,
+            statement_parse_bytes: settings.limits.statement_parse_bytes,
+            id: self.id,
+        }
+    }
+}
+
 impl Session {
     /// Transaction status as the application is told.
     pub fn status(&self) -> Status {
@@ -209,10 +227,11 @@ impl Session {
         self.held.iter().find(|held| held.lease.status == Status::Failed).map(|held| held.shard)
     }
 
-    /// The shard where the pipeline under way is, else the first of those where the transaction is.
+    /// The shard where the pipeline under way is, else the first of those where the transaction is: the home shard if it is on all.
     pub fn busy_shard(&self) -> Option<ShardId> {
         let shard_of = |fits: fn(&&Held) -> bool| self.held.iter().find(fits).map(|held| held.shard);
-        shard_of(|held| held.unsynced).or_else(|| shard_of(|held| held.enlisted))
+        let home = self.block.as_ref().filter(|block| block.whole).map(|_| ShardId(0));
+        shard_of(|held| held.unsynced).or(home).or_else(|| shard_of(|held| held.enlisted))
     }
 
     /// Indices of the conns that are part of the open block.

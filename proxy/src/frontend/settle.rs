@@ -20,6 +20,9 @@ impl Session {
         self.learn_block();
         if self.block.is_none() {
             self.names.portals.clear();
+        }
+        self.release_kept();
+        if self.block.is_none() {
             let session_mode = self.who.mode == PoolMode::Session;
             let shared = &self.worker.shared;
             {
@@ -92,7 +95,8 @@ impl Session {
     pub(super) fn end_cursors(&mut self, declared: &[String], rolled_back: bool) {
         self.names.portals.clear();
         self.names.cursors.retain(|name, cursor| {
-            matches!(cursor, Cursor::One { hold: true, .. }) && !(rolled_back && declared.contains(name))
+            matches!(cursor, Cursor::One { hold: true, .. } | Cursor::Combined { hold: true })
+                && !(rolled_back && declared.contains(name))
         });
     }
 

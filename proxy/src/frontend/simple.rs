@@ -11,7 +11,7 @@ use super::session::Session;
 use super::transaction::Block;
 use super::watch::Why;
 use crate::backend::owed::{Owed, Show};
-use crate::exec::spread::{Ask, Form};
+use crate::exec::ask::{Ask, Form};
 use crate::route::explain;
 use crate::route::plan::{Plan, Target};
 use crate::sql::cache::Analysed;
@@ -69,6 +69,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let facts = Arc::clone(&analysed.statements()[index].facts);
         let own = text.slice(analysed.range(index));
+        self.heed(Some(&facts));
         self.draws.next_statement();
         self.asks_drawn(&facts);
         if self.acts_on(&facts.command) {
@@ -101,7 +102,7 @@ impl Session {
             self.stands_behind(&text[..analysed.range(index).start]);
         }
         let plan = match plan {
-            Ok(plan) => plan,
+            Ok(plan) => self.of_furthest(plan, &facts, &own).await?,
             Err(refusal) => return Err(Box::pin(self.why_not(&own, refusal.into())).await),
         };
         let why = Why::of(&plan);
@@ -167,6 +168,7 @@ impl Session {
     async fn several(&mut self, frame: &Bytes, text: &Bytes, analysed: &Analysed) -> Result<(), Failure> {
         if let Some((shard, replica)) = self.common_shard(text, analysed)? {
             self.note(Why::whole_text(), text);
+            self.heed(None);
             let at = self.acquire(shard, replica).await?;
             for (index, statement) in analysed.statements().iter().enumerate() {
                 self.expect(&statement.facts, text[analysed.range(index)].trim_ascii(), Some(at));
@@ -274,8 +276,8 @@ impl Session {
         {
             return Ok(Some((shard, false)));
         }
-        if self.block.as_ref().is_some_and(|block| block.doomed) {
-            // The servers do not know that the transaction has failed.
+        if self.ends_on_several(analysed) || self.block.as_ref().is_some_and(|block| block.doomed) {
+            // The servers do not know that the transaction has failed, or where else it is.
             return Ok(None);
         }
         let mut common = None;

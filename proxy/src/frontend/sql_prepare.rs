@@ -14,7 +14,7 @@ use super::own_catalog::text_rows;
 use super::session::Session;
 use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
-use crate::exec::spread::{Ask, Form};
+use crate::exec::ask::{Ask, Form};
 use crate::exec::{bind, single};
 use crate::route::plan::{Draw, Target};
 use crate::route::refusal::Refusal;
@@ -208,7 +208,7 @@ impl Session {
         let conn = &mut *self.held[at].lease;
         reply::named(&mut conn.write, frontend::tag::DESCRIBE, false, b"");
         let (of, by) = (Arc::clone(&prepared.shared), Some(Arc::as_ptr(prepared).addr()));
-        conn.owe(Owed::Shape { of, by });
+        conn.owe(Owed::Shape { of, by, hidden: 0 });
         conn.sync(SYNC_SHOWN);
         self.run_to_end(at).await
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::hints::Hints;
 use crate::backend::gucs::Gucs;
 use crate::sql::facts::Isolation;
+use crate::sql::spelling::quote_ident;
 use crate::sql::tokens::Tokens;
 
 /// An open transaction block.
@@ -35,6 +36,10 @@ pub struct Block {
     /// Statements were run that the proxy has not looked into (a text of several statements with transaction control): no
     /// further shard may join.
     pub opaque: bool,
+    /// It has begun on every shard, and their snapshots are of one moment.
+    pub whole: bool,
+    /// The statement under way takes no snapshot.
+    pub locks_only: bool,
     /// A statement was refused or a shard was lost: only ROLLBACK is left.
     pub doomed: bool,
     /// A shard was lost: savepoints are of no use any more.
@@ -79,6 +84,8 @@ impl Block {
             hints: None,
             isolation: None,
             opaque: false,
+            whole: false,
+            locks_only: false,
             doomed: false,
             lost: false,
         }
@@ -125,6 +132,7 @@ impl Block {
 
     /// COMMIT AND CHAIN: another transaction with the same BEGIN, its settings as of now.
     pub fn committed(&mut self, gucs: Arc<Gucs>) {
+        self.whole = false;
         self.replay.clear();
         self.savepoints.clear();
         self.declared.clear();
@@ -154,7 +162,7 @@ impl Block {
 
     /// SAVEPOINT.
     pub fn savepoint(&mut self, name: &str, gucs: Arc<Gucs>, listens: usize) {
-        self.replay.push(format!("SAVEPOINT {}", quote(name)));
+        self.replay.push(format!("SAVEPOINT {}", quote_ident(name)));
         let (local, replay) = (self.local.clone(), self.replay.len());
         let declared = self.declared.len();
         self.savepoints.push(Savepoint { name: name.to_owned(), replay, gucs, local, listens, declared });
@@ -222,11 +230,6 @@ pub fn is_start(begin: &str) -> bool {
 pub fn names_read_write(modes: &str) -> bool {
     let words: Vec<String> = modes.to_ascii_lowercase().split_whitespace().map(str::to_owned).collect();
     words.windows(2).any(|pair| pair[0] == "read" && pair[1].trim_end_matches(',') == "write")
-}
-
-/// An identifier as SQL.
-pub fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]

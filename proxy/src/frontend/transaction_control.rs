@@ -106,6 +106,7 @@ impl Session {
             return self.end_too_early(commit, chain).await;
         }
         self.listen_before_end(commit).await?;
+        self.hold_before_end(commit).await?;
         let enlisted = self.enlisted();
         let doomed = self.block.as_ref().is_some_and(|block| block.doomed);
         if enlisted.len() == 1 && !doomed {
@@ -177,6 +178,28 @@ impl Session {
             self.end_block(true);
         }
         listened
+    }
+
+    /// COMMIT with cursors WITH HOLD that are read from gathered rows: one that cannot be computed fails the transaction.
+    async fn hold_before_end(&mut self, commit: bool) -> Result<(), Failure> {
+        if self.kept.is_empty() || !commit || self.check_doomed().is_err() || self.failed_shard().is_some() {
+            return Ok(());
+        }
+        self.rest().await?;
+        let held = self.hold_kept().await;
+        if held.is_err() {
+            // The server's words are about a transaction that is given up.
+            let _ = self.rollback_all().await;
+            self.end_block(true);
+        }
+        held
+    }
+
+    /// Whether a text ends a transaction that is on several shards, or will be: no one of them can be sent it whole.
+    pub(super) fn ends_on_several(&self, text: &Analysed) -> bool {
+        let ends = |command: &Command| matches!(command, Command::Commit { .. } | Command::Rollback { .. });
+        let several = self.enlisted().len() > 1 || self.lacks_snapshots();
+        several && text.statements().iter().any(|statement| ends(&statement.facts.command))
     }
 
     /// SAVEPOINT, ROLLBACK TO or RELEASE.
@@ -258,7 +281,7 @@ impl Session {
 
     /// What needs a transaction block of the application's own is not content with the one that the proxy has opened around a
     /// pipeline.
-    pub(super) fn check_needs_block(&self, command: &Command) -> Result<(), Failure> {
+    pub(crate) fn check_needs_block(&self, command: &Command) -> Result<(), Failure> {
         let command = match command {
             Command::Lock => "LOCK TABLE",
             Command::Declare { hold: false, .. } => "DECLARE CURSOR",

@@ -49,6 +49,8 @@ pub enum PlanKind {
     Nowhere,
     /// All shards, one transaction.
     Everywhere,
+    /// Several shards one after the other, one transaction.
+    Each,
     /// All shards, one by one.
     EachAlone,
     /// A part for each shard.
@@ -59,19 +61,26 @@ pub enum PlanKind {
     CopySplit,
     /// Not routed: a passed-through database.
     PassThrough,
+    /// Rows gathered in one place, where the rest is computed.
+    Combine,
+    /// A write for which rows are read first.
+    ReadFirst,
 }
 
-pub(super) const PLANS: [&str; 10] = [
+pub(super) const PLANS: [&str; 13] = [
     "one",
     "any",
     "concat",
     "nowhere",
     "everywhere",
+    "each",
     "each_alone",
     "split",
     "draw",
     "copy_split",
     "pass_through",
+    "combine",
+    "read_first",
 ];
 
 impl PlanKind {
@@ -86,13 +95,16 @@ impl From<&Target> for PlanKind {
         match target {
             Target::One(_) => Self::One,
             Target::Any => Self::Any,
-            Target::Concat(_) | Target::ConcatAny(..) => Self::Concat,
+            Target::Concat(_) | Target::Gather(..) => Self::Concat,
             Target::Nowhere(_) => Self::Nowhere,
             Target::Everywhere | Target::EverywhereAs(_) => Self::Everywhere,
+            Target::Each(_) | Target::Move(_) => Self::Each,
             Target::EachAlone => Self::EachAlone,
             Target::Split(_) => Self::Split,
             Target::Draw(_) => Self::Draw,
             Target::CopySplit | Target::CopyEverywhere => Self::CopySplit,
+            Target::Combine(_) => Self::Combine,
+            Target::InsertRows(_) | Target::Broadcast(_) => Self::ReadFirst,
         }
     }
 }

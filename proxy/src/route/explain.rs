@@ -87,31 +87,7 @@ fn not_parsed(facts: &Facts) -> Option<&str> {
 /// A plan in words.
 pub fn of_plan(topology: &Topology, plan: &Plan, values_shown: bool) -> Explanation {
     let name = |shard: &ShardId| topology.shard(*shard).map_or("?", |shard| shard.name.as_str()).to_owned();
-    let all = || topology.shards.iter().map(|shard| shard.name.clone()).collect();
-    let (what, shards, merge) = match &plan.target {
-        Target::One(shard) => ("one shard", vec![name(shard)], None),
-        Target::Any => ("any shard", all(), None),
-        Target::Concat(shards) => {
-            ("several shards", shards.iter().map(name).collect(), Some("answers one after the other"))
-        }
-        Target::ConcatAny(shards, _) => {
-            ("several shards", shards.iter().map(name).collect(), Some("as many rows as LIMIT says, of any"))
-        }
-        Target::Nowhere(shard) => ("no shard holds a matching row", vec![name(shard)], None),
-        Target::Everywhere | Target::EverywhereAs(_) => {
-            ("every shard, in one transaction", all(), Some("answer of the first shard"))
-        }
-        Target::EachAlone => {
-            ("every shard, one by one, outside of a transaction", all(), Some("answer of the first shard"))
-        }
-        Target::Split(parts) => {
-            let shards = parts.iter().map(|part| name(&part.shard)).collect();
-            ("split by row", shards, (parts.len() > 1).then_some("rows in their order, counts added up"))
-        }
-        Target::Draw(_) => ("keys are drawn first, then each row goes to its shard", Vec::new(), None),
-        Target::CopySplit => ("split by row as it streams", all(), Some("counts added up")),
-        Target::CopyEverywhere => ("all rows to every shard", all(), Some("answer of the first shard")),
-    };
+    let (what, shards, merge) = in_words(topology, &plan.target);
     let parts = match &plan.target {
         Target::Split(parts) => parts
             .iter()
@@ -141,6 +117,54 @@ pub fn of_plan(topology: &Topology, plan: &Plan, values_shown: bool) -> Explanat
         draw,
         parts,
         ..Explanation::default()
+    }
+}
+
+/// What happens, on which shards, and what becomes of their answers.
+fn in_words(topology: &Topology, target: &Target) -> (&'static str, Vec<String>, Option<&'static str>) {
+    let name = |shard: &ShardId| topology.shard(*shard).map_or("?", |shard| shard.name.as_str()).to_owned();
+    let all = || topology.shards.iter().map(|shard| shard.name.clone()).collect();
+    match target {
+        Target::One(shard) => ("one shard", vec![name(shard)], None),
+        Target::Any => ("any shard", all(), None),
+        Target::Concat(shards) => {
+            ("several shards", shards.iter().map(name).collect(), Some("answers one after the other"))
+        }
+        Target::Gather(shards, gather) => {
+            ("several shards", shards.iter().map(name).collect(), Some(gather.in_words()))
+        }
+        Target::Each(shards) => {
+            let merge = Some("answers one after the other, counts added up");
+            ("several shards, in one transaction", shards.iter().map(name).collect(), merge)
+        }
+        Target::Nowhere(shard) => ("no shard holds a matching row", vec![name(shard)], None),
+        Target::Everywhere | Target::EverywhereAs(_) => {
+            ("every shard, in one transaction", all(), Some("answer of the first shard"))
+        }
+        Target::EachAlone => {
+            ("every shard, one by one, outside of a transaction", all(), Some("answer of the first shard"))
+        }
+        Target::Split(parts) => {
+            let shards = parts.iter().map(|part| name(&part.shard)).collect();
+            ("split by row", shards, (parts.len() > 1).then_some("rows in their order, counts added up"))
+        }
+        Target::Move(moves) => {
+            let mut shards = moves.from.clone();
+            super::locate::insert(&mut shards, moves.to);
+            ("rows move to another shard, in one transaction", shards.iter().map(name).collect(), None)
+        }
+        Target::InsertRows(_) => ("the query is run first, then each row goes to its shard", all(), None),
+        Target::Broadcast(_) => {
+            ("the tables that it reads are sent to every shard, in one transaction", all(), None)
+        }
+        Target::Draw(_) => ("keys are drawn first, then each row goes to its shard", Vec::new(), None),
+        Target::CopySplit => ("split by row as it streams", all(), Some("counts added up")),
+        Target::Combine(combine) => (
+            "rows are gathered, and PostgreSQL computes the answer in one place",
+            combine.shards().iter().map(name).collect(),
+            Some("computed on the primary of the home shard"),
+        ),
+        Target::CopyEverywhere => ("all rows to every shard", all(), Some("answer of the first shard")),
     }
 }
 

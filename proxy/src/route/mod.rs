@@ -5,6 +5,7 @@
 
 mod array;
 pub mod clocks;
+pub mod combine;
 mod convert;
 pub mod copy;
 pub mod explain;
@@ -17,9 +18,10 @@ mod place;
 pub mod plan;
 pub mod refusal;
 mod reshape;
+mod several;
 mod splice;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod values;

@@ -4,23 +4,18 @@
 //! without sharded tables; sharded tables by their keys. A hint never overrules what the statement itself says: it
 //! places what would otherwise have no place, or agrees, or is refused.
 
-use router_config::key::{KeyType, KeyValue};
 use router_config::topology::{ShardId, Topology};
 
 use super::clocks;
 use super::hint::{self, Hint};
 use super::insert;
-use super::key::{self, KeyOutcome, Usage};
 use super::locate::{self, Located};
-use super::plan::{Plan, Reason, SessionView, ShardSet, Target};
+use super::plan::{Plan, Reason, SessionView, Target};
 use super::refusal::Refusal;
 use super::values::Values;
 use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Access, Command, DdlKind, Facts, Modify, Scope, Sharded};
 use crate::sql::normalise::identifiers;
-
-/// Largest LIMIT, in rows, that is applied here: each shard is asked for as many, and they are held until all have answered.
-const LIMIT_MAX: i64 = 10_000;
 
 /// What a decision rests on.
 #[derive(Clone, Copy)]
@@ -99,7 +94,7 @@ impl Case<'_> {
         let reads = matches!(self.facts.access, Access::Read)
             && matches!(
                 target,
-                Target::One(_) | Target::Any | Target::Concat(_) | Target::ConcatAny(..) | Target::Nowhere(_)
+                Target::One(_) | Target::Any | Target::Concat(_) | Target::Gather(..) | Target::Nowhere(_)
             );
         let may_write = self.session.in_transaction && !self.session.read_only;
         // What binds the session to its conn binds it to a primary's.
@@ -306,8 +301,9 @@ impl Case<'_> {
                 }
                 (target, Reason::ReferenceTable)
             }
-            Scope::Sharded(_) => {
+            Scope::Sharded(sharded) => {
                 super::copy::check(shape, self.values.rules)?;
+                self.fires_for_rows(sharded, "COPY FROM")?;
                 self.everywhere(Target::CopySplit, hint)?;
                 (Target::CopySplit, Reason::NoKey)
             }
@@ -330,7 +326,7 @@ impl Case<'_> {
             return Err(Refusal::writes_reference());
         }
         if sharded.updates_key {
-            return Err(Refusal::updates_key());
+            return self.checked(sharded, hint, self.moving(sharded)?);
         }
         if let Some(shape) = &sharded.select {
             return self.checked(sharded, hint, insert::select::place(self, sharded, shape, drawn)?);
@@ -352,7 +348,7 @@ impl Case<'_> {
             Located::Shards { shards, reason } => match hint {
                 Some(hint) if shards.contains(&hint.shard) => (Target::One(hint.shard), Reason::Hint),
                 Some(hint) => return Err(self.disagrees(hint.shard, "Its keys are on other shards.")),
-                None => (self.spread(sharded, shards)?, reason),
+                None => (self.on_several(sharded, shards)?, reason),
             },
             // A hint does not vouch for the keys of rows that are inserted.
             Located::All { .. } | Located::Apart { .. } if hint.is_some() && inserts => {
@@ -360,7 +356,7 @@ impl Case<'_> {
             }
             Located::All { why } => match hint {
                 Some(hint) => (Target::One(hint.shard), Reason::Hint),
-                None => (self.spread_all(sharded, why)?, Reason::NoKey),
+                None => (self.on_all(sharded, why)?, Reason::NoKey),
             },
             Located::Apart { shards, why } => match hint {
                 Some(hint) if shards.iter().all(|&shard| shard == hint.shard) => {
@@ -400,71 +396,6 @@ impl Case<'_> {
                 Err(self.disagrees(hint.shard, "Its key is on another shard."))
             }
             _ => Ok((target, reason)),
-        }
-    }
-
-    fn spread_all(&self, sharded: &Sharded, why: Option<&'static str>) -> Result<Target, Refusal> {
-        let all =
-            (0..self.topology.shards.len()).filter_map(|n| u16::try_from(n).ok()).map(ShardId).collect();
-        self.spread(sharded, all).map_err(|refusal| match why {
-            Some(why) => refusal.because(format!("A condition on the shard key could not be used: {why}.")),
-            None => refusal,
-        })
-    }
-
-    /// The same statement on several shards: reads whose answers may be concatenated.
-    fn spread(&self, sharded: &Sharded, shards: ShardSet) -> Result<Target, Refusal> {
-        const NO_KEY: &str = "No single shard holds all of the rows that it may touch.";
-        let what = match &self.facts.command {
-            Command::Query | Command::CopyOut(_) | Command::Declare { .. }
-                if !matches!(self.facts.access, Access::Write) =>
-            {
-                return match (&sharded.no_concat, self.clock()) {
-                    (Some(why), _) => Err(Refusal::needs_merge(why)),
-                    (None, Some(what)) => Err(Refusal::unrepeatable(
-                        &what,
-                        "Each shard that the query reads has a time of its own.",
-                    )),
-                    (None, None) => self.limited(sharded, shards),
-                };
-            }
-            Command::Modify(Modify::Insert) => return Err(Refusal::insert_select()),
-            Command::Modify(Modify::Update) => "UPDATE",
-            Command::Modify(Modify::Delete) => "DELETE",
-            Command::Modify(Modify::Merge) => "MERGE",
-            Command::Explain => {
-                return Err(Refusal::several_shards("EXPLAIN", NO_KEY)).map_err(|mut refusal| {
-                    refusal.hint = Some(
-                        "EXPLAIN (GAVEL) shows where the statement goes; /* gavel: shard=1 */ EXPLAIN ... asks one shard."
-                            .to_owned(),
-                    );
-                    refusal
-                });
-            }
-            Command::Modify(Modify::Other) => "a query that writes",
-            Command::Prepare(_) => "PREPARE in SQL",
-            Command::Call => "CALL",
-            _ => "the statement",
-        };
-        Err(Refusal::several_shards(what, NO_KEY))
-    }
-
-    /// All rows of the shards, or as many as LIMIT says.
-    fn limited(&self, sharded: &Sharded, shards: ShardSet) -> Result<Target, Refusal> {
-        let Some(limit) = &sharded.limit else { return Ok(Target::Concat(shards)) };
-        if !matches!(self.facts.access, Access::Read)
-            || !matches!(self.facts.command, Command::Query | Command::Declare { .. })
-        {
-            return Err(Refusal::needs_merge("LIMIT or OFFSET"));
-        }
-        match key::key_of(limit, KeyType::Int8, self.values, Usage::Assign)? {
-            KeyOutcome::Key(KeyValue::Int(rows)) if (0..=LIMIT_MAX).contains(&rows) => {
-                Ok(Target::ConcatAny(shards, rows as u32))
-            }
-            KeyOutcome::Null => Ok(Target::Concat(shards)),
-            KeyOutcome::Key(_) | KeyOutcome::NoRow | KeyOutcome::Unknown(_) => {
-                Err(Refusal::needs_merge("LIMIT or OFFSET"))
-            }
         }
     }
 

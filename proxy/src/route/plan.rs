@@ -1,10 +1,16 @@
 //! The planner's answer.
 
+use std::sync::Arc;
+
 use router_config::key::KeyValue;
 use router_config::topology::{ShardId, Slot};
 use smallvec::SmallVec;
 
+use super::combine::Combine;
 use super::origins::Origins;
+use crate::sql::broadcast::Broadcast;
+use crate::sql::gather_shape::Order;
+use crate::sql::insert_rows::InsertRows;
 
 /// Shards, ascending, without repeats.
 pub type ShardSet = SmallVec<[ShardId; 8]>;
@@ -29,8 +35,11 @@ pub enum Target {
     Any,
     /// The statement as it is on each of these; rows are concatenated, command tags added up. Reads only.
     Concat(ShardSet),
-    /// As `Concat`, but so many rows at most, of whichever shards.
-    ConcatAny(ShardSet, u32),
+    /// One statement on each of these; their rows are merged. Reads only.
+    Gather(ShardSet, Arc<Gather>),
+    /// The statement as it is on each of these, one after the other in one transaction (two-phase when more than one has written); rows
+    /// are concatenated, command tags added up.
+    Each(ShardSet),
     /// No shard can hold a matching row: the statement runs on this shard all the same, for its row description and tag.
     Nowhere(ShardId),
     /// The statement on every shard in one transaction (two-phase); the home shard's answer is the client's.
@@ -41,6 +50,12 @@ pub enum Target {
     EachAlone,
     /// A statement of its own for each shard, in one transaction (two-phase when more than one).
     Split(Vec<Part>),
+    /// The query of INSERT … SELECT is run by itself, then its rows are inserted as VALUES.
+    InsertRows(Box<InsertRows>),
+    /// UPDATE of the shard key: the statement where the rows are, then they move.
+    Move(Box<Move>),
+    /// Tables that the statement reads are read first, and put into it as values.
+    Broadcast(Box<Broadcast>),
     /// Values must be drawn first: run the query on the home shard's primary, then plan again with the values.
     Draw(Draw),
     /// COPY FROM STDIN split by key over all shards, in one transaction.
@@ -48,6 +63,74 @@ pub enum Target {
     /// COPY FROM STDIN of a reference table: all of the data to every shard, in one transaction; the home shard's
     /// answer is the client's.
     CopyEverywhere,
+    /// The rows that the query needs are gathered in one place, where PostgreSQL computes the rest.
+    Combine(Box<Combine>),
+}
+
+/// How the rows of several shards, each in order, become the rows of one answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gather {
+    /// What each shard is sent, and where its pieces stand in the original; `None`: the statement as it is.
+    pub text: Option<(String, Origins)>,
+    /// Columns at the end of each row that are not the application's.
+    pub hidden: u16,
+    /// What the rows are ordered by, the first first; none: they come in any order.
+    pub keys: Vec<GatherKey>,
+    /// What becomes of each of the application's columns, where there is one row of each shard, and one in the answer.
+    pub folds: Vec<Fold>,
+    /// Rows that are left out.
+    pub offset: u64,
+    /// Rows that come then, at most.
+    pub limit: Option<u64>,
+}
+
+impl Gather {
+    /// Whether any so many rows of the shards are the answer.
+    pub fn takes_any_rows(&self) -> bool {
+        self.keys.is_empty() && self.folds.is_empty() && self.offset == 0
+    }
+
+    /// For EXPLAIN (GAVEL).
+    pub fn in_words(&self) -> &'static str {
+        if !self.folds.is_empty() {
+            return "aggregates put together";
+        }
+        let cut = self.limit.is_some() || self.offset > 0;
+        match (self.keys.is_empty(), cut) {
+            (true, _) => "as many rows as LIMIT says, of any",
+            (false, false) => "rows in their order",
+            (false, true) => "rows in their order, as many as LIMIT says",
+        }
+    }
+}
+
+/// How the values of one column, one of each shard, become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fold {
+    /// `int8` values are added up.
+    Integers,
+    /// `numeric` values are added up.
+    Numerics,
+    /// The one that comes first.
+    First(GatherKey),
+}
+
+/// One of the values that rows are ordered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatherKey {
+    /// How.
+    pub order: Order,
+    /// Where it is.
+    pub column: KeyColumn,
+}
+
+/// A column of a row, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyColumn {
+    /// One of the application's.
+    Output(usize),
+    /// One of those that are not.
+    Hidden(usize),
 }
 
 /// One shard's share of a split statement.
@@ -63,6 +146,19 @@ pub struct Part {
     pub rows: Vec<u32>,
     /// Where its pieces stand in the original, as far as that is known.
     pub origins: Origins,
+}
+
+/// Rows that an UPDATE gives a key of another shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Move {
+    /// Where they may be.
+    pub from: ShardSet,
+    /// Where they belong from now on.
+    pub to: ShardId,
+    /// Deletes them on one shard; one row: how many, and an array of them as a text.
+    pub take: String,
+    /// What inserts that array, in front of it and behind it.
+    pub put: (String, String),
 }
 
 /// Keys to draw before routing.
@@ -116,6 +212,10 @@ pub enum Reason {
     FunctionKey,
     /// The database is passed through to one node.
     PassThrough,
+    /// A write needs rows of other shards.
+    ReadFirst,
+    /// It is no merge of the shards' answers.
+    NoMerge,
 }
 
 /// What the session adds to a decision.
@@ -158,6 +258,8 @@ impl Reason {
             Self::OneShard => "one_shard",
             Self::FunctionKey => "function_key",
             Self::PassThrough => "pass_through",
+            Self::ReadFirst => "read_first",
+            Self::NoMerge => "no_merge",
         }
     }
 
@@ -186,6 +288,8 @@ impl std::fmt::Display for Reason {
             Self::OneShard => write!(f, "the cluster has one shard"),
             Self::FunctionKey => write!(f, "declared key argument of the function"),
             Self::PassThrough => write!(f, "the database is passed through"),
+            Self::ReadFirst => write!(f, "rows of other shards than those that are written"),
+            Self::NoMerge => write!(f, "more than the shards' answers one after the other"),
         }
     }
 }

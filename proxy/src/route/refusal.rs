@@ -36,6 +36,13 @@ impl Refusal {
         self
     }
 
+    /// With one more reason.
+    #[must_use]
+    pub fn because_too(self, why: &str) -> Self {
+        let detail = self.detail.as_ref().map_or_else(|| why.to_owned(), |detail| format!("{detail} {why}"));
+        self.because(detail)
+    }
+
     /// Message and detail for logs. Errors of class 22 speak of data, and quote it; those of other classes quote names. Unless
     /// literals may be shown, what is quoted of data is left out.
     pub fn logged(&self, literals: bool) -> (Cow<'_, str>, Option<Cow<'_, str>>) {

@@ -9,6 +9,7 @@ use super::plan::SessionView;
 use crate::sql::Context;
 use crate::sql::cache::{Analysed, Cache};
 use crate::sql::facts::{Access, Command, Effects, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
+use crate::sql::gather_shape::Comparable;
 use crate::sql::schema::{
     Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
 };
@@ -110,7 +111,9 @@ pub(super) fn groups(groups: Vec<Pin>) -> Sharded {
         key_type: KeyType::Int8,
         groups,
         no_concat: None,
-        limit: None,
+        fires: None,
+        moves: None,
+        gather: None,
         select: None,
         needs_home: None,
         writes_reference: false,
@@ -128,9 +131,21 @@ pub(super) fn session() -> SessionView<'static> {
     SessionView { two_phase: true, reads_replica: true, ..SessionView::default() }
 }
 
+/// What facts depend on, with this catalog: names of `public`, strings as by default.
+pub(crate) fn context<'a>(schema: &'a Schema, search_path: &'a [String]) -> Context<'a> {
+    Context {
+        schema,
+        search_path,
+        temp_tables: false,
+        standard_conforming_strings: true,
+        statement_parse_bytes: 1 << 20,
+        id: 0,
+    }
+}
+
 /// An auction house: `auctions` and `bids` sharded by `auction_id`, `users` reference, `settings`
 /// unsharded; `place_bid` placed by its first argument.
-pub(super) fn schema() -> Schema {
+pub(crate) fn schema() -> Schema {
     let sharded = |key_column, key_type| Placement::Sharded { key_column, key_type };
     let serial = Some("nextval('auctions_auction_id_seq'::regclass)");
     let tables = [
@@ -201,8 +216,13 @@ fn relation(name: &str, placement: Placement, columns: &[(&str, &str, Option<&st
         not_null: false,
         default: default.map(str::to_owned),
         identity_always: false,
+        declared: String::new(),
         generated: false,
-        stored: Stored { times: crate::sql::times::is_time(type_name), ..Stored::default() },
+        stored: Stored {
+            times: crate::sql::times::is_time(type_name),
+            order: Comparable::of_name(type_name),
+            ..Stored::default()
+        },
     };
     Relation {
         schema: "public".to_owned(),
@@ -211,5 +231,6 @@ fn relation(name: &str, placement: Placement, columns: &[(&str, &str, Option<&st
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,
+        definition: None,
     }
 }

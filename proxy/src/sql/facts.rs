@@ -7,6 +7,7 @@ use router_config::key::KeyType;
 use smallvec::SmallVec;
 
 use super::copy_shape::CopyShape;
+use super::gather_shape::GatherShape;
 
 /// Facts of one statement.
 #[derive(Debug, Clone)]
@@ -340,22 +341,39 @@ pub struct Sharded {
     /// One entry for each group of sharded tables that are equi-joined on their keys. All must meet on one shard.
     pub groups: Vec<Pin>,
     /// `None`: the answers of the shards, one after the other, are the answer, whatever shards are asked. Otherwise why
-    /// not (`ORDER BY`, `aggregate count`, `join not on the key`, `LIMIT`, …).
+    /// not (`aggregate count`, `join not on the key`, …).
     pub no_concat: Option<String>,
-    /// LIMIT of a query without an order: of the rows of all shards, any so many are an answer.
-    pub limit: Option<KeyTerm>,
+    /// What of a query must be done once for all shards: its order, LIMIT and OFFSET. Otherwise their answers are an answer.
+    pub gather: Option<Box<GatherShape>>,
     /// Also touches unsharded tables or the catalog: right on the home shard only.
     pub needs_home: Option<String>,
     /// Also writes a reference table: refused.
     pub writes_reference: bool,
     /// UPDATE assigns the shard key (other than to itself).
     pub updates_key: bool,
+    /// How its rows move, where that is all; else why not.
+    pub moves: Option<Result<Box<MoveShape>, String>>,
+    /// Triggers of the user's that it fires.
+    pub fires: Option<super::schema::Fires>,
     /// INSERT … VALUES, to be split or to draw its key.
     pub insert: Option<InsertShape>,
     /// INSERT … SELECT that reads no table.
     pub select: Option<SelectShape>,
     /// INSERT … SELECT whose rows provably stay on the shard they are read from.
     pub colocated_insert_select: bool,
+}
+
+/// UPDATE that gives all its rows one new key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MoveShape {
+    /// The new key.
+    pub key: KeyTerm,
+    /// The table as SQL, schema included.
+    pub table: String,
+    /// The key column as SQL, and its type.
+    pub column: (String, String),
+    /// Columns that are stored as they are given, as SQL.
+    pub columns: Vec<String>,
 }
 
 /// What the statement demands of the key of one group of tables.

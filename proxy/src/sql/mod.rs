@@ -3,9 +3,11 @@
 //! [`extract::analyse`] turns a statement into [`facts::Facts`]; [`cache::Cache`] remembers them for every session.
 //! Only `parse` (and the extractor, through it) names the SQL parser; everything else of the proxy sees facts.
 
+pub mod broadcast;
 pub mod cache;
 pub mod calls;
 pub mod clocks;
+pub mod combine;
 mod command;
 pub mod constraints;
 pub mod copy_shape;
@@ -13,6 +15,9 @@ pub mod extract;
 pub mod facts;
 pub mod fetch;
 pub mod free_database;
+pub mod gather_shape;
+pub mod insert_rows;
+pub mod last_value;
 pub(crate) mod leavings;
 pub mod lexer;
 pub mod logins;
@@ -22,6 +27,7 @@ mod prepass;
 pub mod schema;
 pub mod set_config;
 pub mod sound;
+pub mod sources;
 pub mod spelling;
 pub mod sql_prepare;
 pub(crate) mod stored;

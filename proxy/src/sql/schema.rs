@@ -8,6 +8,11 @@ use std::sync::Arc;
 
 use router_config::key::KeyType;
 
+use super::gather_shape::Comparable;
+
+/// OIDs from here on are those of what users have made, and differ by shard.
+pub const FIRST_USER_OID: u32 = 16_384;
+
 /// One database's relations and functions at a generation.
 #[derive(Debug, Default)]
 pub struct Schema {
@@ -23,6 +28,10 @@ pub struct Schema {
     pub hazards: HashMap<u32, Hazards>,
     /// What is done to which relation (by OID) runs a function that may leave something on its conn.
     pub leavings: HashSet<(u32, Deed)>,
+    /// What is done to which relation (by OID) fires triggers of the user's.
+    pub fires: HashMap<(u32, Deed), Fires>,
+    /// By OID: why a row of a sharded table cannot move to another shard.
+    pub stuck: HashMap<u32, String>,
     /// An operator, a cast, a type or an aggregate runs such a function: any statement may.
     pub leaves_unseen: bool,
     /// By OID: why a relation that a rule calls sharded cannot be.
@@ -31,6 +40,8 @@ pub struct Schema {
     pub unheld: Vec<super::constraints::Unheld>,
     /// `search_path` that a session without a setting of its own has; `$user` stands for the session's role.
     pub default_search_path: Vec<String>,
+    /// The database is encoded in UTF8.
+    pub utf8: bool,
     /// ALTER ROLE … SET, with or without IN DATABASE: role (empty: all of them) and setting to the value as stored.
     pub role_settings: HashMap<(String, String), String>,
 }
@@ -61,6 +72,8 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// Where its rows live.
     pub placement: Placement,
+    /// The query of a view as PostgreSQL prints it, all names with their schemas.
+    pub definition: Option<Arc<str>>,
 }
 
 /// `pg_class.relkind`, as far as it matters.
@@ -85,6 +98,8 @@ pub struct Column {
     pub name: String,
     /// `format_type()` spelling without modifier, e.g. `bigint`, `character varying`.
     pub type_name: String,
+    /// As a definition of the column writes its type, with modifier, collation and schemas.
+    pub declared: String,
     /// Type OID on the home shard.
     pub type_oid: u32,
     /// Whether NULL is rejected.
@@ -108,6 +123,10 @@ pub struct Stored {
     pub modifier: i32,
     /// A text may be read by the clock (`'now'`): a date, a time, or something made of such.
     pub times: bool,
+    /// It belongs to the primary key.
+    pub identifies: bool,
+    /// Its type, below all domains, where the proxy knows how its values are ordered.
+    pub order: Option<Comparable>,
 }
 
 /// Where the rows of a relation live.
@@ -200,6 +219,15 @@ pub enum Deed {
     Truncate,
 }
 
+/// How often a trigger fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fires {
+    /// For each row.
+    Row,
+    /// Once for each statement, also when it touches no row.
+    Statement,
+}
+
 /// Why a deed cannot be done to a relation: something that it sets off (a trigger, a rule, a cascade, a policy) would not be
 /// right on the shard where it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -234,6 +262,15 @@ impl Schema {
         })
     }
 
+    /// Whether the sequence of this name is the default of a sharded table's column: each shard draws from its own.
+    pub fn draws_on_each_shard(&self, sequence: &str) -> bool {
+        let ends = [format!("'{sequence}'::"), format!(".{sequence}'::"), format!("\"{sequence}\"'::")];
+        let drawn =
+            |default: &String| default.starts_with("nextval(") && ends.iter().any(|e| default.contains(e));
+        let sharded = self.relations.values().filter(|relation| relation.key_type().is_some());
+        sharded.flat_map(|relation| &relation.columns).any(|c| c.default.as_ref().is_some_and(drawn))
+    }
+
     /// Whether a function of this name may leave something on the conn.
     pub fn function_leaves(&self, name: &str) -> bool {
         self.functions.get(name).is_some_and(|function| function.reach.leaves)
@@ -242,6 +279,11 @@ impl Schema {
     /// Whether this may leave something on the conn.
     pub fn leaves(&self, relation: &Relation, deed: Deed) -> bool {
         self.leaves_unseen || self.leavings.contains(&(relation.oid, deed))
+    }
+
+    /// Which triggers this fires, if any.
+    pub fn fires(&self, relation: &Relation, deed: Deed) -> Option<Fires> {
+        self.fires.get(&(relation.oid, deed)).copied()
     }
 
     /// Why this cannot be done to the relation, if so.

@@ -36,9 +36,15 @@ pub enum Argument {
 /// One call: name, value, whether for the transaction alone.
 pub type Call = [Argument; 3];
 
+/// What pg_dump sets where the server has it: `SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = …`.
+pub const WHERE_KNOWN: &str = "restrict_nonsystem_relation_kind";
+
 /// The calls in the select list of `text`, in order; `None` where one has another form.
 pub fn calls(text: &[u8], conforming: bool) -> Option<Vec<Call>> {
     let t = Tokens::new(text, conforming);
+    if let Some(call) = where_known(&t, conforming) {
+        return Some(vec![call]);
+    }
     if !t.is(0, "select") || (1..t.len()).any(|at| t.is_any(at, &CLAUSES)) {
         return None;
     }
@@ -66,6 +72,26 @@ pub fn calls(text: &[u8], conforming: bool) -> Option<Vec<Call>> {
         }
     }
     (!calls.is_empty()).then_some(calls)
+}
+
+/// The call for a row of pg_settings.
+fn where_known(t: &Tokens<'_>, conforming: bool) -> Option<Call> {
+    if !(t.is(0, "select") && is_call(t, 1) && t.is(3, "name") && t.is_mark(4, ",")) {
+        return None;
+    }
+    let close = t.closing(2)?;
+    let behind = t.is(close + 1, "from") && t.is(close + 2, "pg_settings") && t.is(close + 3, "where");
+    let equals = t.is(close + 4, "name") && t.is_mark(close + 5, "=");
+    let ends = t.len() == close + 7 || (t.len() == close + 8 && t.is_mark(close + 7, ";"));
+    let name = argument(t, close + 6, close + 6, conforming)??;
+    let (value, local) = match items(t, 2, close).as_slice() {
+        [_, value, local] => {
+            (argument(t, value.0, value.1, conforming)?, argument(t, local.0, local.1, conforming)?)
+        }
+        _ => return None,
+    };
+    let call = [Some(name), value, local].map(Argument::Literal);
+    (behind && equals && ends && call[0] == Argument::Literal(Some(WHERE_KNOWN.to_owned()))).then_some(call)
 }
 
 fn is_call(t: &Tokens<'_>, at: usize) -> bool {
@@ -117,8 +143,19 @@ mod tests {
     }
 
     #[test]
+    fn the_call_of_pg_dump_is_understood() {
+        let text = "SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'";
+        let expected =
+            [literal("restrict_nonsystem_relation_kind"), literal("view, foreign-table"), literal("false")];
+        assert_eq!(calls(text.as_bytes(), true), Some(vec![expected]));
+    }
+
+    #[test]
     fn other_calls_are_not() {
         for text in [
+            "select set_config(name, 'x', false) from pg_settings where name = 'search_path'",
+            "select set_config(name, 'x', false) from pg_settings where name = 'restrict_nonsystem_relation_kind' or true",
+            "select set_config(name, 'x', false) from pg_settings",
             "select set_config('a', 'b' || 'c', false)",
             "select set_config('a', 'b', false) from t",
             "select coalesce(set_config('a', 'b', false), 'x')",

@@ -1,4 +1,5 @@
-//! What a string says when its escapes are read, for whoever looks for words in it: a character that cannot be told is a placeholder.
+//! How names are written, and what a string says when its escapes are read, for whoever looks for words in it: a character that
+//! cannot be told is a placeholder.
 //!
 //! Source: PostgreSQL 15 documentation, "String Constants with C-Style Escapes", "... with Unicode Escapes".
 
@@ -9,6 +10,11 @@ use super::normalise::Literal;
 
 /// Stands for what is not ASCII.
 const OTHER: char = '\u{FFFD}';
+
+/// A name as a quoted identifier.
+pub fn quote_ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
 
 /// What a literal says.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! SQLSTATEs that the proxy itself reports. Source: PostgreSQL documentation, appendix A, "PostgreSQL Error Codes".
 
+/// A number is too great for its type.
+pub const NUMERIC_VALUE_OUT_OF_RANGE: &str = "22003";
 /// successful_completion
 pub const SUCCESSFUL_COMPLETION: &str = "00000";
 /// warning

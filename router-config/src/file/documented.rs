@@ -60,7 +60,7 @@ fn sizes_have_documented_ranges() {
         assert!(documented, "{setting} is not documented as \"From {range}\":\n{text}");
         seen += 1;
     }
-    assert_eq!(seen, 3, "settings that are sizes");
+    assert_eq!(seen, 4, "settings that are sizes");
 }
 
 #[test]

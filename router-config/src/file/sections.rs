@@ -14,6 +14,9 @@ const MAX_COUNT: u64 = 10_000_000;
 /// PostgreSQL's own limit of a message.
 const MAX_MESSAGE: u64 = 0x3fff_ffff;
 
+/// Rows of other shards that one query may gather, bytes: 1 TiB.
+const MAX_COMBINED: u64 = 1 << 40;
+
 /// Reads all sections of settings; the root's other keys are left to the caller.
 pub(super) fn settings(root: &mut Section<'_, '_>) -> Settings {
     let listen = listen(root.section("listen"));
@@ -132,6 +135,7 @@ fn pool(mut section: Section<'_, '_>) -> Pool {
     section.duration("max_lifetime", &mut pool.max_lifetime);
     section.duration("idle", &mut pool.idle);
     section.count("statements", &mut pool.statements, 1..=MAX_COUNT);
+    section.count("combine_size", &mut pool.combine_size, 1..=10_000);
     if pool.min_idle > pool.size {
         let message = format!("{} is more than the pool's size of {}", pool.min_idle, pool.size);
         section.mistake("min_idle", message, "lower min_idle or raise size");
@@ -184,6 +188,7 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
     section.duration("deadlock", &mut limits.deadlock);
     section.duration("lock_wait_over_shards", &mut limits.lock_wait_over_shards);
     section.bytes("copy_buffer_bytes", &mut limits.copy_buffer_bytes, 8_192..=MAX_MESSAGE);
+    section.bytes("combine_max_bytes", &mut limits.combine_max_bytes, 8_192..=MAX_COMBINED);
     if limits.login.is_zero() {
         section.mistake("login", "may not be zero", "write a duration like \"15s\"");
     }

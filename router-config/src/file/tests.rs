@@ -211,7 +211,7 @@ fn unknown_keys() {
         "[pool]\nsice = 20\nxyzzy = 1\n[lisen]\n[routing]\nread = 'primary'\n[[databases]]\nname='q'\nmode = 'session'",
         &expect![[r#"
             line 2, column 1: pool.sice: is not a setting; did you mean "size"?
-            line 3, column 1: pool.xyzzy: is not a setting; remove it; known here: mode, size, min_idle, wait, max_lifetime, idle, statements
+            line 3, column 1: pool.xyzzy: is not a setting; remove it; known here: mode, size, min_idle, wait, max_lifetime, idle, statements, combine_size
             line 4, column 2: lisen: is not a setting; did you mean "listen"?
             line 6, column 1: routing.read: is not a setting; did you mean "reads"?
             line 9, column 1: databases[1].mode: is not a setting; did you mean "pool_mode"?

@@ -65,9 +65,9 @@ fn placed(sql: &str, s: &Sharded) -> String {
         format!("{rows:?} outside {:?} draw {}", shape.outside_params, shape.draw.is_some())
     });
     format!(
-        "{groups:?} concat {} limit {:?} home {} reference {} key {} insert {insert:?} select {} colocated {}",
+        "{groups:?} concat {} merge {:?} home {} reference {} key {} insert {insert:?} select {} colocated {}",
         s.no_concat.is_none(),
-        s.limit.as_ref().map(|l| term(sql, l)),
+        s.gather.as_ref().map(|g| (g.keys.len(), g.folds.len(), g.limit.is_some(), g.offset.is_some())),
         s.needs_home.is_some(),
         s.writes_reference,
         s.updates_key,

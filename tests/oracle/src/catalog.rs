@@ -198,6 +198,7 @@ fn relation(name: (&str, &str), columns: Option<&[String]>, round: &Round, oid: 
         not_null: false,
         default: None,
         identity_always: false,
+        declared: String::new(),
         generated: false,
         stored: Stored::default(),
     };
@@ -208,6 +209,7 @@ fn relation(name: (&str, &str), columns: Option<&[String]>, round: &Round, oid: 
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,
+ definition: None,
     }
 }
 

@@ -223,9 +223,13 @@ impl Conn {
             tag::NO_DATA => None,
             _ => return Err(unexpected(tag)),
         };
-        let shape = Shape::of(&self.parameters_told, rows).ok_or(OidError::Truncated)?;
+        let hidden = match self.owed.front() {
+            Some(Owed::Shape { hidden, .. }) => *hidden,
+            _ => 0,
+        };
+        let shape = Shape::of_first(&self.parameters_told, rows, hidden).ok_or(OidError::Truncated)?;
         self.parameters_told = Bytes::new();
-        let Some(Owed::Shape { of, by }) = self.owed.pop_front() else { return Err(unexpected(tag)) };
+        let Some(Owed::Shape { of, by, .. }) = self.owed.pop_front() else { return Err(unexpected(tag)) };
         let origin = of.origin.get_or_init(|| shape.clone());
         match by {
             Some(by) if *origin != shape => events.reshaped.push(Reshaped { old: of, shape, by }),

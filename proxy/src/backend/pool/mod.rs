@@ -39,6 +39,8 @@ pub struct PoolKey {
     pub database: String,
     /// Node.
     pub node: NodeAddress,
+    /// Its conns are for rows that are gathered from the shards.
+    pub combines: bool,
 }
 
 /// Limits of a pool.

@@ -24,7 +24,12 @@ fn pool_of_one(server: &Server) -> Arc<Pool> {
 }
 
 fn pool_with(server: &Server, limits: PoolLimits) -> Arc<Pool> {
-    let key = PoolKey { user: "postgres".to_owned(), database: "postgres".to_owned(), node: server.tcp() };
+    let key = PoolKey {
+        user: "postgres".to_owned(),
+        database: "postgres".to_owned(),
+        node: server.tcp(),
+        combines: false,
+    };
     let login = BackendLogin {
         user: "postgres".into(),
         database: "postgres".into(),

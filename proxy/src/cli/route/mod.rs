@@ -291,6 +291,7 @@ fn relation(schema: &str, name: &str, kind: &TableKind, names: &BTreeSet<String>
         not_null: false,
         default: None,
         identity_always: false,
+        declared: String::new(),
         generated: false,
         stored: Stored::default(),
     };
@@ -310,6 +311,7 @@ fn relation(schema: &str, name: &str, kind: &TableKind, names: &BTreeSet<String>
         kind: RelationKind::Table,
         columns,
         placement,
+        definition: None,
     }
 }
 

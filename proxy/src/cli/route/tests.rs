@@ -46,21 +46,22 @@ fn statements_are_planned_by_the_rules() {
         "select * from bids where auction_id = 42; update bids set x = 1",
         &same,
         &expect![[r#"
-        Plan: one shard
-        Shards: a
-        Role: replica
-        Reason: one key, in slot 16072
-        Key: 42
-        Slot: 16072
+            Plan: one shard
+            Shards: a
+            Role: replica
+            Reason: one key, in slot 16072
+            Key: 42
+            Slot: 16072
 
-        Plan: refused
-        Refused: UPDATE over several shards is not supported (0A000)
-        Detail: No single shard holds all of the rows that it may touch.
-        Hint: Add a condition of the form shard_key = value to the WHERE clause, or run the statement once for each key.
+            Plan: several shards, in one transaction
+            Shards: a, b
+            Role: primary
+            Reason: no condition on the shard key
+            Merge: answers one after the other, counts added up
 
-        (caveat)
-        all placed: false
-    "#]],
+            (caveat)
+            all placed: true
+        "#]],
     );
     check(
         "select place_bid(42, 1); select * from users; select * from other",

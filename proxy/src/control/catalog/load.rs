@@ -17,8 +17,9 @@ use super::place::{Draft, Forbids, KeyFacts, Problem, REFUSED, place_tables, pla
 use super::rows::{TextRow, ask};
 use super::set_off;
 use super::triggers::{Judgement, judge};
+use crate::sql::gather_shape::Comparable;
 use crate::sql::schema::{
-    Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
+    Column, FIRST_USER_OID, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
 };
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
@@ -61,8 +62,9 @@ const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relki
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} \
      ORDER BY c.oid";
 
-/// The last but one is the column's number, the last whether its type is one of dates and times, a range (of whatever), or made of
-/// such: an array, a domain, a composite type.
+/// The last ones are the column's number, whether its type is one of dates and times, a range (of whatever), or made of such (an array,
+/// a domain, a composite type), whether it belongs to the primary key, its type as a definition writes it, and whether its collation
+/// compares bytes.
 const COLUMNS: &str = "WITH RECURSIVE made (of, oid) AS ( \
        SELECT typelem, oid FROM pg_catalog.pg_type WHERE typelem <> 0 \
        UNION ALL SELECT typbasetype, oid FROM pg_catalog.pg_type WHERE typtype = 'd' \
@@ -77,11 +79,18 @@ const COLUMNS: &str = "WITH RECURSIVE made (of, oid) AS ( \
             pg_catalog.quote_ident(c.relname), a.attname)) || '::regclass)' \
           WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), t.typdefault) END, \
      a.attidentity = 'a', a.attgenerated <> '', a.atttypmod, coalesce(l.collisdeterministic, true), a.attnum, \
-     a.atttypid IN (SELECT oid FROM times) \
+     a.atttypid IN (SELECT oid FROM times), coalesce(a.attnum = ANY (p.indkey), false), \
+     pg_catalog.format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' \
+       || l.collnamespace::pg_catalog.regnamespace || '.' || pg_catalog.quote_ident(l.collname) ELSE '' END, \
+     coalesce(CASE l.collprovider WHEN 'd' THEN ( \
+         SELECT d.datcollate IN ('C', 'POSIX') AND coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' \
+         FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
+       WHEN 'c' THEN l.collcollate IN ('C', 'POSIX') END, false) \
      FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
      LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
      LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation \
+     LEFT JOIN pg_catalog.pg_index p ON p.indrelid = a.attrelid AND p.indisprimary \
      WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') \
      AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} ORDER BY a.attrelid, a.attnum";
 
@@ -136,9 +145,6 @@ pub(crate) struct Answers {
 
 /// How many [`questions`] there are.
 const QUESTIONS: usize = 7 + set_off::QUESTIONS.len();
-
-/// Where PostgreSQL's own objects end.
-const FIRST_USER_OID: u32 = 16_384;
 
 /// Reads everything. `tx` is REPEATABLE READ, READ ONLY, and is not used afterwards.
 pub(crate) async fn load(
@@ -206,22 +212,16 @@ struct Beside<'a> {
 fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Beside<'_>) -> Loaded {
     let Beside { committed, drift } = beside;
     let domains = answers.domains.iter().map(|row| (row.number(0), (row.number(1), row.number(2))));
-    let mut drafts = drafts(&answers.relations, &answers.columns, &domains.collect());
     let settings = answers.settings.first();
     let utf8 = settings.is_some_and(|row| row.text(0) == "UTF8");
+    let mut drafts = drafts(&answers.relations, &answers.columns, &domains.collect(), utf8);
     let mut problems = place_tables(&mut drafts, topology, utf8);
     refuse_differing(&mut drafts, drift, &mut problems);
     refuse_as_before(&mut drafts, committed, &mut problems);
     let overloads: Vec<Overload> = answers.functions.iter().map(overload).collect();
     let built_in: HashMap<String, Function> = answers.built_in.iter().map(known).collect();
     let mut functions = functions(built_in, &overloads, &scanned_names(&drafts), &topology.functions);
-    for name in drift.map(Drift::functions).unwrap_or_default().keys() {
-        if let Some(function) = functions.get_mut(*name) {
-            function.touches_sharded = Touches::Unknown;
-            function.built_in = false;
-            function.key_argument = None;
-        }
-    }
+    distrust_differing(&mut functions, drift);
     place_views(&mut drafts, &functions);
     refuse_differing(&mut drafts, drift, &mut problems);
     problems.extend(drift.map(Drift::warnings).unwrap_or_default());
@@ -246,13 +246,7 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
         !utf8 && concerns_all(placement) && !plain
     };
     let unreadable_name = drafts.iter().find(unreadable).map(|draft| draft.relation.full_name());
-    let refused = drafts.iter().filter_map(|draft| {
-        let full_name = super::place::full_name(&draft.relation);
-        let all = |problem: &&Problem| problem.table == full_name && problem.forbids == Forbids::All;
-        let problem = problems.iter().find(all)?;
-        Some((draft.relation.oid, problem.message.clone()))
-    });
-    let refused = refused.collect();
+    let refused = refused(&drafts, &problems);
     let system = committed.into_iter().flat_map(|committed| &committed.relations);
     let system = system.filter(|(_, relation)| relation.oid < FIRST_USER_OID);
     let mut relations: HashMap<_, _> =
@@ -267,14 +261,38 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
         types,
         refused,
         default_search_path,
+        utf8,
         role_settings,
         ..Schema::default()
     };
-    let Judgement { hazards, leavings, leaves_unseen } = judge(&schema, &set_off);
+    let Judgement { hazards, leavings, leaves_unseen, fires, stuck } = judge(&schema, &set_off);
     (schema.hazards, schema.leavings, schema.leaves_unseen) = (hazards, leavings, leaves_unseen);
+    (schema.fires, schema.stuck) = (fires, stuck);
     schema.unheld = answers.set_off.unheld(&schema, &set_off);
     problems.extend(super::constraints::problems(&schema.unheld));
     Loaded { schema, problems, unreadable_name }
+}
+
+/// What a function does that is not the same on every shard cannot be told.
+fn distrust_differing(functions: &mut HashMap<String, Function>, drift: Option<&Drift<'_>>) {
+    for name in drift.map(Drift::functions).unwrap_or_default().keys() {
+        if let Some(function) = functions.get_mut(*name) {
+            function.touches_sharded = Touches::Unknown;
+            function.built_in = false;
+            function.key_argument = None;
+        }
+    }
+}
+
+/// Relations that no statement can use, by OID, and why.
+fn refused(drafts: &[Draft], problems: &[Problem]) -> HashMap<u32, String> {
+    let refused = drafts.iter().filter_map(|draft| {
+        let full_name = super::place::full_name(&draft.relation);
+        let all = |problem: &&Problem| problem.table == full_name && problem.forbids == Forbids::All;
+        let problem = problems.iter().find(all)?;
+        Some((draft.relation.oid, problem.message.clone()))
+    });
+    refused.collect()
 }
 
 /// Refuses what is placed by now and must be the same everywhere, but is not.
@@ -302,7 +320,12 @@ fn refuse_as_before(drafts: &mut [Draft], committed: Option<&Schema>, problems: 
     }
 }
 
-fn drafts(relations: &[TextRow], columns: &[TextRow], domains: &HashMap<u32, (u32, i32)>) -> Vec<Draft> {
+fn drafts(
+    relations: &[TextRow],
+    columns: &[TextRow],
+    domains: &HashMap<u32, (u32, i32)>,
+    utf8: bool,
+) -> Vec<Draft> {
     let mut by_relation: HashMap<u32, (Vec<Column>, Vec<KeyFacts>)> = HashMap::new();
     for row in columns {
         let (list, keys) = by_relation.entry(row.number(0)).or_default();
@@ -311,12 +334,19 @@ fn drafts(relations: &[TextRow], columns: &[TextRow], domains: &HashMap<u32, (u3
         list.push(Column {
             name: row.owned(1),
             type_name: row.owned(2),
+            declared: row.owned(13),
             type_oid: row.number(3),
             not_null: row.flag(4),
             default: row.optional(5),
             identity_always: row.flag(6),
             generated: row.flag(7),
-            stored: Stored { number: row.number(10), modifier, times: row.flag(11) },
+            stored: Stored {
+                number: row.number(10),
+                modifier,
+                times: row.flag(11),
+                identifies: row.flag(12),
+                order: Comparable::of(base_type, utf8 && row.flag(14)),
+            },
         });
         keys.push(KeyFacts { base_type, modifier, deterministic: row.flag(9) });
     }
@@ -331,6 +361,7 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
         "f" => RelationKind::Foreign,
         _ => RelationKind::Table,
     };
+    let definition = row.optional(5);
     Draft {
         relation: Relation {
             schema: row.owned(1),
@@ -339,10 +370,11 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
             kind,
             columns,
             placement: Placement::Unsharded,
+            definition: definition.as_deref().filter(|_| kind == RelationKind::View).map(Arc::from),
         },
         keys,
         parents: row.numbers(4),
-        view: row.optional(5).map(|text| (text, row.numbers(6))),
+        view: definition.map(|text| (text, row.numbers(6))),
         system: row.flag(7),
     }
 }

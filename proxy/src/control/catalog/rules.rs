@@ -5,8 +5,7 @@ use std::sync::Arc;
 use router_config::topology::{RESERVED_SCHEMAS, TableMatch, Topology};
 
 use super::place::Problem;
-use crate::backend::oids::FIRST_USER_OID;
-use crate::sql::schema::{Placement, Relation, RelationKind, Schema};
+use crate::sql::schema::{FIRST_USER_OID, Placement, Relation, RelationKind, Schema};
 
 /// Tables that are named one by one when a reload changes their kind.
 const TABLES_NAMED: usize = 10;
@@ -93,6 +92,7 @@ mod tests {
                 kind: RelationKind::Table,
                 columns: Vec::new(),
                 placement: placement.clone(),
+                definition: None,
             };
             schema.relations.insert(((*namespace).to_owned(), (*name).to_owned()), Arc::new(relation));
         }

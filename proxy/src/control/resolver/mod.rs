@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
+use crate::control::barrier::GATE;
 use crate::control::complaint::Complaint;
 use crate::control::connect::Dialer;
 use crate::control::error::ControlError;
@@ -28,7 +29,7 @@ use crate::control::two_phase::{
 use crate::metrics::Metrics;
 
 /// The home shard.
-const HOME: ShardId = ShardId(0);
+pub(crate) const HOME: ShardId = ShardId(0);
 
 /// A prepared transaction younger than this is left to its coordinator.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
@@ -60,12 +61,13 @@ pub(crate) struct Resolver {
 
 /// A prepared transaction found on a shard.
 #[derive(Debug, Clone)]
-struct Found {
-    shard: ShardId,
+pub(crate) struct Found {
+    pub(crate) shard: ShardId,
     name: String,
-    database: String,
-    role: String,
-    participant: Participant,
+    pub(crate) database: String,
+    pub(crate) role: String,
+    pub(crate) age: Duration,
+    pub(crate) participant: Participant,
     /// Old enough to look for its owner.
     due: bool,
 }
@@ -117,14 +119,13 @@ impl Resolver {
         let failed = |error| ControlError::query("recording commit decisions", &home, &error);
         let gids: Vec<&str> = batch.iter().map(|request| request.gid.as_str()).collect();
         let names: Vec<String> = batch.iter().map(|request| request.participants.join(",")).collect();
-        let statement = client
-            .prepare_cached(
-                "INSERT INTO gavel.decision (gid, state, participants) \
-                 SELECT g, 'committed', pg_catalog.string_to_array(p, ',') \
-                 FROM unnest($1::text[], $2::text[]) AS d (g, p) ON CONFLICT (gid) DO NOTHING",
-            )
-            .await
-            .map_err(failed)?;
+        let insert = format!(
+            "INSERT INTO gavel.decision (gid, state, participants) \
+             SELECT g, 'committed', pg_catalog.string_to_array(p, ',') \
+             FROM unnest($1::text[], $2::text[]) AS d (g, p), \
+             (SELECT pg_catalog.pg_advisory_xact_lock_shared({GATE})) AS gate ON CONFLICT (gid) DO NOTHING"
+        );
+        let statement = client.prepare_cached(&insert).await.map_err(failed)?;
         let written = client.execute(&statement, &[&gids, &names]).await.map_err(failed)?;
         if written == gids.len() as u64 {
             return Ok(vec![Outcome::Committed; batch.len()]);
@@ -216,7 +217,8 @@ impl Resolver {
         Ok(finished)
     }
 
-    async fn prepared_on(&self, shard: ShardId) -> Result<Vec<Found>, ControlError> {
+    /// What is prepared on a shard by proxies of this cluster.
+    pub(crate) async fn prepared_on(&self, shard: ShardId) -> Result<Vec<Found>, ControlError> {
         let node = self.primary(shard)?;
         let client = self.dialer.client(&node, &self.database).await?;
         let rows = client
@@ -235,13 +237,14 @@ impl Resolver {
             let age = Duration::from_millis(u64::try_from(row.get::<_, i64>(3)).unwrap_or(0));
             // Our own are known for sure, whatever their age.
             let due = participant.proxy == self.owner.proxy || age >= self.grace;
-            list.push(Found { shard, name, database: row.get(1), role: row.get(2), participant, due });
+            let (database, role) = (row.get(1), row.get(2));
+            list.push(Found { shard, name, database, role, age, participant, due });
         }
         Ok(list)
     }
 
     /// Groups what has no live owner by transaction.
-    async fn orphans(&self, found: &[Found]) -> Result<HashMap<Gid, Vec<Found>>, ControlError> {
+    pub(crate) async fn orphans(&self, found: &[Found]) -> Result<HashMap<Gid, Vec<Found>>, ControlError> {
         let mut alive: HashMap<&str, bool> = HashMap::new();
         let mut orphans: HashMap<Gid, Vec<Found>> = HashMap::new();
         for part in found.iter().filter(|part| part.due) {
@@ -263,7 +266,7 @@ impl Resolver {
     }
 
     /// Another process lives if an exclusive lock on its name cannot be had.
-    async fn owner_lives(&self, proxy: &str) -> Result<bool, ControlError> {
+    pub(crate) async fn owner_lives(&self, proxy: &str) -> Result<bool, ControlError> {
         let home = self.primary(HOME)?;
         let client = self.dialer.client(&home, &self.database).await?;
         let key = Owner::lock_key(proxy).unwrap_or_default();
@@ -275,7 +278,7 @@ impl Resolver {
     }
 
     /// Decides (roll back, unless decided already) and carries out, on the shards where it is prepared.
-    async fn finish(&self, gid: &Gid, parts: &[Found]) -> Result<usize, ControlError> {
+    pub(crate) async fn finish(&self, gid: &Gid, parts: &[Found]) -> Result<usize, ControlError> {
         let outcome = self.tombstone(gid).await?;
         let (verb, word) = match outcome {
             Outcome::Committed => ("COMMIT", "committed"),
@@ -380,7 +383,15 @@ impl Resolver {
         Ok((home, client))
     }
 
-    fn primary(&self, shard: ShardId) -> Result<NodeAddress, ControlError> {
+    /// What has been decided of these.
+    pub(crate) async fn decisions(&self, gids: &[&str]) -> Result<HashMap<String, Outcome>, ControlError> {
+        let home = self.primary(HOME)?;
+        let client = self.dialer.client(&home, &self.database).await?;
+        let read = read_decisions(&client, gids).await;
+        read.map_err(|error| ControlError::query("reading commit decisions", &home, &error))
+    }
+
+    pub(crate) fn primary(&self, shard: ShardId) -> Result<NodeAddress, ControlError> {
         primary(&self.nodes, shard)
     }
 }

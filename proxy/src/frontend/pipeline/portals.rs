@@ -7,8 +7,8 @@ use router_config::topology::ShardId;
 
 use super::{unknown_portal, unknown_statement};
 use crate::backend::owed::{Owed, Show};
+use crate::exec::ask::{Ask, Form};
 use crate::exec::cursors::Walk;
-use crate::exec::spread::{Ask, Form};
 use crate::frontend::control::Via;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Place, Portal, Prepared};
@@ -33,6 +33,7 @@ impl Session {
         let read_against = prepared.reading;
         let prepared = self.reread(bind.statement, prepared);
         self.check_literals(&prepared)?;
+        self.heed(prepared.facts().map(|facts| &**facts));
         self.ask_types(&prepared).await?;
         Self::check_count(bind.statement, &prepared, bind.rest)?;
         let Some(facts) = prepared.facts().cloned() else {
@@ -57,6 +58,7 @@ impl Session {
             return self.bind_here(name, prepared, body.slice_ref(bind.rest));
         }
         let plan = self.plan_bound(&prepared, (bind.rest, offset), &facts).await?;
+        let plan = self.of_furthest(plan, &facts, &prepared.shared.text).await?;
         let why = Why::of(&plan);
         self.note(why, &prepared.shared.text);
         let shard = match plan.target {
@@ -67,7 +69,10 @@ impl Session {
                     Box::pin(self.foresee_rows(&prepared)).await?;
                 }
                 prepared.told.set();
-                Box::pin(self.check_containers(None, &prepared, bind.rest)).await?;
+                // What is computed on the home shard has its OIDs.
+                if !matches!(plan.target, Target::Combine(_)) {
+                    Box::pin(self.check_containers(None, &prepared, bind.rest)).await?;
+                }
                 let rest = body.slice_ref(bind.rest);
                 let place = Place::Spread { plan: Box::new(plan), bind: rest };
                 self.names.portals.insert(name, Portal::new(prepared, place));
@@ -185,32 +190,46 @@ impl Session {
                 self.pipeline.skipping |= self.events.error.is_some();
                 Ok(())
             }
-            Place::Spread { plan, bind } => {
-                let describe = self.pipeline.describe.take().is_some();
+            Place::Combined { .. } => {
                 self.leave_all().await?;
-                if execute.max_rows > 0 && facts.returns_rows && self.walks(&facts, &plan, &portal.statement)
-                {
-                    let name = Bytes::copy_from_slice(execute.portal);
-                    self.begin_walk(&name, &plan, bind);
-                    self.walk_portal(&name, (execute.max_rows, describe)).await?;
-                    self.pipeline.skipping |= self.events.error.is_some();
-                    return Ok(());
-                }
-                let form = Form::Execute {
-                    statement: Arc::clone(&portal.statement),
-                    bind,
-                    describe,
-                    max_rows: execute.max_rows,
-                };
-                let text = portal.statement.shared.text.clone();
-                self.pipeline.looked = true;
-                Box::pin(self.spread(Ask { plan: *plan, facts, text, form })).await?;
-                if self.events.error.is_some() {
-                    self.pipeline.skipping = true;
-                }
+                let name = Bytes::copy_from_slice(execute.portal);
+                self.continue_portal(&name, execute.max_rows).await?;
+                self.pipeline.skipping |= self.events.error.is_some();
+                Ok(())
+            }
+            Place::Spread { plan, bind } => {
+                self.execute_spread((&execute, &portal.statement), facts, (*plan, bind)).await?;
+                self.pipeline.skipping |= self.events.error.is_some();
                 Ok(())
             }
         }
+    }
+
+    /// A portal over several shards, or with a text of the proxy's own.
+    async fn execute_spread(
+        &mut self,
+        (execute, statement): (&Execute<'_>, &Arc<Prepared>),
+        facts: Arc<Facts>,
+        (plan, bind): (Plan, Bytes),
+    ) -> Result<(), Failure> {
+        let describe = self.pipeline.describe.take().is_some();
+        self.leave_all().await?;
+        let name = Bytes::copy_from_slice(execute.portal);
+        if execute.max_rows > 0 && facts.returns_rows && self.walks(&facts, &plan, statement) {
+            self.begin_walk(&name, &plan, bind);
+            return self.walk_portal(&name, (execute.max_rows, describe)).await;
+        }
+        let form = Form::Execute {
+            statement: Arc::clone(statement),
+            bind: bind.clone(),
+            describe,
+            max_rows: execute.max_rows,
+        };
+        self.pipeline.looked = true;
+        let text = statement.shared.text.clone();
+        Box::pin(self.spread(Ask { plan, facts, text, form })).await?;
+        self.name_kept(&name, &bind);
+        Ok(())
     }
 
     /// What a server would say of a command, had it all that the session has.
@@ -225,8 +244,9 @@ impl Session {
         let conforming = self.text_rules().standard_strings;
         let text = &statement.shared.text;
         // The time would have to be the same in what is bound later.
-        let timeless = facts.unrepeatable.is_none() || !clocks::any(text, conforming);
-        matches!(facts.command, Command::Query) && timeless && Walk::of(plan).is_some()
+        let timeless = || facts.unrepeatable.is_none() || !clocks::any(text, conforming);
+        matches!(facts.command, Command::Query)
+            && Walk::of(plan).is_some_and(|walk| walk.reads_at_once() || timeless())
     }
 
     fn begin_walk(&mut self, name: &Bytes, plan: &Plan, bind: Bytes) {
@@ -330,9 +350,9 @@ impl Session {
         }
         match self.names.portals.remove(named.name).map(|portal| portal.place) {
             Some(Place::Shard(shard)) => self.raw(shard, tag::CLOSE, body, Owed::Close(Show::ALL)).await,
-            Some(Place::Control { .. } | Place::Spread { .. } | Place::Walk { .. }) => {
-                self.local_bare(backend_tag::CLOSE_COMPLETE)
-            }
+            Some(
+                Place::Control { .. } | Place::Spread { .. } | Place::Walk { .. } | Place::Combined { .. },
+            ) => self.local_bare(backend_tag::CLOSE_COMPLETE),
             None if !doomed && self.held.iter().any(|held| held.enlisted) => {
                 self.raw_or(tag::CLOSE, body, Owed::Close(Show::ALL), || unknown_portal(named.name)).await
             }

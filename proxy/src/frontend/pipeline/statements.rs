@@ -48,6 +48,7 @@ impl Session {
         let prepared = self.make_prepared(&parse, shared, analysed);
         self.names.statements.insert(name.clone(), Arc::clone(&prepared));
         self.pipeline.parsed.push(name.clone());
+        self.heed(prepared.facts().map(|facts| &**facts));
         let Some(facts) = prepared.facts() else {
             let at = self.goto(ShardId(0), false).await?;
             return self.put_parse(at, &prepared, Show::ALL).map(|_| ());
@@ -227,9 +228,15 @@ impl Session {
                 Place::Control { bind } => self.describe_control(&portal.statement, Some(&bind)).await,
                 Place::Walk { walk, bind, .. } => {
                     self.leave_all().await?;
-                    self.describe_walk(&portal.statement, &bind, &walk).await
+                    self.describe_walk(&portal.statement, &bind, &walk).await?;
+                    self.pipeline.skipping |= self.events.error.is_some();
+                    Ok(())
                 }
                 Place::Shard(shard) => self.raw(shard, tag::DESCRIBE, body, Owed::Describe(Show::ALL)).await,
+                Place::Combined { bind } => {
+                    self.leave_all().await?;
+                    self.describe_bound(ShardId(0), &portal.statement, &bind).await
+                }
                 Place::Spread { .. } if portal.statement.takes_copy() => {
                     self.local_bare(backend_tag::NO_DATA)
                 }
@@ -299,7 +306,7 @@ fn put_shape(conn: &mut Conn, prepared: &Prepared, name: &[u8]) -> bool {
     }
     reply::named(&mut conn.write, tag::DESCRIBE, false, name);
     let by = (!must_stay).then_some(std::ptr::from_ref(prepared).addr());
-    conn.owe(Owed::Shape { of: Arc::clone(&prepared.shared), by });
+    conn.owe(Owed::Shape { of: Arc::clone(&prepared.shared), by, hidden: 0 });
     must_stay
 }
 

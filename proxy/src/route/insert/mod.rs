@@ -54,7 +54,7 @@ pub(super) fn place(
         [(shard, _)] if defaults == 0 => Ok((Target::One(*shard), reason)),
         [_] => Ok((Target::Split(split(case, shape, &parts, drawn)?), reason)),
         _ => {
-            may_split(case)?;
+            may_split(case, sharded)?;
             Ok((Target::Split(split(case, shape, &parts, drawn)?), reason))
         }
     }
@@ -126,7 +126,8 @@ fn draw(case: &Case<'_>, shape: &InsertShape, rows: usize) -> Result<(Target, Re
 }
 
 /// Whether rows of one statement may be inserted on several shards.
-fn may_split(case: &Case<'_>) -> Result<(), Refusal> {
+fn may_split(case: &Case<'_>, sharded: &Sharded) -> Result<(), Refusal> {
+    case.fires_for_rows(sharded, "INSERT")?;
     match &case.facts.command {
         Command::Modify(Modify::Insert) => {}
         Command::Explain => {
@@ -164,6 +165,7 @@ fn split(
 pub(super) mod reference;
 pub(super) mod select;
 
+pub(super) use splice::quote;
 pub use splice::{DrawRewrite, ExtraParam, draw_rewrite};
 
 #[cfg(test)]

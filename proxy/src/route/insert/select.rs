@@ -51,7 +51,7 @@ pub(in crate::route) fn place(
         [] => return Ok((Target::One(case.home()), reason)),
         [(shard, _)] if as_it_is => return Ok((Target::One(*shard), reason)),
         [_] => {}
-        _ => super::may_split(case)?,
+        _ => super::may_split(case, sharded)?,
     }
     let literal = |range: &Range<usize>| text.get(here(range)).unwrap_or("NULL");
     let mut items: Vec<String> = (1..=shape.columns).map(|n| format!("c{n}")).collect();

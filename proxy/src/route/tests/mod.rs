@@ -1,6 +1,8 @@
 //! The planner as a whole, over facts made by hand.
 
+mod gather;
 mod statements;
+mod writes;
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
@@ -149,9 +151,9 @@ fn writes_and_commands() {
         &session(),
         &expect![[r#"
             update by key → one shard [shard-4] primary: one key, in slot 5958
-            update of all → refused [] -: UPDATE over several shards is not supported 0A000
-            delete of all → refused [] -: DELETE over several shards is not supported 0A000
-            merge → refused [] -: MERGE over several shards is not supported 0A000
+            update of all → several shards, in one transaction [shard-1 shard-2 shard-3 shard-4] primary: no condition on the shard key
+            delete of all → several shards, in one transaction [shard-1 shard-2 shard-3 shard-4] primary: no condition on the shard key
+            merge → several shards, in one transaction [shard-1 shard-2 shard-3 shard-4] primary: no condition on the shard key
             update of the key → refused [] -: the shard key of a row cannot be updated 0A000
             writes a reference table → refused [] -: one statement cannot write a reference table and use sharded tables 0A000
             insert select → one shard [shard-4] primary: one key, in slot 5958

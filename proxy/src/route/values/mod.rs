@@ -126,7 +126,7 @@ impl<'a> Values<'a> {
     }
 
     /// The statement's text.
-    pub(super) fn statement(&self) -> &'a [u8] {
+    pub fn statement(&self) -> &'a [u8] {
         self.text.get(self.analysed.range(self.index)).unwrap_or_default()
     }
 

@@ -16,6 +16,7 @@ use quick_cache::{Equivalent, Weighter};
 
 use super::extract::{Analysis, Context, analysis};
 use super::facts::{DdlKind, Facts, PinCause};
+use super::last_value::sequence_read;
 use super::normalise::{HintSpans, Hints, Literal, Literals, Normalised, normalise, normalise_into, split};
 
 /// Facts of a whole text.
@@ -319,13 +320,14 @@ fn build(text: &[u8], normalised: &Normalised, ctx: &Context<'_>) -> (Script, bo
     let mut temp_tables = ctx.temp_tables;
     for range in ranges {
         let ctx = Context { temp_tables, ..*ctx };
-        let Analysis { facts, by_value } = analysis(&text[range.clone()], &ctx);
+        let Analysis { facts, by_value, .. } = analysis(&text[range.clone()], &ctx);
         shareable &= !by_value;
         // Later statements of the text see the temporary tables that this one makes.
         temp_tables |= facts.effects.pins == Some(PinCause::Temporary)
             || matches!(facts.command, super::facts::Command::Ddl(DdlKind::Temporary));
         let literal_base = normalised.literals.partition_point(|l| l.start < range.start);
-        let plain = facts.is_plain();
+        let conforming = ctx.standard_conforming_strings;
+        let plain = facts.is_plain() && sequence_read(&text[range.clone()], conforming).is_none();
         statements.push(Statement { range, facts: Arc::new(facts), literal_base, plain });
     }
     let script = Script {

@@ -13,6 +13,7 @@ fn schema() -> Schema {
         not_null: false,
         default: None,
         identity_always: false,
+        declared: String::new(),
         generated: false,
         stored: Stored::default(),
     };
@@ -23,6 +24,7 @@ fn schema() -> Schema {
         kind: RelationKind::Table,
         columns: vec![column("auction_id"), column("amount")],
         placement: Placement::Sharded { key_column: 0, key_type: KeyType::Int8 },
+        definition: None,
     };
     let mut schema = Schema::default();
     schema.relations.insert(("public".into(), "bids".into()), Arc::new(bids));

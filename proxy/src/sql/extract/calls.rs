@@ -251,6 +251,8 @@ impl<'q> Reader<'_, 'q> {
                 .not_immutable
                 .get_or_insert_with(|| format!("{name}(), which is not declared IMMUTABLE,"));
         }
+        let reach = function.reach;
+        self.read.functions_read |= reach.opaque || reach.sharded || reach.reference || reach.home;
         if function.reach.leaves {
             self.leaves(|| format!("function {name}"));
         }
@@ -262,6 +264,9 @@ impl<'q> Reader<'_, 'q> {
             return;
         }
         self.unrepeatable(name);
+        if self.in_from || self.level().nodes.is_empty() {
+            self.seen.once.get_or_insert_with(|| format!("{name}(), which is evaluated once for all rows"));
+        }
         if !HARMLESS.contains(&name) {
             self.seen.primary.get_or_insert_with(|| format!("volatile function {name}"));
             self.groups.always(format!("volatile function {name}"));
@@ -309,6 +314,13 @@ impl<'q> Reader<'_, 'q> {
                 self.seen.effects.pins = Some(PinCause::Config);
                 self.seen.home_alone.get_or_insert_with(|| "set_config()".to_string());
             }
+            // Of objects whose numbers are the home shard's.
+            _ if name.starts_with("pg_get_")
+                || name.ends_with("obj_description")
+                || name == "format_type" =>
+            {
+                self.seen.home_alone.get_or_insert_with(|| format!("{name}()"));
+            }
             _ if name.starts_with("pg_advisory") || name.starts_with("pg_try_advisory") => {
                 effects.advisory_lock = true;
                 if !name.contains("xact") && !name.contains("unlock") {
@@ -328,12 +340,7 @@ impl<'q> Reader<'_, 'q> {
             return false;
         };
         let name = name.rsplit('.').next().unwrap_or_default().trim_matches('"').to_string();
-        let ends = [format!("'{name}'::"), format!(".{name}'::"), format!("\"{name}\"'::")];
-        let drawn =
-            |default: &String| default.starts_with("nextval(") && ends.iter().any(|e| default.contains(e));
-        let sharded = |r: &&std::sync::Arc<crate::sql::schema::Relation>| r.key_type().is_some();
-        let mut columns = self.ctx.schema.relations.values().filter(sharded).flat_map(|r| &r.columns);
-        columns.any(|c| c.default.as_ref().is_some_and(drawn))
+        self.ctx.schema.draws_on_each_shard(&name)
     }
 
     /// A function that is declared to stay with the rows of one key.

@@ -37,6 +37,7 @@ impl<'q> Reader<'_, 'q> {
             }
             Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
                 self.equality(left, right, side);
+                self.note_filter(e, side);
                 self.expr(e)
             }
             Expr::InSubquery { expr, subquery, negated: false } => {
@@ -58,6 +59,7 @@ impl<'q> Reader<'_, 'q> {
                 if let Some((node, pin)) = self.pin_of(e) {
                     self.apply(node, pin, side);
                 }
+                self.note_filter(e, side);
                 self.expr(e)
             }
         }

@@ -7,6 +7,7 @@ use crate::sql::lexer::Kind;
 use crate::sql::normalise::Literal;
 use crate::sql::parse::named;
 use crate::sql::schema::{Deed, Placement, Relation};
+use crate::sql::sources::Sources;
 use crate::sql::tokens::Tokens;
 use std::sync::Arc;
 
@@ -21,32 +22,37 @@ struct Head {
 
 /// Facts of a COPY.
 pub(super) fn copy(t: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Analysis {
-    let read = if t.is_mark(1, "(") { query(t, ctx, depth) } else { table(t, ctx) };
-    let facts = read.unwrap_or_else(|complaint| super::opaque(t, ctx, &format!("COPY: {complaint}")));
-    Analysis { facts, by_value: true }
+    let read = if t.is_mark(1, "(") {
+        query(t, ctx, depth)
+    } else {
+        table(t, ctx).map(|facts| (facts, Sources::default()))
+    };
+    let unread = |complaint| (super::opaque(t, ctx, &format!("COPY: {complaint}")), Sources::default());
+    let (facts, sources) = read.unwrap_or_else(unread);
+    Analysis { sources, ..Analysis::own(facts) }
 }
 
 /// `COPY (query) TO …`.
-fn query(t: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Result<Facts, String> {
+fn query(t: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Result<(Facts, Sources), String> {
     let close = t.closing(1).ok_or("unbalanced parentheses")?;
     if !t.is(close + 1, "to") {
         return Err("TO is missing".to_string());
     }
     let inner = t.part(2, close);
-    let Analysis { mut facts, .. } = analyse_tokens(&inner, ctx, depth + 1);
+    let Analysis { mut facts, sources, .. } = analyse_tokens(&inner, ctx, depth + 1);
     if !t.is(close + 2, "stdout") {
-        return Ok(server_side(facts));
+        return Ok((server_side(facts), sources));
     }
     let mut shape = CopyShape::plain();
     options(t, ctx, close + 3, &mut shape)?;
     if let Scope::Sharded(sharded) = &mut facts.scope
-        && sharded.limit.take().is_some()
+        && let Some(shape) = sharded.gather.take()
     {
-        sharded.no_concat.get_or_insert("LIMIT or OFFSET".to_string());
+        sharded.no_concat.get_or_insert(shape.what().to_string());
     }
     facts.command = Command::CopyOut(shape);
     facts.returns_rows = false;
-    Ok(facts)
+    Ok((facts, sources))
 }
 
 /// COPY from or to a file or program: the home shard's own affair, and not for sharded tables.
@@ -83,7 +89,8 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
                 None => copied(relation).iter().position(|c| c == key),
             };
             let pin = if head.inbound { Pin::Insert } else { Pin::Any };
-            scope = Scope::Sharded(Box::new(sharded(*key_type, pin)));
+            let fires = if head.inbound { ctx.schema.fires(relation, Deed::Insert) } else { None };
+            scope = Scope::Sharded(Box::new(Sharded { fires, ..sharded(*key_type, pin) }));
         }
         Some((relation, Placement::View { .. })) if !ctx.schema.refused.contains_key(&relation.oid) => {
             return Err(format!("{} is a view", head.name));
@@ -152,7 +159,9 @@ fn sharded(key_type: router_config::key::KeyType, pin: Pin) -> Sharded {
         key_type,
         groups: vec![pin],
         no_concat: None,
-        limit: None,
+        fires: None,
+        moves: None,
+        gather: None,
         select: None,
         needs_home: None,
         writes_reference: false,

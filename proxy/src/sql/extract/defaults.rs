@@ -1,6 +1,5 @@
 //! Columns of a reference table that INSERT leaves to a default which differs from run to run.
 
-use super::insert::quoted;
 use super::reader::Reader;
 use super::write::{Target, is_default};
 use crate::sql::facts::{DefaultsShape, Edit};
@@ -8,6 +7,7 @@ use crate::sql::parse::ast::{Expr, Parens, Values};
 use crate::sql::parse::{end_offset, offset};
 use crate::sql::prepass::Overriding;
 use crate::sql::schema::{Placement, Relation};
+use crate::sql::spelling::quote_ident;
 
 impl Reader<'_, '_> {
     /// A reference table's defaults must not give different values on different shards. `given` tells for each listed
@@ -67,9 +67,9 @@ impl Reader<'_, '_> {
         let mut edits = Vec::new();
         let plain = |at: usize, text: String| Edit { at: at..at, text, value: None };
         let new: Vec<&Omitted> = omitted.iter().filter(|omitted| omitted.position.is_none()).collect();
-        let names = new.iter().map(|omitted| quoted(&relation.columns[omitted.column].name));
+        let names = new.iter().map(|omitted| quote_ident(&relation.columns[omitted.column].name));
         if columns.is_empty() && !new.is_empty() {
-            let listed = relation.columns.iter().take(given.len()).map(|column| quoted(&column.name));
+            let listed = relation.columns.iter().take(given.len()).map(|column| quote_ident(&column.name));
             edits.push(plain(
                 before.end,
                 format!(" ({})", listed.chain(names).collect::<Vec<_>>().join(", ")),

@@ -16,6 +16,14 @@ impl Reader<'_, '_> {
         let temp_tables = self.ctx.temp_tables;
         let (locks, current_of) = (self.quirks.locks, self.quirks.current_of);
         let lock_of = self.quirks.lock_of.clone();
+        let mut sources = std::mem::take(&mut self.read);
+        let family = types.first().map(|first| first.family());
+        sources.mixed_keys = types.iter().any(|t| Some(t.family()) != family);
+        sources.locks = locks;
+        for mention in &mut sources.mentions {
+            mention.pins =
+                mention.node.into_iter().flat_map(|node| self.groups.pins_of(node)).cloned().collect();
+        }
         let resolved = self.groups.resolve();
         let mut seen = self.seen;
         if current_of && seen.writes_sharded {
@@ -50,7 +58,7 @@ impl Reader<'_, '_> {
         facts.times = seen.times && writes;
         facts.by_clock = seen.time_text.or(seen.not_immutable).filter(|_| writes);
         facts.defaults = seen.defaults;
-        Analysis { facts, by_value: seen.by_value }
+        Analysis { facts, by_value: seen.by_value, sources }
     }
 }
 
@@ -103,6 +111,12 @@ fn plain_scope(seen: &mut Seen) -> Scope {
     }
 }
 
+/// A statement that writes is not run once for all shards.
+fn written(seen: &mut Seen) -> Option<String> {
+    seen.modify?;
+    seen.gather.take().map(|shape| shape.what().to_string())
+}
+
 fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle: Option<String>) -> Scope {
     let first = types[0];
     let key_type = if types.iter().all(|t| *t == first) { first } else { first.family() };
@@ -118,8 +132,14 @@ fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle:
     Scope::Sharded(Box::new(Sharded {
         key_type,
         groups,
-        limit: seen.limit.take().filter(|_| seen.modify.is_none()),
-        no_concat: obstacle.or(several).or(arbitrary),
+        no_concat: obstacle
+            .or(several)
+            .or(arbitrary)
+            .or(seen.once.take())
+            .or_else(|| whole(seen))
+            .or_else(|| written(seen)),
+        fires: seen.fires,
+        gather: seen.gather.take(),
         needs_home: seen
             .home
             .clone()
@@ -127,6 +147,7 @@ fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle:
             .or_else(|| seen.writes_unknown.clone()),
         writes_reference: seen.writes_reference.is_some(),
         updates_key: seen.updates_key,
+        moves: seen.moves.take().filter(|_| seen.writers == 1),
         select: {
             let stable = seen.tables.len() == 1 && seen.unrepeatable.is_none() && seen.primary.is_none();
             let select = seen.select.take().filter(|_| stable && seen.user_function.is_none());
@@ -135,4 +156,12 @@ fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle:
         insert: seen.insert.take(),
         colocated_insert_select: seen.colocated_insert_select,
     }))
+}
+
+/// What makes a write one that cannot be done shard by shard, though each of its rows could.
+fn whole(seen: &Seen) -> Option<String> {
+    seen.modify?;
+    let with = (seen.writers > 1).then(|| "a WITH query that writes".to_string());
+    let found = [&with, &seen.whole, &seen.of_shard, &seen.home_alone];
+    found.into_iter().flatten().next().cloned()
 }

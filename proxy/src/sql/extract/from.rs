@@ -7,10 +7,12 @@ use super::groups::{NodeId, Obstacle, Via};
 use super::reader::{Read, Reader};
 use super::scope::{Body, Column, Merged, Source, among, fold};
 use crate::sql::parse::ast::{
-    Ident, Join, JoinConstraint, JoinOperator, ObjectName, TableAlias, TableAliasColumnDef, TableFactor,
-    TableWithJoins,
+    FunctionArg, Ident, Join, JoinConstraint, JoinOperator, ObjectName, TableAlias, TableAliasColumnDef,
+    TableFactor, TableWithJoins,
 };
+use crate::sql::parse::{end_offset, offset};
 use crate::sql::schema::{Deed, Placement, Relation};
+use crate::sql::sources::Mention;
 
 /// A part of FROM that was read: sources from `start` up to `end` of the level.
 #[derive(Debug, Clone)]
@@ -62,27 +64,15 @@ impl<'q> Reader<'_, 'q> {
                 Ok(tree)
             }
             TableFactor::Table { name, alias, args: Some(args), version: None, .. } => {
-                let start = self.level().sources.len();
-                for arg in &args.args {
-                    self.argument(arg)?;
-                }
-                let nodes = self.function_in_from(name, &args.args)?;
-                self.opaque_source(alias.as_ref(), name.0.last().and_then(|p| p.as_ident()));
-                Ok(self.tree(start, nodes))
+                self.function_item(name, &args.args, alias.as_ref())
             }
-            TableFactor::Function { name, args, alias, .. } => {
-                let start = self.level().sources.len();
-                for arg in args {
-                    self.argument(arg)?;
-                }
-                let nodes = self.function_in_from(name, args)?;
-                self.opaque_source(alias.as_ref(), name.0.last().and_then(|p| p.as_ident()));
-                Ok(self.tree(start, nodes))
-            }
+            TableFactor::Function { name, args, alias, .. } => self.function_item(name, args, alias.as_ref()),
             TableFactor::UNNEST { alias, array_exprs, .. } => {
                 let start = self.level().sources.len();
+                let outer = std::mem::replace(&mut self.in_from, true);
                 self.form("unnest");
                 array_exprs.iter().try_for_each(|e| self.expr(e))?;
+                self.in_from = outer;
                 self.opaque_source(alias.as_ref(), None);
                 Ok(self.tree(start, Vec::new()))
             }
@@ -96,7 +86,7 @@ impl<'q> Reader<'_, 'q> {
                 self.seen.derived = true;
                 self.level().sub_nodes.extend(&output.sub_nodes);
                 let (columns, name) = aliased(output.columns, alias.as_ref(), "");
-                self.level().sources.push(Source { alias: name, schema: None, columns });
+                self.level().sources.push(Source { alias: name, schema: None, columns, mention: None });
                 Ok(self.tree(start, output.nodes))
             }
             TableFactor::NestedJoin { table_with_joins, alias } => {
@@ -106,10 +96,25 @@ impl<'q> Reader<'_, 'q> {
         }
     }
 
+    fn function_item(
+        &mut self,
+        name: &ObjectName,
+        args: &'q [FunctionArg],
+        alias: Option<&TableAlias>,
+    ) -> Read<Tree> {
+        let start = self.level().sources.len();
+        let outer = std::mem::replace(&mut self.in_from, true);
+        args.iter().try_for_each(|arg| self.argument(arg))?;
+        let nodes = self.function_in_from(name, args)?;
+        self.in_from = outer;
+        self.opaque_source(alias, name.0.last().and_then(|p| p.as_ident()));
+        Ok(self.tree(start, nodes))
+    }
+
     fn opaque_source(&mut self, alias: Option<&TableAlias>, function: Option<&Ident>) {
         self.seen.derived = true;
         let name = alias.map(|a| &a.name).or(function).map_or(String::new(), fold);
-        self.level().sources.push(Source { alias: name, schema: None, columns: None });
+        self.level().sources.push(Source { alias: name, schema: None, columns: None, mention: None });
     }
 
     /// `(a JOIN b …) AS alias` hides the names inside.
@@ -125,16 +130,16 @@ impl<'q> Reader<'_, 'q> {
             let columns =
                 inside.into_iter().map(|s| s.columns).collect::<Option<Vec<_>>>().map(|c| c.concat());
             let (columns, name) = aliased(columns.filter(|_| simple), alias, "");
-            level.sources.push(Source { alias: name, schema: None, columns });
+            level.sources.push(Source { alias: name, schema: None, columns, mention: None });
         }
         let end = self.level().sources.len();
         Ok(Tree { end, ..tree })
     }
 
     /// A table, view or WITH query by name.
-    pub(super) fn relation(&mut self, name: &ObjectName, alias: Option<&TableAlias>) -> Read<Tree> {
+    pub(super) fn relation(&mut self, object: &ObjectName, alias: Option<&TableAlias>) -> Read<Tree> {
         let start = self.level().sources.len();
-        let (schema, name) = parts(name)?;
+        let (schema, name) = parts(object)?;
         if schema.is_none()
             && let Some(index) = self.named.iter().rposition(|n| n.name == name)
         {
@@ -145,21 +150,44 @@ impl<'q> Reader<'_, 'q> {
             self.seen.unknown_name = true;
             self.seen.home.get_or_insert_with(|| format!("{name}, which is not known"));
             let (columns, alias) = aliased(None, alias, &name);
-            self.level().sources.push(Source { alias, schema, columns });
+            self.level().sources.push(Source { alias, schema, columns, mention: None });
             return Ok(self.tree(start, Vec::new()));
         };
         self.note_table(relation.full_name());
         self.seen.derived |= alias.is_some_and(|alias| !alias.columns.is_empty());
         self.seen.times |= relation.columns.iter().any(|column| column.stored.times);
         let node = self.place(&relation);
+        let mention = self.mention((&relation, node), object, alias);
         let columns = columns_of(&relation, node);
         let shown = alias.is_none().then(|| relation.schema.clone());
         let (columns, alias) = aliased(Some(columns), alias, &name);
         if relation.placement == Placement::Reference {
             self.seen.reference_aliases.push(alias.clone());
         }
-        self.level().sources.push(Source { alias, schema: shown, columns });
+        self.level().sources.push(Source { alias, schema: shown, columns, mention: Some(mention) });
         Ok(self.tree(start, node.into_iter().collect()))
+    }
+
+    /// Its number.
+    fn mention(
+        &mut self,
+        (relation, node): (&Arc<Relation>, Option<NodeId>),
+        name: &ObjectName,
+        alias: Option<&TableAlias>,
+    ) -> usize {
+        let idents: Vec<&Ident> = name.0.iter().filter_map(|part| part.as_ident()).collect();
+        let at = || Some(offset(idents.first()?.span)?..end_offset(idents.last()?.span)?);
+        self.read.mentions.push(Mention {
+            relation: Arc::clone(relation),
+            alias: alias.map_or_else(|| relation.name.clone(), |alias| fold(&alias.name)),
+            qualified: idents.len() > 1,
+            renamed: alias.is_some_and(|alias| !alias.columns.is_empty()),
+            at: at().unwrap_or_default(),
+            node,
+            filters: Vec::new(),
+            pins: Vec::new(),
+        });
+        self.read.mentions.len() - 1
     }
 
     /// Notes where the rows of a relation live; a sharded one becomes a node.
@@ -199,7 +227,7 @@ impl<'q> Reader<'_, 'q> {
             Body::Output { columns, nodes } => self.written_rows(columns, nodes),
         };
         let (columns, alias) = aliased(columns, alias, name);
-        self.level().sources.push(Source { alias, schema: None, columns });
+        self.level().sources.push(Source { alias, schema: None, columns, mention: None });
         Ok(self.tree(start, nodes))
     }
 
@@ -350,6 +378,7 @@ pub(super) fn columns_of(relation: &Relation, node: Option<NodeId>) -> Vec<Colum
     let column = |(index, c): (usize, &crate::sql::schema::Column)| Column {
         name: Some(c.name.clone()),
         key: node.filter(|_| Some(index) == key),
+        kind: c.stored.order,
     };
     relation.columns.iter().enumerate().map(column).collect()
 }

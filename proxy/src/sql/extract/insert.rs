@@ -12,6 +12,7 @@ use crate::sql::parse::ast::{
 use crate::sql::parse::{end_offset, offset};
 use crate::sql::prepass::Overriding;
 use crate::sql::schema::{Deed, Placement, Relation};
+use crate::sql::spelling::quote_ident;
 
 /// Where the key stands among the values of a row.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +50,12 @@ impl<'q> Reader<'_, 'q> {
                     self.insert_values(values, &columns, &target, (insert, top))?;
                     given_by_rows(values)
                 }
-                None => vec![true; self.insert_select(query, &columns, &target)?],
+                None => {
+                    if query.order_by.is_some() && insert.returning.is_some() {
+                        self.seen.whole.get_or_insert_with(|| "ORDER BY, with RETURNING".to_string());
+                    }
+                    vec![true; self.insert_select(query, &columns, &target)?]
+                }
             },
         };
         let values = insert.source.as_deref().and_then(values_of).filter(|_| top);
@@ -91,7 +97,7 @@ impl<'q> Reader<'_, 'q> {
     fn open_target(&mut self, alias: &str, target: &Target) {
         let columns = target.relation.as_ref().map(|r| super::from::columns_of(r, target.node));
         let schema = target.relation.as_ref().map(|r| r.schema.clone());
-        self.level().sources.push(Source { alias: alias.to_string(), schema, columns });
+        self.level().sources.push(Source { alias: alias.to_string(), schema, columns, mention: None });
     }
 
     fn on_conflict(&mut self, on: &'q OnInsert, target: &Target) -> Read<()> {
@@ -102,7 +108,8 @@ impl<'q> Reader<'_, 'q> {
             return self.conflict_action(update, target);
         };
         let columns = super::from::columns_of(relation, target.node);
-        let excluded = Source { alias: "excluded".to_string(), schema: None, columns: Some(columns) };
+        let excluded =
+            Source { alias: "excluded".to_string(), schema: None, columns: Some(columns), mention: None };
         self.level().sources.push(excluded);
         let read = self.conflict_action(update, target);
         self.level().sources.pop();
@@ -244,7 +251,7 @@ impl<'q> Reader<'_, 'q> {
         let before = self.tokens.list[last];
         let column_at = if !insert.columns.is_empty() {
             let missing = place.position.is_none();
-            missing.then(|| (before.start, format!(", {}", quoted(&column.name))))
+            missing.then(|| (before.start, format!(", {}", quote_ident(&column.name))))
         } else {
             self.whole_list(&shape, relation, before.end)
         };
@@ -274,8 +281,9 @@ impl<'q> Reader<'_, 'q> {
             }
             given += usize::from(depth == 0 && self.tokens.is_mark(i, ","));
         }
-        let mut names: Vec<String> = relation.columns.iter().take(given).map(|c| quoted(&c.name)).collect();
-        names.push(quoted(&relation.columns[key].name));
+        let mut names: Vec<String> =
+            relation.columns.iter().take(given).map(|c| quote_ident(&c.name)).collect();
+        names.push(quote_ident(&relation.columns[key].name));
         Some((at, format!(" ({})", names.join(", "))))
     }
 
@@ -344,7 +352,7 @@ impl<'q> Reader<'_, 'q> {
                 SelectKey::Default(DrawShape {
                     default: column.default.clone()?,
                     type_name: column.type_name.clone(),
-                    column_at: Some((t.list[close].start, format!(", {}", quoted(&column.name)))),
+                    column_at: Some((t.list[close].start, format!(", {}", quote_ident(&column.name)))),
                     overriding_at: column.identity_always.then_some(t.list[close].end),
                 })
             }
@@ -432,8 +440,4 @@ fn constant_item(query: &Query, position: usize) -> Option<&Expr> {
         SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } => Some(e),
         _ => None,
     }
-}
-
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -10,17 +10,21 @@ use super::facts::{Access, Command, DdlKind, Effects, Facts, KeyTerm, Pin, PinCa
 use super::parse::{ast, with_tree};
 use super::prepass::{Piece, prepare};
 use super::schema::{Placement, Relation, Schema};
+use super::sources::Sources;
 use super::tokens::Tokens;
 
 mod calls;
+mod clause_spans;
 mod clauses;
 mod condition;
 mod conflict;
 mod copy;
 mod defaults;
 mod expr;
+mod filters;
 mod finish;
 mod from;
+mod gather;
 mod groups;
 mod insert;
 mod query;
@@ -58,6 +62,15 @@ pub struct Analysis {
     pub facts: Facts,
     /// Texts that differ in literals do not share these facts.
     pub by_value: bool,
+    /// What it reads.
+    pub sources: Sources,
+}
+
+impl Analysis {
+    /// Facts that one text alone has.
+    fn own(facts: Facts) -> Self {
+        Self { facts, by_value: true, sources: Sources::default() }
+    }
 }
 
 /// The facts of one statement.
@@ -76,7 +89,7 @@ const MAX_NESTED_STATEMENTS: usize = 4;
 
 /// `depth` counts statements inside statements (EXPLAIN, PREPARE).
 fn analyse_tokens(t: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Analysis {
-    let by_value = |facts| Analysis { facts, by_value: true };
+    let by_value = Analysis::own;
     if t.text.len() > ctx.statement_parse_bytes {
         return by_value(opaque(t, ctx, "the statement is longer than limits.statement_parse_bytes"));
     }
@@ -84,13 +97,13 @@ fn analyse_tokens(t: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Analysis {
         return by_value(opaque(t, ctx, "statements inside of statements"));
     }
     match recognise(t) {
-        Head::Empty => Analysis { facts: base(Command::Empty, Scope::Nothing), by_value: false },
+        Head::Empty => Analysis { by_value: false, ..Analysis::own(base(Command::Empty, Scope::Nothing)) },
         Head::Session(command) => by_value(utility::session(command)),
         Head::Constraints => by_value(base(Command::Other, Scope::Everywhere)),
         Head::Dml => dml(t, ctx, 0),
         Head::Explain { gavel, analyze, inner } => explain(t, ctx, (gavel, analyze, inner), depth),
         Head::Prepare { name, inner } => by_value(prepared(t, ctx, name, (inner, depth))),
-        Head::Declare { name, hold, inner } => by_value(declared(t, ctx, (name, hold), (inner, depth))),
+        Head::Declare { name, hold, inner } => declared(t, ctx, (name, hold), (inner, depth)),
         Head::Copy => copy::copy(t, ctx, depth),
         Head::Lock => by_value(utility::lock(t, ctx)),
         Head::Call => by_value(call(t, ctx)),
@@ -130,7 +143,7 @@ fn dml(t: &Tokens<'_>, ctx: &Context<'_>, first: usize) -> Analysis {
             })
         })
     });
-    read.unwrap_or_else(|complaint| Analysis { facts: opaque(t, ctx, &complaint), by_value: true })
+    read.unwrap_or_else(|complaint| Analysis::own(opaque(t, ctx, &complaint)))
 }
 
 /// Whether the body of a query is not a writing statement behind WITH.
@@ -163,7 +176,7 @@ fn select_into(inner: Analysis, name: &str, temporary: bool, ctx: &Context<'_>) 
     }
     facts.access = Access::Write;
     facts.returns_rows = false;
-    Analysis { facts, by_value: true }
+    Analysis::own(facts)
 }
 
 fn explain(t: &Tokens<'_>, ctx: &Context<'_>, how: (bool, bool, usize), depth: usize) -> Analysis {
@@ -174,7 +187,7 @@ fn explain(t: &Tokens<'_>, ctx: &Context<'_>, how: (bool, bool, usize), depth: u
         let mut facts = base(Command::ExplainGavel(Box::new(inner)), Scope::Nothing);
         facts.unknown_name = unknown_name;
         facts.returns_rows = true;
-        return Analysis { facts, by_value: true };
+        return Analysis::own(facts);
     }
     if let Scope::Sharded(sharded) = &mut inner.scope {
         sharded.no_concat.get_or_insert("EXPLAIN".to_string());
@@ -189,7 +202,7 @@ fn explain(t: &Tokens<'_>, ctx: &Context<'_>, how: (bool, bool, usize), depth: u
         inner.command = Command::Explain;
     }
     inner.returns_rows = true;
-    Analysis { facts: inner, by_value: true }
+    Analysis::own(inner)
 }
 
 /// PREPARE: parameters are not known yet, so they pin nothing.
@@ -224,9 +237,9 @@ fn declared(
     ctx: &Context<'_>,
     cursor: (String, bool),
     (inner, depth): (usize, usize),
-) -> Facts {
+) -> Analysis {
     let (name, hold) = cursor;
-    let mut facts = analyse_tokens(&t.part(inner, t.len()), ctx, depth + 1).facts;
+    let Analysis { mut facts, sources, .. } = analyse_tokens(&t.part(inner, t.len()), ctx, depth + 1);
     let scrolls = (0..t.len()).any(|at| t.is(at, "scroll") && at > 0 && !t.is(at - 1, "no") && at < inner);
     if let Scope::Sharded(sharded) = &mut facts.scope
         && (hold || scrolls)
@@ -241,7 +254,7 @@ fn declared(
         facts.effects.pins = Some(PinCause::HoldCursor);
     }
     facts.returns_rows = false;
-    facts
+    Analysis { sources, ..Analysis::own(facts) }
 }
 
 /// CALL p(…) is placed as SELECT p(…) would be.

@@ -6,7 +6,6 @@ use super::condition::{Side, unnest};
 use super::groups::NodeId;
 use super::reader::{MAX_NESTED_CTES, Read, Reader};
 use super::scope::{Body, Column, Level, Meaning, Named, fold};
-use crate::sql::facts::KeyTerm;
 use crate::sql::parse::ast::{
     Cte, Expr, LimitClause, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
     Value, Values, With,
@@ -167,14 +166,14 @@ impl<'q> Reader<'_, 'q> {
                 level.unclear = true;
                 self.levels.push(level);
                 self.level_obstacle(format!("{op}"), None);
-                let read = self.tail(tail, false);
+                let read = self.tail(tail, None);
                 self.levels.pop();
                 read?;
                 Ok(Output { columns: None, nodes, sub_nodes })
             }
             SetExpr::Values(values) => {
                 self.levels.push(Level::default());
-                let read = self.values(values).and_then(|()| self.tail(tail, false));
+                let read = self.values(values).and_then(|()| self.tail(tail, None));
                 let level = self.levels.pop().unwrap_or_default();
                 read?;
                 Ok(Output { columns: None, nodes: level.nodes, sub_nodes: level.sub_nodes })
@@ -213,7 +212,7 @@ impl<'q> Reader<'_, 'q> {
             ..Level::default()
         };
         self.levels.push(level);
-        let read = self.tail(tail, false);
+        let read = self.tail(tail, None);
         self.levels.pop();
         let limited = read?;
         Ok(if limited { Output { columns: None, ..inner } } else { inner })
@@ -229,9 +228,9 @@ impl<'q> Reader<'_, 'q> {
     }
 
     /// ORDER BY, LIMIT, OFFSET, FETCH of the innermost level; tells whether rows are cut off.
-    fn tail(&mut self, tail: &Tail<'q>, distinct_arms: bool) -> Read<bool> {
+    fn tail(&mut self, tail: &Tail<'q>, columns: Option<&[Column]>) -> Read<bool> {
         let query = tail.query;
-        let mut ordered = distinct_arms;
+        let mut ordered = false;
         if let Some(order_by) = &query.order_by {
             let OrderByKind::Expressions(items) = &order_by.kind else {
                 return Err("ORDER BY ALL".to_string());
@@ -262,33 +261,20 @@ impl<'q> Reader<'_, 'q> {
             fetch.quantity.iter().try_for_each(|e| self.expr(e))?;
             limited = true;
         }
-        if limited {
-            match self.any_rows(tail).filter(|_| !ordered) {
-                Some(limit) => self.seen.limit = Some(limit),
-                None => self.level_obstacle("LIMIT or OFFSET", None),
-            }
-            if !ordered {
-                self.seen.arbitrary_rows.get_or_insert_with(|| "LIMIT without ORDER BY".to_string());
-            }
+        let gathered = tail.top && (limited || ordered) && self.gather(query, columns);
+        if limited && !gathered {
+            self.level_obstacle("LIMIT or OFFSET", None);
         }
-        if query.order_by.is_some() && tail.top {
+        if limited && !ordered {
+            self.seen.arbitrary_rows.get_or_insert_with(|| "LIMIT without ORDER BY".to_string());
+        }
+        if query.order_by.is_some() && tail.top && !gathered {
             self.level_obstacle("ORDER BY", None);
         }
         if !query.locks.is_empty() {
             return Err("a locking clause of an unknown form".to_string());
         }
         Ok(limited)
-    }
-
-    /// LIMIT, where any so many rows of the statement's own SELECT will do.
-    fn any_rows(&self, tail: &Tail<'q>) -> Option<KeyTerm> {
-        let query = tail.query;
-        let Some(LimitClause::LimitOffset { limit: Some(limit), offset: None, .. }) = &query.limit_clause
-        else {
-            return None;
-        };
-        let plain = tail.top && query.fetch.is_none() && matches!(&*query.body, SetExpr::Select(_));
-        self.term(limit).filter(|_| plain)
     }
 
     /// One SELECT, with the clauses that follow it when they belong to it alone.
@@ -313,11 +299,12 @@ impl<'q> Reader<'_, 'q> {
         if let Some(having) = &select.having {
             self.expr(having)?;
         }
-        let mut commutes = self.aggregation(select, grouping);
+        let folded = tail.is_some_and(|tail| tail.top && self.fold(select, tail.query));
+        let mut commutes = !folded && self.aggregation(select, grouping);
         commutes &= self.windows();
         commutes &= self.distinct(select, columns.as_deref())?;
         if let Some(tail) = tail {
-            commutes &= !self.tail(tail, false)?;
+            commutes &= !self.tail(tail, columns.as_deref())?;
         }
         let level = self.level();
         if level.nodes.is_empty() && !level.sub_nodes.is_empty() {
@@ -359,9 +346,9 @@ impl<'q> Reader<'_, 'q> {
     }
 
     fn output_column(&mut self, e: &'q Expr, name: Option<String>) -> Read<Column> {
-        let key = self.own_key(e);
+        let (key, kind) = (self.own_key(e), self.kind(e));
         self.expr(e)?;
-        Ok(Column { name, key })
+        Ok(Column { name, key, kind })
     }
 
     /// Columns of `*` or `alias.*`.

@@ -11,6 +11,7 @@ use crate::sql::parse::ast::{CastKind, Expr, UnaryOperator, Value, ValueWithSpan
 use crate::sql::parse::offset;
 use crate::sql::prepass::Quirks;
 use crate::sql::schema::{Deed, Relation};
+use crate::sql::sources::Sources;
 use crate::sql::tokens::Tokens;
 use router_config::key::KeyType;
 
@@ -37,7 +38,10 @@ pub(super) struct Reader<'c, 'q> {
     pub(super) used: HashSet<usize>,
     pub(super) nested_ctes: usize,
     pub(super) sources: usize,
+    /// Within the arguments of a function in FROM.
+    pub(super) in_from: bool,
     pub(super) seen: Seen,
+    pub(super) read: Sources,
 }
 
 /// What the statement was seen to do.
@@ -61,6 +65,8 @@ pub(super) struct Seen {
     pub(super) modify: Option<Modify>,
     pub(super) writers: usize,
     pub(super) updates_key: bool,
+    /// See [`crate::sql::facts::Sharded::moves`].
+    pub(super) moves: Option<Result<Box<crate::sql::facts::MoveShape>, String>>,
     pub(super) insert: Option<InsertShape>,
     pub(super) colocated_insert_select: bool,
     /// The source of the statement's own INSERT … SELECT.
@@ -92,10 +98,16 @@ pub(super) struct Seen {
     pub(super) returns_rows: bool,
     /// LIMIT without an order, or the like, over tables that are the same on all shards.
     pub(super) arbitrary_rows: Option<String>,
-    /// LIMIT of the statement's own SELECT, which has no order.
-    pub(super) limit: Option<crate::sql::facts::KeyTerm>,
+    /// Order, LIMIT and OFFSET of the statement's own SELECT.
+    pub(super) gather: Option<Box<crate::sql::gather_shape::GatherShape>>,
     /// A volatile function of the user's: it may write.
     pub(super) user_function: Option<String>,
+    /// A volatile function that is evaluated once, and not for each row of a sharded table.
+    pub(super) once: Option<String>,
+    /// A write fires triggers of the user's.
+    pub(super) fires: Option<crate::sql::schema::Fires>,
+    /// Why its parts on several shards would not be the whole of it, though each row could be written there.
+    pub(super) whole: Option<String>,
 }
 
 impl<'c, 'q> Reader<'c, 'q> {
@@ -112,7 +124,9 @@ impl<'c, 'q> Reader<'c, 'q> {
             used: HashSet::new(),
             nested_ctes: 0,
             sources: 0,
+            in_from: false,
             seen: Seen::default(),
+            read: Sources::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! mean something else resolves to [`Meaning::Other`].
 
 use super::groups::NodeId;
+use crate::sql::gather_shape::Comparable;
 use crate::sql::parse::ast::{Cte, Ident};
 
 /// What a column reference means.
@@ -22,6 +23,8 @@ pub(super) struct Column {
     pub(super) name: Option<String>,
     /// The node whose key it carries.
     pub(super) key: Option<NodeId>,
+    /// Its type, where the proxy knows how its values are ordered.
+    pub(super) kind: Option<Comparable>,
 }
 
 /// An item of FROM under the name that it is known by.
@@ -32,6 +35,8 @@ pub(super) struct Source {
     pub(super) schema: Option<String>,
     /// `None`: not known.
     pub(super) columns: Option<Vec<Column>>,
+    /// Number of the mention whose columns these are, in the order of the table's.
+    pub(super) mention: Option<usize>,
 }
 
 /// A column that USING or NATURAL made of two.
@@ -138,6 +143,48 @@ impl Level {
             _ => Hit::Unclear,
         }
     }
+}
+
+impl Level {
+    /// Type of the one column of this level that a reference means, where its order is known.
+    pub(super) fn kind(&self, parts: &[Ident]) -> Option<Comparable> {
+        let names: Vec<String> = parts.iter().map(fold).collect();
+        let (schema, alias, name) = match names.as_slice() {
+            [name] => return self.unqualified_kind(name),
+            [alias, name] => (None, alias, name),
+            [schema, alias, name] => (Some(schema), alias, name),
+            _ => return None,
+        };
+        let named =
+            |s: &&Source| s.alias == *alias && schema.is_none_or(|want| s.schema.as_ref() == Some(want));
+        only(self.sources.iter().filter(named)).and_then(|source| column_kind(source, name))
+    }
+
+    fn unqualified_kind(&self, name: &str) -> Option<Comparable> {
+        if self.unclear || self.sources.iter().any(|source| source.columns.is_none()) {
+            return None;
+        }
+        let has = |source: &&Source| source.columns.iter().flatten().any(|c| c.name.as_deref() == Some(name));
+        let Some(merged) = self.merged.iter().rev().find(|m| m.name == name) else {
+            return only(self.sources.iter().filter(has)).and_then(|source| column_kind(source, name));
+        };
+        // What USING has made of several columns is of their type, if it is the same.
+        let mut kinds =
+            self.sources.get(merged.start..)?.iter().filter(has).map(|source| column_kind(source, name));
+        let first = kinds.next()??;
+        kinds.all(|kind| kind == Some(first)).then_some(first)
+    }
+}
+
+fn column_kind(source: &Source, name: &str) -> Option<Comparable> {
+    only(source.columns.iter().flatten().filter(|c| c.name.as_deref() == Some(name)))?.kind
+}
+
+/// The item, if it is the only one.
+fn only<T>(items: impl Iterator<Item = T>) -> Option<T> {
+    let mut items = items;
+    let first = items.next()?;
+    items.next().is_none().then_some(first)
 }
 
 /// What a column name means, searching from the innermost level outwards.

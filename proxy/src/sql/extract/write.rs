@@ -6,13 +6,15 @@ use super::groups::{NodeId, Obstacle, Via};
 use super::query::Output;
 use super::reader::{Read, Reader};
 use super::scope::{Column, Level, fold};
-use crate::sql::facts::{KeyTerm, Modify, Pin, ValueRef};
+use crate::sql::constraints::Rule;
+use crate::sql::facts::{KeyTerm, Modify, MoveShape, Pin, ValueRef};
 use crate::sql::parse::ast::{
     Assignment, AssignmentTarget, Delete, Expr, FromTable, Merge, MergeAction, MergeClauseKind,
     MergeInsertExpr, MergeInsertKind, MergeUpdateKind, SelectItem, Statement, TableFactor, TableWithJoins,
     Update, UpdateTableFromKind,
 };
-use crate::sql::schema::{Deed, Placement, Relation};
+use crate::sql::schema::{Deed, Fires, Placement, Relation};
+use crate::sql::spelling::quote_ident;
 use std::sync::Arc;
 
 /// The table that a statement writes.
@@ -67,7 +69,15 @@ impl<'q> Reader<'_, 'q> {
             self.seen.writes_unknown.get_or_insert_with(|| name.to_string());
             return;
         };
-        deeds.iter().for_each(|&deed| self.deed(relation, deed));
+        for &deed in deeds {
+            self.deed(relation, deed);
+            let fires = self.ctx.schema.fires(relation, deed);
+            self.seen.fires = self.seen.fires.max(fires);
+            if fires == Some(Fires::Statement) {
+                let what = || format!("a trigger FOR EACH STATEMENT of {}", relation.full_name());
+                self.seen.whole.get_or_insert_with(what);
+            }
+        }
         self.seen.times |= matches!(relation.placement, Placement::Reference | Placement::Sharded { .. })
             && relation.columns.iter().any(|column| column.stored.times);
         let full = relation.full_name();
@@ -185,12 +195,25 @@ impl<'q> Reader<'_, 'q> {
                     names.iter().enumerate().map(|(i, n)| Ok((first(n)?, value(i)))).collect::<Read<_>>()?
                 }
             };
+            pairs.iter().for_each(|(name, _)| self.assigns(name, target));
             for (_, value) in pairs.into_iter().filter(|(name, _)| name == key) {
-                let same = value.is_some_and(|v| self.keeps_key(v, target));
-                self.seen.updates_key |= !same;
+                if !value.is_some_and(|v| self.keeps_key(v, target)) {
+                    self.seen.updates_key = true;
+                    self.seen.moves = value.map(|value| self.moves(value, target));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Notes a column whose values must differ from those of other shards' rows.
+    fn assigns(&mut self, name: &String, target: &Target) {
+        let Some(relation) = &target.relation else { return };
+        let of_column = |rule: &Rule| matches!(rule, Rule::Unique { columns, .. } if columns.contains(name));
+        let mut own = self.ctx.schema.unheld.iter().filter(|unheld| unheld.relation == relation.oid);
+        if let Some(unheld) = own.find(|unheld| of_column(&unheld.rule)) {
+            self.seen.whole.get_or_insert_with(|| unheld.problem());
+        }
     }
 
     /// Whether the value assigned to the key is the key itself, or the value that the condition demands of it.
@@ -200,6 +223,33 @@ impl<'q> Reader<'_, 'q> {
             Some(term) => self.pinned_to(node, &term),
             None => self.own_key(value) == Some(node),
         }
+    }
+
+    /// How rows move to this new key, or why they cannot.
+    fn moves(&self, value: &Expr, target: &Target) -> Result<Box<MoveShape>, String> {
+        let key = self.term(value).ok_or("the new key is computed")?;
+        let relation = target.relation.as_ref().ok_or("the table is not known")?;
+        let schema = self.ctx.schema;
+        let Placement::Sharded { key_column, .. } = relation.placement else {
+            return Err("it is a view".to_string());
+        };
+        if let Some(why) = schema.stuck.get(&relation.oid) {
+            return Err(why.clone());
+        }
+        if [Deed::Insert, Deed::Update, Deed::Delete]
+            .iter()
+            .any(|deed| schema.fires(relation, *deed).is_some())
+        {
+            return Err(format!("{} has triggers", relation.full_name()));
+        }
+        let column = relation.columns.get(key_column).ok_or("it has no key column")?;
+        let given = relation.columns.iter().filter(|column| !column.generated);
+        Ok(Box::new(MoveShape {
+            key,
+            table: format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name)),
+            column: (quote_ident(&column.name), column.type_name.clone()),
+            columns: given.map(|column| quote_ident(&column.name)).collect(),
+        }))
     }
 
     /// Whether a condition demands exactly this value of the node's key: the same parameter, or a literal that is

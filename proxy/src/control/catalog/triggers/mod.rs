@@ -12,7 +12,7 @@ use crate::sql::clocks::is_clock;
 use crate::sql::extract::{Context, analyse};
 use crate::sql::facts::{Access, Command, Facts, KeyTerm, Modify, Pin, Scope, Sharded, ValueRef};
 use crate::sql::normalise::identifiers;
-use crate::sql::schema::{Deed, Hazards, Placement, Relation, Schema, Touches};
+use crate::sql::schema::{Deed, Fires, Hazards, Placement, Relation, Schema, Touches};
 
 /// A trigger of the user's with its function.
 #[derive(Debug, Clone)]
@@ -88,6 +88,7 @@ pub(crate) struct SetOff {
 }
 
 /// `pg_trigger.h`
+const FOR_EACH_ROW: i32 = 1;
 const BEFORE_OR_INSTEAD: i32 = 2 | 64;
 const EVENTS: [(i32, Deed); 4] =
     [(4, Deed::Insert), (8, Deed::Delete), (16, Deed::Update), (32, Deed::Truncate)];
@@ -116,6 +117,10 @@ pub(crate) struct Judgement {
     pub(crate) leavings: HashSet<(u32, Deed)>,
     /// [`Schema::leaves_unseen`]
     pub(crate) leaves_unseen: bool,
+    /// [`Schema::stuck`]
+    pub(crate) stuck: HashMap<u32, String>,
+    /// [`Schema::fires`]
+    pub(crate) fires: HashMap<(u32, Deed), Fires>,
 }
 
 /// Judges what the use of each relation sets off.
@@ -165,6 +170,8 @@ impl Judge<'_> {
             for at in 0..self.chains.len() {
                 let Chain { from, to } = self.chains[at];
                 changed |= self.found.leavings.contains(&to) && self.found.leavings.insert(from);
+                let fires = self.found.fires.get(&to).copied();
+                changed |= fires.is_some_and(|fires| self.fires(from, fires));
                 let why =
                     self.found.hazards.get(&to.0).and_then(|hazards| hazards.of(to.1)).map(str::to_owned);
                 if let Some(why) = why {
@@ -177,9 +184,23 @@ impl Judge<'_> {
         }
     }
 
+    /// Notes what a deed fires; whether that is more than was known.
+    fn fires(&mut self, deed: (u32, Deed), fires: Fires) -> bool {
+        let before = self.found.fires.get(&deed).copied();
+        let more = before < Some(fires);
+        if more {
+            self.found.fires.insert(deed, fires);
+        }
+        more
+    }
+
     fn trigger(&mut self, trigger: &Trigger) {
         let Some(&host) = self.by_oid.get(&trigger.relation) else { return };
         let deeds = EVENTS.into_iter().filter(|(bit, _)| trigger.bits & bit != 0).map(|(_, deed)| deed);
+        let for_row = trigger.bits & FOR_EACH_ROW != 0 || self.trusted.contains(&trigger.function);
+        for deed in deeds.clone() {
+            self.fires((trigger.relation, deed), if for_row { Fires::Row } else { Fires::Statement });
+        }
         match self.judged(trigger, host) {
             Ok(written) => {
                 for deed in deeds {
@@ -379,6 +400,15 @@ impl Judge<'_> {
     fn foreign_key(&mut self, key: &ForeignKey) {
         let Some(&child) = self.by_oid.get(&key.child) else { return };
         let child_key = child.key().and_then(|(at, _)| child.columns.get(at));
+        let named = || format!("the foreign key {} of {}", key.name, child.full_name());
+        self.found.stuck.entry(key.parent).or_insert_with(|| format!("{} references it", named()));
+        let sharded = self.by_oid.get(&key.parent).is_some_and(|parent| parent.key_type().is_some());
+        if sharded {
+            self.found
+                .stuck
+                .entry(key.child)
+                .or_insert_with(|| format!("{} binds it to another row", named()));
+        }
         let on_key = child_key.is_some_and(|column| key.columns.iter().any(|[own, _]| *own == column.name));
         for (action, deed) in key.actions.iter().zip([Deed::Update, Deed::Delete]) {
             let brings = match action.as_str() {

@@ -21,6 +21,7 @@ fn relation(oid: u32, name: &str, placement: Placement, columns: &[&str]) -> Arc
         not_null: false,
         default: None,
         identity_always: false,
+        declared: String::new(),
         generated: false,
         stored: Stored::default(),
     };
@@ -31,6 +32,7 @@ fn relation(oid: u32, name: &str, placement: Placement, columns: &[&str]) -> Arc
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,
+        definition: None,
     })
 }
 

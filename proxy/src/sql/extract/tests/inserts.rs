@@ -103,7 +103,7 @@ fn from_queries() {
             INSERT INTO bids (user_id) SELECT user_id FROM users
                 Insert [any] !INSERT … SELECT whose key is not the key of the rows read Write
             WITH d AS (DELETE FROM auctions RETURNING auction_id) INSERT INTO bids (auction_id) SELECT auction_id FROM d
-                Insert [any] Write
+                Insert [any] !a WITH query that writes Write
             INSERT INTO users (user_id, name) SELECT auction_id, title FROM auctions WHERE auction_id = 5
                 Insert [#0] writes-reference Write unrepeatable:the default of public.users.token
         "#]],

@@ -6,6 +6,7 @@
 mod support;
 
 mod fuzz;
+mod gather;
 mod inserts;
 mod oracle;
 mod pins;

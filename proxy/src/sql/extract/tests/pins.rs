@@ -125,7 +125,7 @@ fn conditions_that_pin_nothing() {
             SELECT auction_id = 1 FROM bids
                 [any]
             SELECT count(*) FILTER (WHERE auction_id = 1) FROM bids
-                [any] !aggregate count
+                [any] Integers list:«_id = 1)»
             SELECT CASE WHEN auction_id = 1 THEN 2 END FROM bids
                 [any]
             SELECT user_id FROM bids GROUP BY user_id, auction_id HAVING auction_id = 1

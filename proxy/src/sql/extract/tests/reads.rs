@@ -50,9 +50,9 @@ fn concatenation() {
             SELECT * FROM bids WHERE amount > 5 AND user_id = 3
                 [any]
             SELECT count(*) FROM bids
-                [any] !aggregate count
+                [any] Integers list:«count(*)»
             SELECT max(amount) FROM bids WHERE auction_id IN (1, 2)
-                [#0,#1] !aggregate max
+                [#0,#1] first Numeric true list:«(amount)»
             SELECT auction_id, count(*) FROM bids GROUP BY auction_id HAVING count(*) > 1
                 [any]
             SELECT auction_id, count(*) FROM bids GROUP BY 1
@@ -70,13 +70,13 @@ fn concatenation() {
             SELECT DISTINCT ON (auction_id) * FROM bids
                 [any]
             SELECT * FROM bids ORDER BY amount
-                [any] !ORDER BY
+                [any] by None «amount» Numeric ↑ nulls last list:«SELECT *»
             SELECT * FROM bids LIMIT 2
-                [any]
+                [any] list:«SELECT *» limit #0@«2»
             SELECT * FROM bids OFFSET 2
-                [any] !LIMIT or OFFSET
+                [any] list:«SELECT *» offset #0@«2»
             SELECT * FROM bids FETCH FIRST 3 ROWS ONLY
-                [any] !LIMIT or OFFSET
+                [any] list:«SELECT *» limit #0@«3»
             SELECT rank() OVER (ORDER BY amount) FROM bids
                 [any] !a window not partitioned by the shard key
             SELECT rank() OVER (PARTITION BY auction_id ORDER BY amount) FROM bids
@@ -265,7 +265,7 @@ fn scopes_and_functions() {
             WITH d AS (DELETE FROM bids WHERE auction_id = 1 RETURNING *) SELECT * FROM d WHERE auction_id = 2
                 Other [#0] Write
             WITH d AS (DELETE FROM bids RETURNING *) SELECT count(*) FROM d
-                Other [any] !aggregate count Write
+                Other [any] !aggregates Write
             MERGE INTO bids t USING auctions s ON t.auction_id = s.auction_id WHEN MATCHED THEN DELETE
                 Merge [any] Write
             MERGE INTO bids t USING auctions s ON t.auction_id = s.auction_id WHEN NOT MATCHED THEN INSERT (auction_id, amount) VALUES (s.auction_id, 1)

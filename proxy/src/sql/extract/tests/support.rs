@@ -8,6 +8,7 @@ use router_config::key::KeyType;
 
 use crate::sql::extract::{Context, analyse};
 use crate::sql::facts::{Access, Command, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
+use crate::sql::gather_shape::{Comparable, FoldShape, GatherShape, KeySource, SortKey};
 use crate::sql::schema::{
     Column, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
 };
@@ -20,8 +21,13 @@ fn column(name: &str, type_name: &str, default: Option<&str>) -> Column {
         not_null: default.is_some(),
         default: default.map(Into::into),
         identity_always: false,
+        declared: String::new(),
         generated: false,
-        stored: Stored { times: crate::sql::times::is_time(type_name), ..Stored::default() },
+        stored: Stored {
+            times: crate::sql::times::is_time(type_name),
+            order: Comparable::of_name(type_name),
+            ..Stored::default()
+        },
     }
 }
 
@@ -34,6 +40,7 @@ fn relation(schema: &mut Schema, (space, name): (&str, &str), placement: Placeme
         kind: RelationKind::Table,
         columns,
         placement,
+        definition: None,
     };
     schema.relations.insert((space.into(), name.into()), Arc::new(relation));
 }
@@ -105,8 +112,12 @@ fn tables(schema: &mut Schema) {
 
 /// The catalog of these tests.
 pub(super) fn schema() -> Schema {
-    let mut schema =
-        Schema { default_search_path: vec!["public".into()], functions: HashMap::new(), ..Schema::default() };
+    let mut schema = Schema {
+        default_search_path: vec!["public".into()],
+        utf8: true,
+        functions: HashMap::new(),
+        ..Schema::default()
+    };
     tables(&mut schema);
     let built_in = Function {
         volatile: false,
@@ -229,6 +240,9 @@ fn sharded_line(out: &mut String, s: &Sharded, sql: &str) {
     if let Some(why) = &s.no_concat {
         let _ = write!(out, " !{why}");
     }
+    if let Some(shape) = &s.gather {
+        gather_shape(out, shape, sql);
+    }
     if let Some(why) = &s.needs_home {
         let _ = write!(out, " home:{why}");
     }
@@ -254,6 +268,32 @@ fn sharded_line(out: &mut String, s: &Sharded, sql: &str) {
         }
         if let Some(at) = draw.overriding_at {
             let _ = write!(out, " overriding:{}«»", &sql[..at]);
+        }
+    }
+}
+
+fn gather_shape(out: &mut String, shape: &GatherShape, sql: &str) {
+    for SortKey { order, output, source } in &shape.keys {
+        let arrow = if order.descending { '↓' } else { '↑' };
+        let nulls = if order.nulls_first { "nulls first" } else { "nulls last" };
+        let source = match source {
+            KeySource::Text(at) => &sql[at.clone()],
+            KeySource::Sql(text) => text,
+            KeySource::OutputOnly => "-",
+        };
+        let _ = write!(out, " by {output:?} «{source}» {:?} {arrow} {nulls}", order.kind);
+    }
+    for fold in &shape.folds {
+        let _ = match fold {
+            FoldShape::First(key) => write!(out, " first {:?} {:?}", key.order.kind, key.order.descending),
+            other => write!(out, " {other:?}"),
+        };
+    }
+    let _ = write!(out, " list:«{}»", &sql[shape.list_end.saturating_sub(8)..shape.list_end]);
+    for (name, bound) in [("limit", &shape.limit), ("offset", &shape.offset)] {
+        if let Some(bound) = bound {
+            let value = bound.term.as_ref().map_or("1".to_string(), term);
+            let _ = write!(out, " {name} {value}@«{}»", &sql[bound.at.clone()]);
         }
     }
 }

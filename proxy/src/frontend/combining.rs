@@ -1,0 +1,58 @@
+//! Planning of queries that are no merge of the shards' answers.
+
+use router_config::topology::Topology;
+
+use super::session::Session;
+use crate::route::combine::Combine;
+use crate::route::plan::{Plan, Reason, SessionView, Target};
+use crate::route::refusal::Refusal;
+use crate::route::values::Values;
+use crate::sql::combine;
+use crate::sql::facts::{Access, Command, Facts};
+use crate::sql::tokens::Tokens;
+use crate::wire::sqlstate;
+
+impl Session {
+    /// A plan to gather the rows of what cannot be answered otherwise, or the refusal as it was.
+    pub(super) fn plan_combine(
+        &self,
+        refusal: Refusal,
+        values: &Values<'_>,
+        topology: &Topology,
+        view: &SessionView<'_>,
+    ) -> Result<Plan, Refusal> {
+        let Some((facts, text)) = explained(values) else { return Err(refusal) };
+        let reads = matches!(facts.command, Command::Query | Command::CopyOut(_) | Command::Declare { .. });
+        let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
+        let fit = refusal.sqlstate == sqlstate::FEATURE_NOT_SUPPORTED && values.rules.ascii_safe;
+        if !reads || !fit || hinted || facts.access == Access::Write {
+            return Err(refusal);
+        }
+        // What the transaction has changed is seen on its own conns alone.
+        let changed = self.changes.any() || self.held.iter().any(|held| held.enlisted && held.wrote);
+        let everything = changed || self.snapshot_level().is_some();
+        let Some(known) = &self.context else { return Err(refusal) };
+        let schema = self.schema();
+        let context = known.over(&schema, &self.worker.shared.settings.load());
+        match combine::shape(text, &context, everything) {
+            Ok(shape) => {
+                let combine = Box::new(Combine::of(shape, topology, values)?);
+                let replica = view.reads_replica && !view.in_transaction && facts.access == Access::Read;
+                Ok(Plan { target: Target::Combine(combine), replica, reason: Reason::NoMerge })
+            }
+            Err(why) => {
+                Err(refusal.because_too(&format!("Its rows cannot be gathered in one place: {why}.")))
+            }
+        }
+    }
+}
+
+/// Facts and text of the statement to plan: of `EXPLAIN (GAVEL)` what it explains. `None`: the text is not UTF-8.
+pub(super) fn explained<'a>(values: &Values<'a>) -> Option<(&'a Facts, &'a str)> {
+    let facts = &*values.analysed.statements().get(values.index)?.facts;
+    let text = std::str::from_utf8(values.statement()).ok()?;
+    let Command::ExplainGavel(inner) = &facts.command else { return Some((facts, text)) };
+    let tokens = Tokens::new(text.as_bytes(), values.rules.standard_strings);
+    let first = tokens.list.get(tokens.closing(1)? + 1)?;
+    Some((inner, text.get(first.start..)?))
+}

@@ -1,0 +1,95 @@
+//! Planning of writes that need rows of other shards, and the statements that stand for them.
+
+use std::sync::Arc;
+
+use router_config::topology::ShardId;
+
+use super::combining::explained;
+use super::failure::Failure;
+use super::names::{Prepared, Told};
+use super::param_types::{describe, described};
+use super::session::Session;
+use crate::backend::conn::Events;
+use crate::backend::oids::OidError;
+use crate::backend::shape::Shape;
+use crate::route::plan::{Plan, Reason, SessionView, Target};
+use crate::route::refusal::Refusal;
+use crate::route::values::Values;
+use crate::sql::facts::{Command, Facts, Modify, Scope};
+use crate::sql::{broadcast, insert_rows};
+use crate::wire::sqlstate;
+
+impl Session {
+    /// A plan to read first what cannot be written otherwise, or the refusal as it was.
+    pub(super) fn plan_read_first(
+        &self,
+        refusal: Refusal,
+        values: &Values<'_>,
+        view: &SessionView<'_>,
+    ) -> Result<Plan, Refusal> {
+        let Some((facts, text)) = explained(values) else { return Err(refusal) };
+        let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
+        let fit = refusal.sqlstate == sqlstate::FEATURE_NOT_SUPPORTED
+            && values.rules.ascii_safe
+            // What a reference table is given is refused where it may differ.
+            && !matches!(facts.scope, Scope::ReferenceWrite)
+            && is_simple(facts);
+        let Some(known) = self.context.as_ref().filter(|_| fit && !hinted) else { return Err(refusal) };
+        let schema = self.schema();
+        let context = known.over(&schema, &self.worker.shared.settings.load());
+        let target = match &facts.command {
+            Command::Modify(Modify::Insert) => {
+                insert_rows::shape(text, &context).map(|rows| Target::InsertRows(Box::new(rows)))
+            }
+            Command::Modify(_) => {
+                broadcast::shape(text, &context).map(|shape| Target::Broadcast(Box::new(shape)))
+            }
+            _ => return Err(refusal),
+        };
+        match target {
+            Ok(_) if !view.two_phase => {
+                Err(Refusal::two_phase_off("a write that needs rows of several shards"))
+            }
+            Ok(target) => Ok(Plan { target, replica: false, reason: Reason::ReadFirst }),
+            Err(why) => {
+                Err(refusal.because_too(&format!("The rows that it needs cannot be read first: {why}.")))
+            }
+        }
+    }
+
+    /// What the home shard makes of a statement, in the transaction.
+    pub(crate) async fn shape_of(&mut self, statement: &Prepared) -> Result<Shape, Failure> {
+        let at = self.acquire(ShardId(0), false).await?;
+        let held = &mut self.held[at];
+        held.unnamed = None;
+        let mut events = Events::default();
+        if let Err(error) = describe(&mut self.io, &mut held.lease, statement, &mut events).await {
+            return Err(self.lose(at, error));
+        }
+        match (described(&events), events.error) {
+            (Some(shape), _) => Ok(shape),
+            (None, Some(frame)) => Err(Failure::Server(frame)),
+            (None, None) => Err(OidError::Truncated.into()),
+        }
+    }
+
+    /// A statement that nobody else has, with these parameter types.
+    pub(crate) fn alone(&mut self, original: Option<&Prepared>, text: &[u8], types: &[u8]) -> Prepared {
+        let analysed = self.analyse_extended(text);
+        let reading = self.reading();
+        let gucs = original.map_or_else(|| Arc::clone(self.gucs_in_force()), |known| Arc::clone(&known.gucs));
+        let shared = self.worker.shared.registry.alone(self.parse_context(), text, types);
+        let types = types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Prepared { shared, analysed, reading, gucs, types, named: false, told: Told::default() }
+    }
+}
+
+/// Whether the statement does nothing but read and write rows.
+fn is_simple(facts: &Facts) -> bool {
+    let effects = &facts.effects;
+    facts.barred.is_none()
+        && !facts.unknown_name
+        && effects.pins.is_none()
+        && !(effects.spoils || effects.advisory_lock || effects.currval || effects.notifies)
+        && !(effects.listening_channels || effects.node_dependent)
+}

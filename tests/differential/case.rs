@@ -1,0 +1,111 @@
+//! A case: statements that are compared one by one.
+
+use tests::wire_message::Value;
+
+use crate::expr::{Form, Writer};
+
+/// Kinds of cases; each has a rate of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    Points,
+    Joins,
+    Aggregates,
+    Ordering,
+    WindowsAndSets,
+    Subqueries,
+    Writes,
+    Copy,
+    Catalog,
+    Transactions,
+}
+
+impl Class {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Points,
+        Self::Joins,
+        Self::Aggregates,
+        Self::Ordering,
+        Self::WindowsAndSets,
+        Self::Subqueries,
+        Self::Writes,
+        Self::Copy,
+        Self::Catalog,
+        Self::Transactions,
+    ];
+}
+
+/// What is equal of two answers that are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The rows, in order.
+    Total,
+    /// The rows, in any order.
+    Any,
+    /// The number of rows: which ones is PostgreSQL's choice.
+    Count,
+}
+
+/// One statement.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    /// The session that sends it, from 0.
+    pub(crate) session: usize,
+    pub(crate) sql: String,
+    pub(crate) form: Form,
+    pub(crate) params: Vec<Value>,
+    pub(crate) order: Order,
+    /// What is sent when COPY asks for it.
+    pub(crate) data: Vec<u8>,
+    /// In the extended protocol: so many rows at a time, three times; 0 for all rows.
+    pub(crate) page: i32,
+    /// In the extended protocol: what is sent behind it, before the Sync.
+    pub(crate) more: Vec<Self>,
+}
+
+impl Step {
+    /// A Query whose rows may come in any order.
+    pub(crate) fn simple(sql: impl Into<String>) -> Self {
+        let (sql, params, data) = (sql.into(), Vec::new(), Vec::new());
+        Self {
+            session: 0,
+            sql,
+            form: Form::Simple,
+            params,
+            order: Order::Any,
+            data,
+            page: 0,
+            more: Vec::new(),
+        }
+    }
+
+    /// As [`Self::simple`], in order.
+    pub(crate) fn ordered(sql: impl Into<String>) -> Self {
+        Self { order: Order::Total, ..Self::simple(sql) }
+    }
+
+    /// Whether one of several rows that are equal to PostgreSQL is shown, whichever that is.
+    pub(crate) fn picks(&self) -> bool {
+        let words = ["distinct", "union", "intersect", "except", "group by"];
+        words.iter().any(|word| self.sql.contains(word))
+    }
+
+    /// What the writer's text says. Arrays of an enum type have its OID in them in binary format, and each server has its own.
+    pub(crate) fn written(sql: String, writer: Writer<'_>, order: Order) -> Self {
+        let binary = writer.form == Form::Extended { binary: true } && !sql.contains("things");
+        let form = if writer.form == Form::Simple { Form::Simple } else { Form::Extended { binary } };
+        Self { form, params: writer.params, order, ..Self::simple(sql) }
+    }
+}
+
+/// Statements that are judged one by one, of one session for the most part.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) class: Class,
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Case {
+    pub(crate) fn one(class: Class, step: Step) -> Self {
+        Self { class, steps: vec![step] }
+    }
+}
