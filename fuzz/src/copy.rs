@@ -23,6 +23,7 @@ pub(crate) fn copy(data: &[u8]) {
         header,
         key_field: Some(usize::from(how >> 5) % COLUMNS),
         key_type: Some(key_type),
+        key_modifier: None,
         columns: COLUMNS,
         force_null_key: false,
         encoding: None,

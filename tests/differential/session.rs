@@ -165,7 +165,7 @@ fn cursor(random: &mut Random) -> Vec<Step> {
             2 => format!("move forward {} in c", random.below(5)),
             3 if scroll == "scroll " => format!("fetch backward {} from c", random.below(5)),
             4 if scroll == "scroll " => format!("fetch absolute {} from c", random.between(-3, 9)),
-            _ => format!("fetch {} from c", random.below(20)),
+            _ => format!("fetch {} from c", 1 + random.below(19)),
         };
         // Which rows come is known when all of them do.
         steps.push(Step { order, ..Step::simple(fetch) });

@@ -435,7 +435,7 @@ const WRITES: &[&str] = &[
     "update auctions set (price, note) = row (1, default) where auction_id < 5",
     "update auctions a set note = u.name from users u where u.id = a.seller_id and a.auction_id < 20 returning a.auction_id, u.name",
     "update auctions a set note = b.comment from bids b where b.auction_id = a.auction_id and b.id = @k",
-    "update auctions a set note = r.body from remarks r where r.about = a.auction_id",
+    "update auctions a set note = r.body from remarks r where r.about = a.auction_id and r.id = (select min(id) from remarks o where o.about = r.about)",
     "update auctions set auction_id = auction_id where auction_id = @k",
     "update watches set auction_id = auction_id + 5000 where auction_id = @k",
     "update watches set auction_id = 6000, since = @d where auction_id = @k and user_id = 3 returning *",

@@ -45,4 +45,5 @@ mod times;
 mod transactions_left;
 mod waits;
 mod whole;
+mod with_writes;
 mod writes_over_shards;

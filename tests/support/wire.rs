@@ -287,6 +287,8 @@ impl Wire {
                 Ok(n)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+            // A signal came in between: a child process has ended, for example.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.receive(deadline),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
             Err(error) => Err(error),
         }

@@ -64,6 +64,7 @@ mod tests {
             header,
             key_field: None,
             key_type: None,
+            key_modifier: None,
             columns: 1,
             force_null_key: false,
             encoding: None,

@@ -152,6 +152,10 @@ impl Subscription {
     /// LISTEN: returns when every shard listens.
     pub async fn listen(&self, channel: &str) -> Result<(), ControlError> {
         let channel: Arc<str> = channel.into();
+        // What was notified before is not this session's, though a listener that has the channel already may bring it yet.
+        let shards: Vec<ShardId> =
+            (0..self.hub.listeners.len()).filter_map(|n| u16::try_from(n).ok()).map(ShardId).collect();
+        let _late = tokio::time::timeout(LIMIT, self.catch_up(&shards)).await;
         // Entered first: a notification between the shards' answers must not be lost.
         if !self.hub.enter(self.id, &channel) {
             return Err(ControlError::Stopped);

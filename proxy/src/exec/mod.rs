@@ -19,3 +19,4 @@ pub mod spread;
 mod together;
 pub mod two_phase;
 mod whole;
+mod with_writes;

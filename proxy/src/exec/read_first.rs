@@ -14,6 +14,7 @@ use super::bind;
 use crate::control::TextRow;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::Prepared;
+use crate::frontend::read_first::ColumnOf;
 use crate::frontend::session::Session;
 use crate::route::plan::{Plan, Target};
 use crate::route::refusal::Refusal;
@@ -25,10 +26,17 @@ use crate::wire::frame::{self, HEADER};
 use crate::wire::sqlstate;
 
 /// What stands for a statement of the application's: its plan, its text, how it is sent.
-struct Stand {
+pub(super) struct Stand {
     plan: Plan,
     facts: Arc<Facts>,
     form: Form,
+}
+
+impl Stand {
+    /// The statement of this text, to be run.
+    pub(super) fn ask(self, text: Bytes) -> Ask {
+        Ask { plan: self.plan, facts: self.facts, text, form: self.form }
+    }
 }
 
 impl Session {
@@ -40,15 +48,14 @@ impl Session {
         if !self.is_sound(&ask).await? {
             return Ok(());
         }
-        let width = match rows.listed {
-            true => rows.width(),
-            false => self.columns_of(&ask, (&rows.source(), &types)).await?,
+        let width = match rows.width() {
+            Some(width) => width,
+            None => self.columns_of(&ask, (&rows.source(), &types)).await?,
         };
         let query = Bytes::from(rows.query(width));
         let stand = self.stand_in(&ask, (&query, &types), false).await?;
         let Some(read) = self.capture(&stand, query).await? else { return Ok(()) };
-        let values = |row: &TextRow| (0..width).map(|n| row.optional(n)).collect();
-        let values: Vec<Vec<Option<String>>> = read.iter().map(values).collect();
+        let values: Vec<_> = read.into_iter().map(TextRow::into_values).collect();
         if values.is_empty() {
             let text = Bytes::from(rows.insert_nothing(width));
             let form = self.form_of(&ask, (&text, &[]), true);
@@ -56,12 +63,9 @@ impl Session {
             return Box::pin(self.spread(Ask { plan, facts: ask.facts, text, form })).await;
         }
         let text = Bytes::from(rows.insert(&values));
-        let limit = self.worker.shared.settings.load().limits.statement_parse_bytes;
-        if text.len() > limit {
-            return Err(too_much(limit, "limits.statement_parse_bytes"));
-        }
-        let Stand { plan, facts, form } = self.stand_in(&ask, (&text, &[]), true).await?;
-        Box::pin(self.spread(Ask { plan, facts, text, form })).await?;
+        self.check_length(&text)?;
+        let stand = self.stand_in(&ask, (&text, &[]), true).await?;
+        Box::pin(self.spread(stand.ask(text))).await?;
         if ask.facts.effects.sequence {
             self.draws_on_several();
         }
@@ -113,7 +117,7 @@ impl Session {
     }
 
     /// Whether a shard finds nothing wrong with the statement; otherwise the application has been told.
-    async fn is_sound(&mut self, ask: &Ask) -> Result<bool, Failure> {
+    pub(super) async fn is_sound(&mut self, ask: &Ask) -> Result<bool, Failure> {
         let at = self.acquire(ShardId(0), false).await?;
         let other = Share::new(ShardId(0), Bytes::new());
         for mut events in self.read_whole(ask, &[other], at).await? {
@@ -125,7 +129,7 @@ impl Session {
     }
 
     /// Types of the statement's parameters, as a server infers them.
-    async fn types_of(&mut self, ask: &Ask) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn types_of(&mut self, ask: &Ask) -> Result<Vec<u8>, Failure> {
         match &ask.form {
             Form::Query => Ok(Vec::new()),
             Form::Execute { bind, .. } if bind::count(bind) == Some(0) => Ok(Vec::new()),
@@ -137,6 +141,39 @@ impl Session {
         }
     }
 
+    /// Refuses a text that the proxy would not read.
+    pub(super) fn check_length(&self, text: &[u8]) -> Result<(), Failure> {
+        let limit = self.worker.shared.settings.load().limits.statement_parse_bytes;
+        if text.len() > limit { Err(too_much(limit, "limits.statement_parse_bytes")) } else { Ok(()) }
+    }
+
+    /// Names and types of the columns that a statement returns, on the home shard.
+    pub(super) async fn named_columns_of(
+        &mut self,
+        ask: &Ask,
+        (text, types): (&[u8], &[u8]),
+    ) -> Result<Vec<(String, String)>, Failure> {
+        let statement = self.alone(original(&ask.form), text, types);
+        let columns = self.description_of(&statement).await?;
+        if columns.is_empty() {
+            return Ok(Vec::new());
+        }
+        let list = |of: &dyn Fn(&ColumnOf) -> String| columns.iter().map(of).collect::<Vec<_>>().join(",");
+        let sql = format!(
+            "SELECT pg_catalog.format_type(t, m) FROM ROWS FROM (pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]), \
+             pg_catalog.unnest('{{{}}}'::pg_catalog.int4[])) AS c (t, m)",
+            list(&|column| column.type_oid.to_string()),
+            list(&|column| column.modifier.to_string()),
+        );
+        let at = self.acquire(ShardId(0), false).await?;
+        let rows = self.ask_rows(at, &sql).await?;
+        Ok(columns
+            .into_iter()
+            .zip(&rows)
+            .map(|(column, row)| (column.name, row.text(0).to_owned()))
+            .collect())
+    }
+
     /// How many columns a query has.
     async fn columns_of(&mut self, ask: &Ask, (text, types): (&str, &[u8])) -> Result<usize, Failure> {
         let statement = self.alone(original(&ask.form), text.as_bytes(), types);
@@ -144,7 +181,7 @@ impl Session {
     }
 
     /// Plans a text in place of the statement's. `answers`: what it returns is the application's answer.
-    async fn stand_in(
+    pub(super) async fn stand_in(
         &mut self,
         ask: &Ask,
         (text, types): (&Bytes, &[u8]),
@@ -177,7 +214,7 @@ impl Session {
                 (plan, facts)
             }
         };
-        if answers && matches!(plan.target, Target::InsertRows(_) | Target::Broadcast(_)) {
+        if answers && std::mem::discriminant(&plan.target) == std::mem::discriminant(&ask.plan.target) {
             // It has been read already, and is no clearer.
             return Err(Failure::unsupported(
                 "where the rows of this statement belong cannot be determined",
@@ -188,7 +225,7 @@ impl Session {
     }
 
     /// How a text in place of the statement's is sent: with its parameters, as far as there are any.
-    fn form_of(&mut self, ask: &Ask, (text, types): (&Bytes, &[u8]), answers: bool) -> Form {
+    pub(super) fn form_of(&mut self, ask: &Ask, (text, types): (&Bytes, &[u8]), answers: bool) -> Form {
         let Form::Execute { statement, bind, describe, max_rows } = &ask.form else { return Form::Query };
         let (describe, max_rows) = (*describe && answers, if answers { *max_rows } else { 0 });
         let bind = match (answers, types.is_empty()) {
@@ -201,7 +238,11 @@ impl Session {
     }
 
     /// Runs a query of the proxy's own by its plan; its rows. `None`: it has failed, and the application has been told.
-    async fn capture(&mut self, stand: &Stand, text: Bytes) -> Result<Option<Vec<TextRow>>, Failure> {
+    pub(super) async fn capture(
+        &mut self,
+        stand: &Stand,
+        text: Bytes,
+    ) -> Result<Option<Vec<TextRow>>, Failure> {
         let limit = self.worker.shared.settings.load().limits.combine_max_bytes;
         let start = self.io.out.len();
         let form = match &stand.form {

@@ -53,6 +53,10 @@ impl Session {
                 let broadcast = broadcast.clone();
                 Box::pin(self.broadcast(ask, &broadcast)).await
             }
+            Target::WithWrites(with) => {
+                let with = with.clone();
+                Box::pin(self.with_writes(ask, &with)).await
+            }
             Target::One(_)
             | Target::Any
             | Target::Concat(_)
@@ -200,6 +204,7 @@ impl Session {
             | Target::Combine(_)
             | Target::InsertRows(_)
             | Target::Move(_)
+            | Target::WithWrites(_)
             | Target::Broadcast(_) => {
                 return Err(Failure::unsupported(
                     "this statement in this place",

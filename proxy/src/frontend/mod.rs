@@ -27,7 +27,7 @@ pub mod pins;
 pub mod pipeline;
 mod plain;
 pub mod planning;
-mod read_first;
+pub(crate) mod read_first;
 pub mod rejected;
 pub mod secrets;
 pub mod serve;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use router_config::topology::ShardId;
 
 use super::combining::explained;
@@ -12,11 +13,14 @@ use super::session::Session;
 use crate::backend::conn::Events;
 use crate::backend::oids::OidError;
 use crate::backend::shape::Shape;
+use crate::gather::row;
 use crate::route::plan::{Plan, Reason, SessionView, Target};
 use crate::route::refusal::Refusal;
 use crate::route::values::Values;
 use crate::sql::facts::{Command, Facts, Modify, Scope};
-use crate::sql::{broadcast, insert_rows};
+use crate::sql::{broadcast, insert_rows, with_writes};
+use crate::wire::backend::tag;
+use crate::wire::frame::HEADER;
 use crate::wire::sqlstate;
 
 impl Session {
@@ -31,17 +35,19 @@ impl Session {
         let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
         let fit = refusal.sqlstate == sqlstate::FEATURE_NOT_SUPPORTED
             && values.rules.ascii_safe
-            // What a reference table is given is refused where it may differ.
-            && !matches!(facts.scope, Scope::ReferenceWrite)
             && is_simple(facts);
         let Some(known) = self.context.as_ref().filter(|_| fit && !hinted) else { return Err(refusal) };
         let schema = self.schema();
         let context = known.over(&schema, &self.worker.shared.settings.load());
-        let target = match &facts.command {
-            Command::Modify(Modify::Insert) => {
+        let target = match (&facts.command, with_writes::shape(text, &context)) {
+            (Command::Modify(_), Err(why)) => Err(why),
+            (Command::Modify(_), Ok(Some(with))) => Ok(Target::WithWrites(Box::new(with))),
+            // What a reference table is given is refused where it may differ.
+            (Command::Modify(_), _) if matches!(facts.scope, Scope::ReferenceWrite) => return Err(refusal),
+            (Command::Modify(Modify::Insert), _) => {
                 insert_rows::shape(text, &context).map(|rows| Target::InsertRows(Box::new(rows)))
             }
-            Command::Modify(_) => {
+            (Command::Modify(_), _) => {
                 broadcast::shape(text, &context).map(|shape| Target::Broadcast(Box::new(shape)))
             }
             _ => return Err(refusal),
@@ -59,6 +65,11 @@ impl Session {
 
     /// What the home shard makes of a statement, in the transaction.
     pub(crate) async fn shape_of(&mut self, statement: &Prepared) -> Result<Shape, Failure> {
+        let events = self.describe_at_home(statement).await?;
+        described(&events).ok_or_else(|| OidError::Truncated.into())
+    }
+
+    async fn describe_at_home(&mut self, statement: &Prepared) -> Result<Events, Failure> {
         let at = self.acquire(ShardId(0), false).await?;
         let held = &mut self.held[at];
         held.unnamed = None;
@@ -66,11 +77,23 @@ impl Session {
         if let Err(error) = describe(&mut self.io, &mut held.lease, statement, &mut events).await {
             return Err(self.lose(at, error));
         }
-        match (described(&events), events.error) {
-            (Some(shape), _) => Ok(shape),
-            (None, Some(frame)) => Err(Failure::Server(frame)),
-            (None, None) => Err(OidError::Truncated.into()),
+        match events.error.take() {
+            Some(frame) => Err(Failure::Server(frame)),
+            None => Ok(events),
         }
+    }
+
+    /// The columns that the home shard gives a statement, in the transaction.
+    pub(crate) async fn description_of(&mut self, statement: &Prepared) -> Result<Vec<ColumnOf>, Failure> {
+        let events = self.describe_at_home(statement).await?;
+        let of = |frame: &&Bytes| frame.first() == Some(&tag::ROW_DESCRIPTION);
+        let body = events.descriptions.iter().find(of).and_then(|frame| frame.get(HEADER..));
+        let columns = body.into_iter().flat_map(row::columns).map(|column| ColumnOf {
+            name: String::from_utf8_lossy(column.name).into_owned(),
+            type_oid: column.type_oid,
+            modifier: column.modifier,
+        });
+        Ok(columns.collect())
     }
 
     /// A statement that nobody else has, with these parameter types.
@@ -82,6 +105,14 @@ impl Session {
         let types = types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
         Prepared { shared, analysed, reading, gucs, types, named: false, told: Told::default() }
     }
+}
+
+/// A column of a statement's rows, with the home shard's OIDs.
+#[derive(Debug)]
+pub(crate) struct ColumnOf {
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    pub(crate) modifier: i32,
 }
 
 /// Whether the statement does nothing but read and write rows.

@@ -21,6 +21,32 @@ pub fn value<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     Some(Some(value))
 }
 
+/// A column of a RowDescription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// OID of its type.
+    pub type_oid: u32,
+    /// Modifier of its type; -1: none.
+    pub modifier: i32,
+}
+
+/// The columns of a RowDescription's body in order. They end early where the body does.
+pub fn columns(body: &[u8]) -> impl Iterator<Item = Column<'_>> {
+    let mut rest = body;
+    let count = frame::i16(&mut rest).unwrap_or(0) as u16;
+    (0..count).map_while(move |_| {
+        let name = frame::cstr(&mut rest)?;
+        let (mut fixed, behind) = rest.split_at_checked(18)?;
+        rest = behind;
+        let (_table, _number) = (frame::i32(&mut fixed)?, frame::i16(&mut fixed)?);
+        let type_oid = frame::i32(&mut fixed)? as u32;
+        let (_length, modifier) = (frame::i16(&mut fixed)?, frame::i32(&mut fixed)?);
+        Some(Column { name, type_oid, modifier })
+    })
+}
+
 /// Appends a DataRow of `count` columns, whose values are `values` as they stand in a body.
 pub fn put(out: &mut BytesMut, count: u16, values: &[u8]) {
     out.reserve(HEADER + 2 + values.len());

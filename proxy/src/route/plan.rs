@@ -11,6 +11,7 @@ use super::origins::Origins;
 use crate::sql::broadcast::Broadcast;
 use crate::sql::gather_shape::Order;
 use crate::sql::insert_rows::InsertRows;
+use crate::sql::with_writes::WithWrites;
 
 /// Shards, ascending, without repeats.
 pub type ShardSet = SmallVec<[ShardId; 8]>;
@@ -54,6 +55,8 @@ pub enum Target {
     InsertRows(Box<InsertRows>),
     /// UPDATE of the shard key: the statement where the rows are, then they move.
     Move(Box<Move>),
+    /// The parts of WITH that write are run as statements of their own, and what they return takes their place.
+    WithWrites(Box<WithWrites>),
     /// Tables that the statement reads are read first, and put into it as values.
     Broadcast(Box<Broadcast>),
     /// Values must be drawn first: run the query on the home shard's primary, then plan again with the values.

@@ -109,6 +109,7 @@ pub(super) fn facts(command: Command, scope: Scope) -> Facts {
 pub(super) fn groups(groups: Vec<Pin>) -> Sharded {
     Sharded {
         key_type: KeyType::Int8,
+        modifier: None,
         groups,
         no_concat: None,
         fires: None,
@@ -227,7 +228,7 @@ fn relation(name: &str, placement: Placement, columns: &[(&str, &str, Option<&st
     Relation {
         schema: "public".to_owned(),
         name: name.to_owned(),
-        oid: 16_384,
+        oid: 16_384 + name.bytes().map(u32::from).sum::<u32>(),
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,

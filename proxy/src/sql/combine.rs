@@ -123,7 +123,7 @@ impl Shaping<'_> {
             return Err("it calls a function that reads tables, inside of a transaction".to_owned());
         }
         let tokens = Tokens::new(text.as_bytes(), conforming);
-        check_words(&tokens, &sources.mentions)?;
+        check_words(&tokens, &sources.mentions, None)?;
         let needs = Needs::of(&tokens, &sources.mentions);
         self.groups |= needs.words.contains("group");
         let mut elsewhere: Vec<(&str, &str)> = Vec::new();
@@ -232,8 +232,12 @@ enum Gathering {
     View(Arc<str>),
 }
 
-/// Words that mean something else where a table is a temporary one.
-pub(super) fn check_words(tokens: &Tokens<'_>, mentions: &[Mention]) -> Result<(), String> {
+/// Words that mean something else where a table is a temporary one. `only`: an ONLY that stands in front of another.
+pub(super) fn check_words(
+    tokens: &Tokens<'_>,
+    mentions: &[Mention],
+    only: Option<usize>,
+) -> Result<(), String> {
     const SYSTEM: [&str; 6] = ["tableoid", "ctid", "xmin", "xmax", "cmin", "cmax"];
     const BY_NAME: [&str; 14] = [
         "regclass",
@@ -265,7 +269,7 @@ pub(super) fn check_words(tokens: &Tokens<'_>, mentions: &[Mention]) -> Result<(
         }
         // FETCH FIRST 3 ROWS ONLY, READ ONLY
         let rows = at > 0 && tokens.is_any(at - 1, &["row", "rows", "read"]);
-        if name == "only" && !rows && tokens.kind(at) == Some(Kind::Word) {
+        if name == "only" && !rows && Some(at) != only && tokens.kind(at) == Some(Kind::Word) {
             return Err("ONLY".to_owned());
         }
         if name == "repeatable" && tokens.is_mark(at + 1, "(") {

@@ -23,6 +23,8 @@ pub struct CopyShape {
     pub key_field: Option<usize>,
     /// Key column's type, if the table is sharded.
     pub key_type: Option<KeyType>,
+    /// Modifier of the key column's type (`atttypmod`).
+    pub key_modifier: Option<i32>,
     /// Number of columns copied.
     pub columns: usize,
     /// `FORCE_NOT_NULL`/`FORCE_NULL` name the key column.

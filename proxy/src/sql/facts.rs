@@ -338,6 +338,8 @@ pub enum Scope {
 pub struct Sharded {
     /// Key type of all the sharded tables of the statement (tables of different key types: `Scope::Unknown`).
     pub key_type: KeyType,
+    /// Modifier of the key column's type (`atttypmod`) in the table that is written, where that is known.
+    pub modifier: Option<i32>,
     /// One entry for each group of sharded tables that are equi-joined on their keys. All must meet on one shard.
     pub groups: Vec<Pin>,
     /// `None`: the answers of the shards, one after the other, are the answer, whatever shards are asked. Otherwise why

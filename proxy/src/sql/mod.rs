@@ -33,5 +33,6 @@ pub mod sql_prepare;
 pub(crate) mod stored;
 pub mod times;
 pub(crate) mod tokens;
+pub mod with_writes;
 
 pub use extract::{Context, analyse};

@@ -301,7 +301,26 @@ impl KeyValue {
     /// blanks at the end that are too many, `numeric(p, s)` rounds a fraction.
     #[must_use]
     pub fn stored_as_it_is(&self) -> bool {
+        self.is_stored_by(None)
+    }
+
+    /// Whether a key column of its type with this modifier (`atttypmod`, -1: none; `None`: not known) stores it unchanged or not at
+    /// all. Source: `varchar()` in `src/backend/utils/adt/varchar.c`, `make_numeric_typmod()` in `numeric.c`.
+    #[must_use]
+    pub fn is_stored_by(&self, modifier: Option<i32>) -> bool {
+        const HEADER: i32 = 4;
+        let limit = match modifier {
+            None => 0,
+            Some(modifier) if modifier < HEADER => return true,
+            Some(modifier) => modifier - HEADER,
+        };
         match self {
+            Self::Text(text) if modifier.is_some() && text.chars().count() <= limit as usize => true,
+            Self::Numeric(number) if modifier.is_some() => {
+                let scale = ((limit & 0x7ff) ^ 0x400) - 0x400;
+                let digits = number.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+                i32::try_from(digits).is_ok_and(|digits| digits <= scale.max(0))
+            }
             Self::Text(text) => !text.ends_with(' '),
             Self::Numeric(number) => !number.contains('.'),
             Self::Int(_) | Self::Uuid(_) | Self::Date(_) | Self::Timestamptz(_) => true,

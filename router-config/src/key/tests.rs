@@ -341,6 +341,22 @@ fn which_types_can_be_co_located() {
             "{key_type} {text:?}"
         );
     }
+    for (key_type, text, modifier, kept) in [
+        (KeyType::Text, "a ", -1, true),
+        (KeyType::Text, "a ", 6, true),
+        (KeyType::Text, "a ", 5, false),
+        (KeyType::Text, "ab", 5, true),
+        (KeyType::Text, "é ", 6, true),
+        (KeyType::Numeric, "7.5", -1, true),
+        (KeyType::Numeric, "7.25", (12 << 16) + 2 + 4, true),
+        (KeyType::Numeric, "7.255", (12 << 16) + 2 + 4, false),
+        (KeyType::Numeric, "7.5", (12 << 16) + 4, false),
+        (KeyType::Numeric, "7", (12 << 16) + 4, true),
+        (KeyType::Int8, "7", -1, true),
+    ] {
+        let value = key_type.parse_text(text).expect("a value");
+        assert_eq!(value.is_stored_by(Some(modifier)), kept, "{key_type} {text:?} {modifier}");
+    }
     assert!(!KeyType::Numeric.modifier_rounds(-1));
 }
 

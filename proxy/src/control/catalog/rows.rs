@@ -51,6 +51,11 @@ impl TextRow {
         self.text(n).to_owned()
     }
 
+    /// Its columns.
+    pub(crate) fn into_values(self) -> Vec<Option<String>> {
+        self.0
+    }
+
     pub(crate) fn optional(&self, n: usize) -> Option<String> {
         self.0.get(n).cloned().flatten()
     }

@@ -96,8 +96,8 @@ enum Rows {
 pub struct CopySplitter {
     topology: Arc<Topology>,
     rows: Rows,
-    /// `None`: every row is every shard's.
-    key_type: Option<KeyType>,
+    /// The key's type and its modifier. `None`: every row is every shard's.
+    key: Option<(KeyType, Option<i32>)>,
     /// The shard that was given a row with the time in it.
     timed: Option<ShardId>,
     utf8: bool,
@@ -149,7 +149,7 @@ impl CopySplitter {
             CopyFormat::Text | CopyFormat::Csv => Rows::Lines(lines::Lines::new(shape, Some(key_field))),
             CopyFormat::Binary => Rows::Binary(binary::Tuples::new(shape.columns, key_field)),
         };
-        Ok(Self::of_rows(rows, (shape, table, rules), Some(key_type), topology))
+        Ok(Self::of_rows(rows, (shape, table, rules), Some((key_type, shape.key_modifier)), topology))
     }
 
     /// What looks at rows that every shard is given, if there is anything to look for: dates and times that each of them would read
@@ -171,7 +171,7 @@ impl CopySplitter {
     fn of_rows(
         rows: Rows,
         (shape, table, rules): (&CopyShape, &str, TextRules),
-        key_type: Option<KeyType>,
+        key: Option<(KeyType, Option<i32>)>,
         topology: Arc<Topology>,
     ) -> Self {
         let utf8 = shape.encoding.as_ref().map_or(rules.utf8, |name| TextRules::new(name, true).utf8);
@@ -179,7 +179,7 @@ impl CopySplitter {
         let key_column = "shard key".to_owned();
         let (carry, ended) = (Vec::new(), false);
         let origins = topology.shards.iter().map(|_| origins::Origins::default()).collect();
-        Self { topology, rows, key_type, timed: None, utf8, table, key_column, carry, ended, origins }
+        Self { topology, rows, key, timed: None, utf8, table, key_column, carry, ended, origins }
     }
 
     /// The key column's name, for messages.
@@ -287,7 +287,7 @@ impl CopySplitter {
 
     /// Whose row it is; `None`: every shard's.
     fn place(&mut self, key: &KeyField<'_>, times: bool) -> Result<Option<ShardId>, Fault> {
-        let shard = self.key_type.map(|key_type| self.owner(key_type, key)).transpose()?;
+        let shard = self.key.map(|of| self.owner(of, key)).transpose()?;
         if times && (shard.is_none() || self.timed.is_some_and(|other| Some(other) != shard)) {
             return Err(Fault {
                 sqlstate: "0A000",
@@ -301,7 +301,11 @@ impl CopySplitter {
         Ok(shard)
     }
 
-    fn owner(&self, key_type: KeyType, key: &KeyField<'_>) -> Result<ShardId, Fault> {
+    fn owner(
+        &self,
+        (key_type, modifier): (KeyType, Option<i32>),
+        key: &KeyField<'_>,
+    ) -> Result<ShardId, Fault> {
         let value = match key {
             KeyField::Null => {
                 let message = format!(
@@ -319,7 +323,7 @@ impl CopySplitter {
                 _ => binary::key(key_type, bytes)?,
             },
         };
-        if !value.stored_as_it_is() {
+        if !value.is_stored_by(modifier) {
             let hint = "Insert the row with a key that its column stores as it is.";
             return Err(Fault {
                 sqlstate: "0A000",

@@ -18,6 +18,7 @@ fn shape(format: CopyFormat) -> CopyShape {
         header: false,
         key_field: Some(1),
         key_type: Some(KeyType::Int8),
+        key_modifier: None,
         columns: 3,
         force_null_key: false,
         encoding: None,

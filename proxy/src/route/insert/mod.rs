@@ -86,7 +86,7 @@ fn keys_of_rows(
             keys.push(key);
             continue;
         }
-        match key::key_of(&row.key, sharded.key_type, case.values, Usage::Assign)? {
+        match key::key_of(&row.key, sharded.key_type, case.values, Usage::Assign(sharded.modifier))? {
             KeyOutcome::Key(key) => keys.push(Some(key)),
             KeyOutcome::Null => return Err(Refusal::null_key(table())),
             KeyOutcome::NoRow => {
@@ -103,7 +103,11 @@ fn drawn_key(sharded: &Sharded, spelled: &str, row: usize) -> Result<KeyValue, R
         convert::complaint(sharded.key_type, &error)
             .unwrap_or_else(|| Refusal::insert_key(row, "the drawn value depends on the session's settings"))
     })?;
-    if key.stored_as_it_is() { Ok(key) } else { Err(Refusal::insert_key(row, convert::CHANGED_BY_STORING)) }
+    if key.is_stored_by(sharded.modifier) {
+        Ok(key)
+    } else {
+        Err(Refusal::insert_key(row, convert::CHANGED_BY_STORING))
+    }
 }
 
 fn draw(case: &Case<'_>, shape: &InsertShape, rows: usize) -> Result<(Target, Reason), Refusal> {

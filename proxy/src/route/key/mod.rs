@@ -36,8 +36,8 @@ pub enum KeyOutcome {
 pub enum Usage {
     /// `column = value`.
     Compare,
-    /// The value becomes the column's.
-    Assign,
+    /// The value becomes the column's, whose type has this modifier, if that is known.
+    Assign(Option<i32>),
 }
 
 /// Keys that a group of tables is pinned to.
@@ -209,7 +209,7 @@ fn param(
     };
     // A cast to another type than the parameter's own is one more conversion, exact or not at all.
     let recast = cast.filter(|&cast| cast != source);
-    let via = recast.map_or(target, |cast| (cast, Usage::Assign));
+    let via = recast.map_or(target, |cast| (cast, Usage::Assign(None)));
     let outcome = match params.get(n) {
         None => KeyOutcome::Unknown("the parameter has no value"),
         Some(ParamValue::Null) => KeyOutcome::Null,
@@ -246,7 +246,7 @@ fn number(digits: &str, negated: bool, cast: Option<KeyType>, target: (KeyType, 
         }
         (KeyType::Text, _) => KeyOutcome::Unknown("the cast may change the value"),
         (KeyType::Int2 | KeyType::Int4 | KeyType::Int8 | KeyType::Numeric, _) => {
-            match convert_to(value, own, (cast, Usage::Assign)) {
+            match convert_to(value, own, (cast, Usage::Assign(None))) {
                 KeyOutcome::Key(value) if convert::fits(cast, &value) => convert_to(value, cast, target),
                 _ => KeyOutcome::Unknown("the cast may change the value"),
             }
@@ -260,7 +260,10 @@ fn number(digits: &str, negated: bool, cast: Option<KeyType>, target: (KeyType, 
 /// `value` of type `source` as it compares with, or is assigned to, a column of the target type.
 fn convert_to(value: KeyValue, source: KeyType, (target, usage): (KeyType, Usage)) -> KeyOutcome {
     use KeyType::{Bpchar, Date, Int2, Int4, Int8, Numeric, Text, Timestamptz, Uuid};
-    if usage == Usage::Assign && source == target && !value.stored_as_it_is() {
+    if let Usage::Assign(modifier) = usage
+        && source == target
+        && !value.is_stored_by(modifier)
+    {
         return KeyOutcome::Unknown(convert::CHANGED_BY_STORING);
     }
     match (source, target, value) {

@@ -189,9 +189,9 @@ fn keys_of_other_types() {
 
 #[test]
 fn an_assignment_that_rounds_is_unknown() {
-    assert_eq!(literal(KeyType::Int8, "7.5", Usage::Assign), "unknown");
-    assert_eq!(literal(KeyType::Int8, "7.0", Usage::Assign), "key 7");
-    assert_eq!(literal(KeyType::Int8, "9223372036854775808", Usage::Assign), "unknown");
+    assert_eq!(literal(KeyType::Int8, "7.5", Usage::Assign(None)), "unknown");
+    assert_eq!(literal(KeyType::Int8, "7.0", Usage::Assign(None)), "key 7");
+    assert_eq!(literal(KeyType::Int8, "9223372036854775808", Usage::Assign(None)), "unknown");
 }
 
 /// What parameter 1 of a statement is.

@@ -82,7 +82,7 @@ impl Case<'_> {
     fn rows(&self, bound: Option<&Bound>) -> Result<Option<Rows>, Refusal> {
         let Some(bound) = bound else { return Ok(Some(Rows::All)) };
         let Some(term) = &bound.term else { return Ok(Some(Rows::Some(1))) };
-        Ok(match key::key_of(term, KeyType::Int8, self.values, Usage::Assign)? {
+        Ok(match key::key_of(term, KeyType::Int8, self.values, Usage::Assign(None))? {
             KeyOutcome::Key(KeyValue::Int(rows)) => Some(u64::try_from(rows).map_or(Rows::Wrong, Rows::Some)),
             KeyOutcome::Null => Some(Rows::All),
             KeyOutcome::Key(_) | KeyOutcome::NoRow | KeyOutcome::Unknown(_) => None,

@@ -21,15 +21,16 @@ impl Case<'_> {
             }
             _ => return Err(Refusal::updates_key()),
         };
-        let key = match key::key_of(&shape.key, sharded.key_type, self.values, Usage::Assign)? {
-            KeyOutcome::Key(key) => key,
-            KeyOutcome::Null => return Err(Refusal::null_key(shape.table.as_str())),
-            KeyOutcome::NoRow | KeyOutcome::Unknown(_) => {
-                return Err(
-                    Refusal::updates_key().because("The new key is not a plain value of the key's type.")
-                );
-            }
-        };
+        let key =
+            match key::key_of(&shape.key, sharded.key_type, self.values, Usage::Assign(sharded.modifier))? {
+                KeyOutcome::Key(key) => key,
+                KeyOutcome::Null => return Err(Refusal::null_key(shape.table.as_str())),
+                KeyOutcome::NoRow | KeyOutcome::Unknown(_) => {
+                    return Err(
+                        Refusal::updates_key().because("The new key is not a plain value of the key's type.")
+                    );
+                }
+            };
         let spelled = key.to_string();
         if sharded.key_type.parse_text(&spelled).ok().as_ref() != Some(&key) {
             return Err(Refusal::updates_key().because("The new key has no plain spelling."));

@@ -48,12 +48,15 @@ impl Table {
 /// What a statement needs; the error says what stands in the way.
 pub fn shape(text: &str, ctx: &Context<'_>) -> Result<Broadcast, String> {
     let Analysis { facts, sources, .. } = analysis(text.as_bytes(), ctx);
-    fit(&facts, &sources)?;
     let tokens = Tokens::new(text.as_bytes(), ctx.standard_conforming_strings);
-    check_words(&tokens, &sources.mentions)?;
-    let target = target(&tokens).ok_or("its target is not found")?;
+    let (name, only) = target(&tokens).ok_or("its target is not found")?;
+    let is_target = |mention: &&Mention| mention.at.start == name;
+    let written = sources.mentions.iter().find(is_target).map(|mention| &mention.relation);
+    let reference = written.is_some_and(|written| written.placement == Placement::Reference);
+    fit(&facts, &sources, reference)?;
+    check_words(&tokens, &sources.mentions, only)?;
     let mut broadcast = Broadcast { text: text.to_owned(), places: Vec::new(), tables: Vec::new() };
-    for mention in sources.mentions.iter().filter(|mention| mention.at.start != target) {
+    for mention in sources.mentions.iter().filter(|mention| !is_target(mention)) {
         broadcast.place(mention, &tokens)?;
     }
     broadcast.places.sort_by_key(|(at, ..)| at.start);
@@ -111,11 +114,12 @@ impl Broadcast {
     }
 }
 
-fn fit(facts: &Facts, sources: &Sources) -> Result<(), String> {
+/// `reference`: it writes a reference table, the same rows on every shard.
+fn fit(facts: &Facts, sources: &Sources, reference: bool) -> Result<(), String> {
     let why = match (&facts.command, &facts.scope) {
         (Command::Modify(Modify::Update | Modify::Delete | Modify::Merge), Scope::Sharded(sharded)) => {
             match sharded {
-                _ if sharded.writes_reference => "it writes a reference table",
+                _ if sharded.writes_reference && !reference => "it writes a reference table",
                 _ if sharded.updates_key => "it updates the shard key",
                 _ if sources.locks => "it locks rows",
                 _ if sources.functions_read => "it calls a function that reads tables",
@@ -132,8 +136,8 @@ fn fit(facts: &Facts, sources: &Sources) -> Result<(), String> {
     Err(why.to_owned())
 }
 
-/// First byte of the name of the table that is written.
-fn target(t: &Tokens<'_>) -> Option<usize> {
+/// First byte of the name of the table that is written, and the index of ONLY in front of it.
+fn target(t: &Tokens<'_>) -> Option<(usize, Option<usize>)> {
     let verb = if t.is(0, "with") {
         let mut depth = 0_usize;
         (0..t.len()).find(|&at| {
@@ -145,7 +149,9 @@ fn target(t: &Tokens<'_>) -> Option<usize> {
         0
     };
     let name = if t.is(verb, "update") { verb + 1 } else { verb + 2 };
-    t.list.get(name).map(|token| token.start)
+    let only = t.is(name, "only").then_some(name);
+    let name = name + usize::from(only.is_some());
+    Some((t.list.get(name)?.start, only))
 }
 
 /// Whether `schema.table.column` occurs.

@@ -84,6 +84,7 @@ fn table(t: &Tokens<'_>, ctx: &Context<'_>) -> Result<Facts, String> {
         Some((relation, Placement::Sharded { key_column, key_type })) => {
             let key = &relation.columns[*key_column].name;
             shape.key_type = Some(*key_type);
+            shape.key_modifier = Some(relation.columns[*key_column].stored.modifier);
             shape.key_field = match &head.columns {
                 Some(columns) => columns.iter().position(|c| c == key),
                 None => copied(relation).iter().position(|c| c == key),
@@ -157,6 +158,7 @@ fn copied(relation: &Relation) -> Vec<&str> {
 fn sharded(key_type: router_config::key::KeyType, pin: Pin) -> Sharded {
     Sharded {
         key_type,
+        modifier: None,
         groups: vec![pin],
         no_concat: None,
         fires: None,
@@ -209,6 +211,7 @@ impl CopyShape {
             header: false,
             key_field: None,
             key_type: None,
+            key_modifier: None,
             columns: 0,
             force_null_key: false,
             encoding: None,

@@ -131,6 +131,7 @@ fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle:
     let arbitrary = seen.arbitrary_rows.take().filter(|_| seen.modify.is_some());
     Scope::Sharded(Box::new(Sharded {
         key_type,
+        modifier: seen.modifier.filter(|_| seen.writers == 1),
         groups,
         no_concat: obstacle
             .or(several)

@@ -11,7 +11,7 @@ use crate::sql::parse::ast::{
 };
 use crate::sql::parse::{end_offset, offset};
 use crate::sql::prepass::Overriding;
-use crate::sql::schema::{Deed, Placement, Relation};
+use crate::sql::schema::{Deed, Placement, Relation, RelationKind};
 use crate::sql::spelling::quote_ident;
 
 /// Where the key stands among the values of a row.
@@ -37,9 +37,10 @@ impl<'q> Reader<'_, 'q> {
         let deeds: &[Deed] = if updates { &[Deed::Insert, Deed::Update] } else { &[Deed::Insert] };
         self.write_to(relation.as_ref(), &plain_name, deeds);
         self.note_table(relation.as_ref().map_or(plain_name.clone(), |r| r.full_name()));
-        let node = relation.as_ref().and_then(|r| self.insert_node(r));
+        let node = relation.as_ref().and_then(|r| self.insert_node(r, insert));
         let columns = insert.columns.iter().map(first).collect::<Read<Vec<String>>>()?;
         let target = Target { relation, node };
+        self.note_modifier(&target);
         let given = match &insert.source {
             None => {
                 self.default_values(&target);
@@ -77,9 +78,16 @@ impl<'q> Reader<'_, 'q> {
         self.returning(insert.returning.as_ref())
     }
 
-    fn insert_node(&mut self, relation: &Relation) -> Option<NodeId> {
+    fn insert_node(&mut self, relation: &Relation, insert: &Insert) -> Option<NodeId> {
         let full = relation.full_name();
+        // The server says whether rows can be inserted by a view; its table's unique constraints are not known by it.
+        let by_view = relation.kind == RelationKind::View && insert.on.is_none();
         match relation.placement {
+            Placement::View { key_column: Some(_), key_type } if by_view => {
+                let node = self.groups.add(full, key_type);
+                self.level().nodes.push(node);
+                Some(node)
+            }
             Placement::Sharded { key_type, .. } => {
                 let node = self.groups.add(full, key_type);
                 self.level().nodes.push(node);
@@ -159,6 +167,15 @@ impl<'q> Reader<'_, 'q> {
         self.level().sub_nodes.extend(level.sub_nodes);
         let Some(place) = self.key_place(columns, target) else { return Ok(()) };
         self.groups.pin(place.node, Pin::Insert);
+        if target.relation.as_ref().is_some_and(|relation| relation.kind == RelationKind::View) {
+            let given = |row: &Parens<Vec<Expr>>| {
+                place.position.and_then(|at| row.content.get(at)).is_some_and(|key| !is_default(key))
+            };
+            if !values.rows.iter().all(given) {
+                self.unknown("INSERT into a view that leaves the shard key to its default");
+                return Ok(());
+            }
+        }
         if !top || self.seen.insert.is_some() {
             self.unknown("INSERT … VALUES into a sharded table inside of WITH");
             return Ok(());

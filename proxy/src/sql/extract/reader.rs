@@ -64,6 +64,8 @@ pub(super) struct Seen {
     /// The first writing part, and how many there are.
     pub(super) modify: Option<Modify>,
     pub(super) writers: usize,
+    /// Modifier of the key column's type in the table that is written.
+    pub(super) modifier: Option<i32>,
     pub(super) updates_key: bool,
     /// See [`crate::sql::facts::Sharded::moves`].
     pub(super) moves: Option<Result<Box<crate::sql::facts::MoveShape>, String>>,

@@ -116,7 +116,13 @@ impl<'q> Reader<'_, 'q> {
         let relation = self.ctx.schema.lookup(self.ctx.search_path, schema.as_deref(), &plain);
         self.write_to(relation.as_ref(), &plain, deeds);
         let target = Target { relation, node: tree.nodes.first().copied() };
+        self.note_modifier(&target);
         Ok((target, tree))
+    }
+
+    pub(super) fn note_modifier(&mut self, target: &Target) {
+        let key = target.relation.as_ref().and_then(|relation| Some(&relation.columns[relation.key()?.0]));
+        self.seen.modifier = key.map(|column| column.stored.modifier);
     }
 
     /// RETURNING; the outer option tells whether there is one.

@@ -1,5 +1,5 @@
 //! INSERT … SELECT whose rows do not stay where they are read, taken apart: its query is run as any query is, and what it gives is
-//! inserted as VALUES, each row where its key belongs.
+//! inserted as VALUES, each row where its key belongs. Of VALUES with computed keys all values are computed by one query.
 //!
 //! Invariant: a value is cast to its column's type where it is read, without the modifier of the type, and becomes an untyped
 //! literal: what the column makes of it is what it would have made of the query's value.
@@ -23,8 +23,22 @@ pub struct InsertRows {
     /// Types of the columns, in the order of the query's.
     types: Vec<String>,
     /// The statement lists its columns: the query has as many.
-    pub listed: bool,
+    listed: bool,
+    /// The query gives the values of all these rows in one.
+    values: Option<Rows>,
 }
+
+/// Rows of VALUES.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rows {
+    /// Values of each.
+    width: usize,
+    /// Which values are DEFAULT, of one row after the other.
+    defaults: Vec<bool>,
+}
+
+/// Columns that a select list may have.
+const MAX_COLUMNS: usize = 1_600;
 
 /// Takes a statement apart; the error says what stands in the way.
 pub fn shape(text: &str, ctx: &Context<'_>) -> Result<InsertRows, String> {
@@ -43,21 +57,26 @@ pub fn shape(text: &str, ctx: &Context<'_>) -> Result<InsertRows, String> {
     }
     let end = end(&t, next);
     let (first, last) = bare(&t, next, end);
+    if first >= last || t.is(first, "default") {
+        return Err("it has no query".to_owned());
+    }
     let piece = |from: usize, to: usize| {
         let start = t.list.get(from).map_or(text.len(), |token| token.start);
         let end = to.checked_sub(1).and_then(|last| t.list.get(last)).map_or(0, |token| token.end);
         text.get(start..end).unwrap_or_default().to_owned()
     };
-    check_source(&t, first, last)?;
-    let mut source = piece(first, last);
-    if needs_order(&t, first, last) {
+    let (mut source, mut values) = (piece(first, last), None);
+    if t.is(first, "values") {
+        let (items, rows) = rows_of_values(&t, first + 1, last)?;
+        (source, values) = (format!("SELECT {}", items.join(", ")), Some(rows));
+    } else if needs_order(&t, first, last) {
         source.push_str(" OFFSET 0");
     }
     let tail = piece(end, t.len());
     if (end..t.len()).any(|at| t.kind(at) == Some(super::lexer::Kind::Param)) {
         return Err("a parameter stands behind its query".to_owned());
     }
-    Ok(InsertRows { with: piece(0, insert), head: piece(insert, next), source, tail, types, listed })
+    Ok(InsertRows { with: piece(0, insert), head: piece(insert, next), source, tail, types, listed, values })
 }
 
 impl InsertRows {
@@ -66,9 +85,18 @@ impl InsertRows {
         format!("{} {}", self.with, self.source)
     }
 
-    /// The query whose rows are the values, as texts; of so many columns.
+    /// Columns of each row, if that is known without the query.
+    pub fn width(&self) -> Option<usize> {
+        match &self.values {
+            Some(rows) => Some(rows.width),
+            None => self.listed.then_some(self.types.len()),
+        }
+    }
+
+    /// The query that gives the values, as texts; of rows of so many columns.
     pub fn query(&self, width: usize) -> String {
-        let types = self.types.iter().take(width).enumerate();
+        let count = self.values.as_ref().map_or(width, |rows| rows.defaults.len());
+        let types = self.types.iter().take(width).cycle().take(count).enumerate();
         let items: Vec<String> =
             types.map(|(n, name)| format!("gavel_rows.c{n}::{name}::pg_catalog.text")).collect();
         let names: Vec<String> = (0..items.len()).map(|n| format!("c{n}")).collect();
@@ -76,16 +104,22 @@ impl InsertRows {
         format!("{with} SELECT {} FROM ({source}) AS gavel_rows ({})", items.join(", "), names.join(", "))
     }
 
-    /// The INSERT of these rows.
-    pub fn insert(&self, rows: &[Vec<Option<String>>]) -> String {
+    /// The INSERT of what the query gave.
+    pub fn insert(&self, read: &[Vec<Option<String>>]) -> String {
         let mut out = format!("{} VALUES ", self.head);
-        for (n, row) in rows.iter().enumerate() {
+        let width = self.values.as_ref().map_or(usize::MAX, |rows| rows.width);
+        let is_default =
+            |at: usize| self.values.as_ref().is_some_and(|rows| rows.defaults.get(at) == Some(&true));
+        for (n, row) in read.iter().flat_map(|row| row.chunks(width)).enumerate() {
             out.push_str(if n > 0 { ", (" } else { "(" });
-            for (n, value) in row.iter().enumerate() {
-                if n > 0 {
+            for (column, value) in row.iter().enumerate() {
+                if column > 0 {
                     out.push_str(", ");
                 }
                 match value {
+                    _ if is_default(n.saturating_mul(width).saturating_add(column)) => {
+                        out.push_str("DEFAULT")
+                    }
                     None => out.push_str("NULL"),
                     Some(value) => out.push_str(&literal(value)),
                 }
@@ -102,11 +136,6 @@ impl InsertRows {
         let types = self.types.iter().take(width);
         let nulls: Vec<String> = types.map(|name| format!("NULL::{name}")).collect();
         format!("{} SELECT {} WHERE false {}", self.head, nulls.join(", "), self.tail)
-    }
-
-    /// Columns at most.
-    pub fn width(&self) -> usize {
-        self.types.len()
     }
 }
 
@@ -187,18 +216,49 @@ fn bare(t: &Tokens<'_>, from: usize, to: usize) -> (usize, usize) {
     (from, to)
 }
 
-fn check_source(t: &Tokens<'_>, from: usize, to: usize) -> Result<(), String> {
-    if from >= to || t.is(from, "default") {
-        return Err("it has no query".to_owned());
+/// The values of all rows, NULL for each DEFAULT, and what they are.
+fn rows_of_values(t: &Tokens<'_>, from: usize, to: usize) -> Result<(Vec<String>, Rows), String> {
+    const UNREAD: &str = "its VALUES are not understood";
+    let (mut items, mut rows) = (Vec::new(), Rows { width: 0, defaults: Vec::new() });
+    let mut at = from;
+    while at < to {
+        let close = t.closing(at).filter(|close| t.is_mark(at, "(") && *close < to).ok_or(UNREAD)?;
+        let before = items.len();
+        for (first, last) in split_at_commas(t, at + 1, close) {
+            let default = first + 1 == last && t.is(first, "default");
+            items.push(if default { "NULL".to_owned() } else { t.source(first, last - 1) });
+            rows.defaults.push(default);
+        }
+        let width = items.len() - before;
+        if width == 0 || (rows.width != 0 && rows.width != width) {
+            return Err(UNREAD.to_owned());
+        }
+        rows.width = width;
+        at = close + 1 + usize::from(t.is_mark(close + 1, ","));
     }
-    if t.is(from, "values") {
-        let single = t.is_mark(from + 1, "(") && t.closing(from + 1).is_some_and(|close| close + 1 == to);
-        let defaults = (from..to).any(|at| t.is(at, "default"));
-        if !single || defaults {
-            return Err("it has several rows of VALUES, or a DEFAULT among them".to_owned());
+    match items.len() {
+        0 => Err(UNREAD.to_owned()),
+        count if count > MAX_COLUMNS => Err(format!("its rows have more than {MAX_COLUMNS} values")),
+        _ => Ok((items, rows)),
+    }
+}
+
+/// The items of a list between two tokens, none of them empty.
+fn split_at_commas(t: &Tokens<'_>, from: usize, to: usize) -> Vec<(usize, usize)> {
+    let (mut items, mut start, mut depth) = (Vec::new(), from, 0_usize);
+    for at in from..to {
+        if t.is_mark(at, "(") || t.is_mark(at, "[") {
+            depth += 1;
+        } else if t.is_mark(at, ")") || t.is_mark(at, "]") {
+            depth = depth.saturating_sub(1);
+        } else if depth == 0 && t.is_mark(at, ",") {
+            items.push((start, at));
+            start = at + 1;
         }
     }
-    Ok(())
+    items.push((start, to));
+    items.retain(|(first, last)| first < last);
+    items
 }
 
 /// The rows come in an order that a query around it need not keep.

@@ -128,7 +128,7 @@ fn orders() {
             SELECT id FROM (SELECT id FROM bids ORDER BY id) x
                 [any]
             COPY (SELECT id FROM bids ORDER BY id) TO STDOUT
-                CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, columns: 0, force_null_key: false, encoding: None, times: [] }) [any] !ORDER BY
+                CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, key_modifier: None, columns: 0, force_null_key: false, encoding: None, times: [] }) [any] !ORDER BY
             DECLARE c CURSOR FOR SELECT id FROM bids ORDER BY id
                 Declare { name: "c", hold: false } [any] by Some(0) «id» Int8 ↑ nulls last list:«ELECT id»
             PREPARE p AS SELECT id FROM bids ORDER BY id
@@ -256,7 +256,7 @@ fn folds() {
             SELECT count(*) FROM bids UNION ALL SELECT 1
                 [any] !aggregate count
             COPY (SELECT count(*) FROM bids) TO STDOUT
-                CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, columns: 0, force_null_key: false, encoding: None, times: [] }) [any] !aggregates
+                CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, key_modifier: None, columns: 0, force_null_key: false, encoding: None, times: [] }) [any] !aggregates
             SELECT count(*) FROM users
                 Reference
         "#]],

@@ -169,7 +169,7 @@ fn wrapped_statements() {
             EXPLAIN ANALYZE VERBOSE SELECT * FROM bids
                 Explain [any] !EXPLAIN
             EXPLAIN (GAVEL) SELECT * FROM bids WHERE auction_id = 5
-                ExplainGavel(Facts { command: Query, scope: Sharded(Sharded { key_type: Int8, groups: [Keys([KeyTerm { value: Literal(0), negated: false, cast: None }])], no_concat: None, gather: None, needs_home: None, writes_reference: false, updates_key: false, moves: None, fires: None, insert: None, select: None, colocated_insert_select: false }), access: Read, effects: Effects { pins: None, spoils: false, advisory_lock: false, currval: false, strided: false, home_sequence: false, sequence: false, changes_catalog: false, notifies: false, listening_channels: false, node_dependent: false }, tables: ["public.bids"], returns_rows: true, unrepeatable: None, barred: None, unknown_name: false, times: false, by_clock: None, reshaped: [], defaults: None }) Nothing
+                ExplainGavel(Facts { command: Query, scope: Sharded(Sharded { key_type: Int8, modifier: None, groups: [Keys([KeyTerm { value: Literal(0), negated: false, cast: None }])], no_concat: None, gather: None, needs_home: None, writes_reference: false, updates_key: false, moves: None, fires: None, insert: None, select: None, colocated_insert_select: false }), access: Read, effects: Effects { pins: None, spoils: false, advisory_lock: false, currval: false, strided: false, home_sequence: false, sequence: false, changes_catalog: false, notifies: false, listening_channels: false, node_dependent: false }, tables: ["public.bids"], returns_rows: true, unrepeatable: None, barred: None, unknown_name: false, times: false, by_clock: None, reshaped: [], defaults: None }) Nothing
             EXPLAIN (COSTS 'off') SELECT * FROM bids WHERE auction_id = 5
                 Explain [#1] !EXPLAIN
             PREPARE p (bigint) AS SELECT * FROM bids WHERE auction_id = $1
@@ -205,33 +205,33 @@ fn copy() {
         ],
         &expect![[r#"
             COPY bids FROM STDIN
-                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None, times: [] }) [rows] Write
+                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), key_modifier: Some(0), columns: 5, force_null_key: false, encoding: None, times: [] }) [rows] Write
             COPY bids (auction_id, amount) FROM STDIN WITH (FORMAT csv, HEADER, DELIMITER ';', NULL 'x', FORCE_NULL (auction_id))
-                CopyIn(CopyShape { format: Csv, delimiter: 59, null: "x", quote: 34, escape: 34, header: true, key_field: Some(0), key_type: Some(Int8), columns: 2, force_null_key: true, encoding: None, times: [] }) [rows] Write
+                CopyIn(CopyShape { format: Csv, delimiter: 59, null: "x", quote: 34, escape: 34, header: true, key_field: Some(0), key_type: Some(Int8), key_modifier: Some(0), columns: 2, force_null_key: true, encoding: None, times: [] }) [rows] Write
             COPY bids (amount) FROM STDIN
-                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: Some(Int8), columns: 1, force_null_key: false, encoding: None, times: [] }) [rows] Write
+                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: Some(Int8), key_modifier: Some(0), columns: 1, force_null_key: false, encoding: None, times: [] }) [rows] Write
             COPY bids FROM STDIN WITH CSV HEADER DELIMITER ',' QUOTE AS '''' FORCE NOT NULL amount, id
-                CopyIn(CopyShape { format: Csv, delimiter: 44, null: "", quote: 39, escape: 39, header: true, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None, times: [] }) [rows] Write
+                CopyIn(CopyShape { format: Csv, delimiter: 44, null: "", quote: 39, escape: 39, header: true, key_field: Some(1), key_type: Some(Int8), key_modifier: Some(0), columns: 5, force_null_key: false, encoding: None, times: [] }) [rows] Write
             COPY bids FROM STDIN (FORMAT binary)
-                CopyIn(CopyShape { format: Binary, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None, times: [] }) [rows] Write
+                CopyIn(CopyShape { format: Binary, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), key_modifier: Some(0), columns: 5, force_null_key: false, encoding: None, times: [] }) [rows] Write
             COPY bids FROM STDIN WITH (FREEZE, HEADER MATCH) WHERE amount > 5
-                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: true, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None, times: [] }) [rows] Write
+                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: true, key_field: Some(1), key_type: Some(Int8), key_modifier: Some(0), columns: 5, force_null_key: false, encoding: None, times: [] }) [rows] Write
             COPY bids TO STDOUT
-                CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None, times: [] }) [any]
+                CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: Some(1), key_type: Some(Int8), key_modifier: Some(0), columns: 5, force_null_key: false, encoding: None, times: [] }) [any]
             COPY bids TO STDOUT CSV HEADER
-                CopyOut(CopyShape { format: Csv, delimiter: 44, null: "", quote: 34, escape: 34, header: true, key_field: Some(1), key_type: Some(Int8), columns: 5, force_null_key: false, encoding: None, times: [] }) [any]
+                CopyOut(CopyShape { format: Csv, delimiter: 44, null: "", quote: 34, escape: 34, header: true, key_field: Some(1), key_type: Some(Int8), key_modifier: Some(0), columns: 5, force_null_key: false, encoding: None, times: [] }) [any]
             COPY (SELECT * FROM bids WHERE auction_id = 3) TO STDOUT WITH (FORMAT csv)
-                CopyOut(CopyShape { format: Csv, delimiter: 44, null: "", quote: 34, escape: 34, header: false, key_field: None, key_type: None, columns: 0, force_null_key: false, encoding: None, times: [] }) [#0]
+                CopyOut(CopyShape { format: Csv, delimiter: 44, null: "", quote: 34, escape: 34, header: false, key_field: None, key_type: None, key_modifier: None, columns: 0, force_null_key: false, encoding: None, times: [] }) [#0]
             COPY users FROM STDIN
-                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, columns: 3, force_null_key: false, encoding: None, times: [] }) ReferenceWrite Write
+                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, key_modifier: None, columns: 3, force_null_key: false, encoding: None, times: [] }) ReferenceWrite Write
             COPY stats TO STDOUT
-                CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, columns: 2, force_null_key: false, encoding: None, times: [] }) Home
+                CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, key_modifier: None, columns: 2, force_null_key: false, encoding: None, times: [] }) Home
             COPY bids FROM '/tmp/x'
                 Other Unknown { why: "COPY from or to a file of the server" } Write
             COPY stats TO PROGRAM 'cat'
                 Other Home Write
             COPY missing FROM STDIN
-                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, columns: 0, force_null_key: false, encoding: None, times: [] }) Unknown { why: "relation missing is not known (yet) and is written" } Write
+                CopyIn(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, key_modifier: None, columns: 0, force_null_key: false, encoding: None, times: [] }) Unknown { why: "relation missing is not known (yet) and is written" } Write
         "#]],
     );
 }
