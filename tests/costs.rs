@@ -7,6 +7,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener as Listener, TcpStream as Socket};
+use std::sync::Arc;
 use std::thread;
 
 use allocation_counter::measure;
@@ -16,6 +17,9 @@ use proxy::backend::connect::Connected;
 use proxy::backend::owed::{Owed, Show};
 use proxy::exec::single;
 use proxy::frontend::io::ClientIo;
+use proxy::gather::merge::{Merger, Step};
+use proxy::route::plan::{Gather, GatherKey, KeyColumn};
+use proxy::sql::gather_shape::{Comparable, Order};
 use proxy::wire::stream::Stream;
 use tests::wire_message::{frame, query};
 use tokio::net::TcpStream;
@@ -128,4 +132,46 @@ fn a_short_answer_costs_three_system_calls_and_no_allocation() {
     // Sent to the node, read from it, sent to the application. A node that is slow to write may be read in two parts.
     assert!(calls < 3 * QUERIES as u64 + 100, "{calls} system calls for {QUERIES} queries");
     assert!(allocations < QUERIES as u64 / 10, "{allocations} allocations for {QUERIES} queries");
+}
+
+/// Rows of a `numeric` and an `int8` column in ascending order, in text or in binary format.
+fn ordered_rows(rows: u64, binary: bool) -> Vec<u8> {
+    let field = |value: &[u8]| [&(value.len() as u32).to_be_bytes(), value].concat();
+    let row = |n: u64| {
+        let (price, id) = if binary {
+            // One digit to the base 10,000 before the point and one behind it.
+            let digits = [2, 0, 0, 2, 1 + n as u16 / 5000, 1 + n as u16 % 5000];
+            (digits.iter().flat_map(|word| word.to_be_bytes()).collect(), n.to_be_bytes().to_vec())
+        } else {
+            (format!("{}.{:04}", 1 + n / 5000, 1 + n % 5000).into_bytes(), n.to_string().into_bytes())
+        };
+        frame(b'D', &[b"\0\x02".to_vec(), field(&price), field(&id)].concat())
+    };
+    (0..rows).flat_map(row).collect()
+}
+
+#[test]
+fn rows_are_merged_without_an_allocation_for_each() {
+    const ROWS: u64 = 5_000;
+    const SHARDS: usize = 4;
+    let key = |kind, column| GatherKey {
+        order: Order { kind, descending: false, nulls_first: false },
+        column: KeyColumn::Output(column),
+    };
+    let keys = vec![key(Comparable::Numeric, 0), key(Comparable::Int8, 1)];
+    let gather = Arc::new(Gather { text: None, hidden: 0, keys, folds: Vec::new(), offset: 0, limit: None });
+    for binary in [false, true] {
+        let rows = ordered_rows(ROWS, binary);
+        let mut merger = Merger::new(Arc::clone(&gather), vec![i16::from(binary)], SHARDS);
+        for shard in 0..SHARDS {
+            merger.open(shard);
+            merger.ahead(shard).extend_from_slice(&rows);
+            merger.end(shard);
+        }
+        let mut out = BytesMut::with_capacity(SHARDS * rows.len());
+        let allocated =
+            measure(|| assert_eq!(merger.step(&mut out, usize::MAX).expect("in order"), Step::Over));
+        assert_eq!((merger.rows(), out.len()), (SHARDS as u64 * ROWS, SHARDS * rows.len()));
+        assert!(allocated.count_total < 64, "{} allocations, binary: {binary}", allocated.count_total);
+    }
 }

@@ -10,8 +10,10 @@ import subprocess
 
 from measure import PROTOCOLS, WORKLOADS
 from servers import postgres_bin
+from several import CELLS, SCATTER
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+# Sections of the page: what goes through any proxy, and what only this one does.
+SECTIONS = {name: (f"<!-- {name}:begin -->", f"<!-- {name}:end -->") for name in ("bench", "several")}
 
 
 def first_line(command):
@@ -36,6 +38,7 @@ def environment(root, options):
         "commit": commit.stdout.strip() or "unknown",
         "rounds": options.rounds,
         "seconds": options.seconds,
+        "turns": options.turns,
     }
 
 
@@ -77,12 +80,15 @@ def cpu_cell(figures):
     return f"{figures['proxy_us']:.0f} + {figures['postgres_us']:.0f} = {total:.0f}"
 
 
+def measured(about, how):
+    """The first line of a section."""
+    return (f"Measured on {about['cpu']}, {about['kernel']}; {'; '.join(about['versions'])}; Gavel at `{about['commit']}`. "
+            f"Medians of {how}.")
+
+
 def markdown(about, cells, memory, titles):
-    """The whole text between the markers. `cells`: {(workload, protocol, clients): {target: median}}."""
-    out = [
-        f"Measured on {about['cpu']}, {about['kernel']}; {'; '.join(about['versions'])}; Gavel at `{about['commit']}`. "
-        f"Medians of {about['rounds']} interleaved rounds of {about['seconds']} s.",
-    ]
+    """The text of the first section. `cells`: {(workload, protocol, clients): {target: median}}."""
+    out = [measured(about, f"{about['rounds']} interleaved rounds of {about['seconds']} s")]
     targets = [name for name in titles if any(name in found for found in cells.values())]
     header = ["protocol", "clients", *(titles[name] for name in targets)]
     for workload, (title, _, _) in WORKLOADS.items():
@@ -105,17 +111,59 @@ def markdown(about, cells, memory, titles):
     return "\n\n".join(out)
 
 
-def write_docs(path, text):
-    """Replaces what stands between the markers."""
+def milliseconds(value):
+    """Three digits that say something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def several_markdown(about, compared):
+    """The text of the second section: what statements over several shards take, and by what factor that is more than what they are
+    compared with."""
+    out, rows = [measured(about, f"{about['turns']} turns")], []
+    for name in (name for name in SCATTER if name in compared):
+        found = compared[name]
+        alone, at_once, gavel = (found[key] for key in ("alone", "at_once", "gavel"))
+        shares = [found[key]["ms"] for key in ("share_alone", "share_gavel") if key in found]
+        rows.append([
+            SCATTER[name][0],
+            *([*map(milliseconds, shares), f"{shares[1] / shares[0]:.2f}"] if shares else ["–", "–", "–"]),
+            *(milliseconds(figures["ms"]) for figures in (alone, at_once, gavel)), f"{gavel['ms'] / at_once['ms']:.2f}",
+            *map(milliseconds, (alone["servers_ms"], gavel["servers_ms"], gavel["proxy_ms"])),
+        ])
+    if rows:
+        header = ["rows in all", "**a processor each:** slowest shard alone", "Gavel", "ratio",
+                  "**two processors:** slowest shard alone", "all shards at once", "Gavel", "ratio to all at once",
+                  "**CPU:** slowest shard", "all shards", "Gavel"]
+        out.append(f"### SELECT over four shards: ms\n\n{table(header, rows)}")
+    rows = []
+    for name, found in compared.items():
+        if name in SCATTER:
+            continue
+        direct, gavel = found["direct"], found["gavel"]
+        spent = gavel["proxy_ms"] + gavel["servers_ms"]
+        rows.append([
+            CELLS[name][0], milliseconds(direct["ms"]), milliseconds(gavel["ms"]), f"{gavel['ms'] / direct['ms']:.2f}",
+            milliseconds(direct["servers_ms"]), f"{milliseconds(gavel['proxy_ms'])} + {milliseconds(gavel['servers_ms'])}",
+            f"{spent / direct['servers_ms']:.2f}",
+        ])
+    if rows:
+        header = ["statement", "one PostgreSQL", "Gavel, 4 shards", "ratio", "CPU of one PostgreSQL", "CPU of Gavel + shards", "ratio"]
+        out.append(f"### Writes over four shards, and rows gathered in one place: ms\n\n{table(header, rows)}")
+    return "\n\n".join(out)
+
+
+def write_docs(path, section, text):
+    """Replaces what stands between the markers of a section."""
+    begin, end = SECTIONS[section]
     with open(path, encoding="utf-8") as file:
         page = file.read()
-    before, rest = page.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+    before, rest = page.split(begin, 1)
+    after = rest.split(end, 1)[1]
     with open(path, "w", encoding="utf-8") as file:
-        file.write(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        file.write(f"{before}{begin}\n{text}\n{end}{after}")
 
 
-def write_json(path, about, raw, memory):
+def write_json(path, about, raw, memory, compared):
     """Every round of every cell, for later comparison."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     record = {
@@ -127,6 +175,7 @@ def write_json(path, about, raw, memory):
         "memory": [
             {"target": name, "clients": clients, "tls": tls, "kib": kib} for (name, clients, tls), kib in memory.items()
         ],
+        "several": compared,
     }
     with open(path, "w", encoding="utf-8") as file:
         json.dump(record, file, indent=1)

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import zlib
 
 DATABASE = "auction"
 USER = "postgres"
@@ -111,6 +112,21 @@ def postgres_bin():
         return os.path.dirname(found[-1])
     on_path = shutil.which("initdb")
     return os.path.dirname(os.path.realpath(on_path)) if on_path else None
+
+
+class Target:
+    """Something that speaks PostgreSQL's protocol on a port, and the processes whose CPU it costs."""
+
+    def __init__(self, name, port, proxy, postgres):
+        self.name, self.port, self.proxy, self.postgres = name, port, proxy, postgres
+
+    def proxy_pids(self):
+        """Roots of the proxy's process trees."""
+        return [self.proxy.pid] if self.proxy else []
+
+    def postgres_pids(self):
+        """Roots of the servers' process trees."""
+        return [process.pid for process in self.postgres]
 
 
 class World:
@@ -271,8 +287,8 @@ listen postgres
         wait_for(port, process, "HAProxy")
         return process, port
 
-    def gavel(self, binary, backend_ports, tls=False):
-        """Gavel over one or several shards; returns (process, port)."""
+    def gavel(self, binary, backend_ports, tls=False, under=()):
+        """Gavel over one or several shards, `under` a program that watches it; returns (process, port)."""
         port = free_port()
         tls_lines = ""
         if tls:
@@ -307,12 +323,12 @@ column = "auction_id"
 kind = "sharded"
 key = "auction_id"
 """)
-        program = os.path.join(self.directory, "gavel")
+        program = os.path.join(self.directory, f"gavel-{zlib.crc32(os.fsencode(binary)):08x}")
         if not os.path.exists(program):
             # A copy: the unprivileged user may not be allowed into the source tree.
             shutil.copy2(binary, program)
             os.chmod(program, 0o755)
-        process = self.spawn(f"gavel-{port}", [program, "--config", config])
+        process = self.spawn(f"gavel-{port}", [*under, program, "--config", config])
         try:
             wait_for(port, process, "Gavel")
         except Problem as problem:

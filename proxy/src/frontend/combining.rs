@@ -1,5 +1,7 @@
 //! Planning of queries that are no merge of the shards' answers.
 
+use std::sync::Arc;
+
 use router_config::topology::Topology;
 
 use super::session::Session;
@@ -34,9 +36,15 @@ impl Session {
         let Some(known) = &self.context else { return Err(refusal) };
         let schema = self.schema();
         let context = known.over(&schema, &self.worker.shared.settings.load());
-        match combine::shape(text, &context, everything) {
+        // Of a catalog that has just been read anew nothing is remembered under the number of the one before.
+        let shape = if known.generation == schema.generation {
+            self.worker.shared.facts.combined(text, &context, everything)
+        } else {
+            combine::shape(text, &context, everything).map(Arc::new)
+        };
+        match shape {
             Ok(shape) => {
-                let combine = Box::new(Combine::of(shape, topology, values)?);
+                let combine = Box::new(Combine::of(&shape, topology, values)?);
                 let replica = view.reads_replica && !view.in_transaction && facts.access == Access::Read;
                 Ok(Plan { target: Target::Combine(combine), replica, reason: Reason::NoMerge })
             }

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
+
 use crate::sql::gather_shape::{Comparable, Order};
 
 /// A value is not what its type's values look like.
@@ -51,6 +53,7 @@ fn put(key: &mut Vec<u8>, kind: Comparable, value: &[u8], binary: bool) -> Resul
             terminated(key, &value[..end]);
         }
         Comparable::Bytea => terminated(key, &bytes_of(value, binary)?),
+        Comparable::Numeric if binary => numeric(key, value)?,
         Comparable::Numeric => decimal(key, value)?,
         Comparable::Float4 => {
             let bits = fixed(&bytes_of(value, binary)?)?;
@@ -80,6 +83,16 @@ pub fn integer(kind: Comparable, value: &[u8]) -> Result<i64, Unreadable> {
 
 /// What an integer is in text format.
 pub fn number(value: &[u8]) -> Result<i64, Unreadable> {
+    // So many digits cannot be too many.
+    const SURE_DIGITS: usize = 18;
+    let (negative, digits) = match value {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if (1..=SURE_DIGITS).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) {
+        let number = digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'));
+        return Ok(if negative { -number } else { number });
+    }
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(Unreadable)
 }
 
@@ -106,7 +119,7 @@ fn float(key: &mut Vec<u8>, value: f64) {
 /// Bytes of any length: none of them is the beginning of a longer one.
 fn terminated(key: &mut Vec<u8>, value: &[u8]) {
     let mut rest = value;
-    while let Some(at) = rest.iter().position(|&byte| byte == 0) {
+    while let Some(at) = memchr(0, rest) {
         key.extend_from_slice(&rest[..at]);
         key.extend_from_slice(&[0, 0xFF]);
         rest = &rest[at + 1..];
@@ -153,51 +166,97 @@ fn escaped(value: &[u8]) -> Result<Vec<u8>, Unreadable> {
     Ok(out)
 }
 
+// Classes of a `numeric`.
+const BELOW: u8 = 0;
+const NEGATIVE: u8 = 1;
+const ZERO: u8 = 2;
+const POSITIVE: u8 = 3;
+const ABOVE: u8 = 4;
+const NAN: u8 = 5;
+
 /// A `numeric` in text format: its class, then the number of its integer digits, then its digits.
 fn decimal(key: &mut Vec<u8>, value: &[u8]) -> Result<(), Unreadable> {
-    const BELOW: u8 = 0;
-    const NEGATIVE: u8 = 1;
-    const ZERO: u8 = 2;
-    const POSITIVE: u8 = 3;
-    const ABOVE: u8 = 4;
-    const NAN: u8 = 5;
     match value {
         b"NaN" => key.push(NAN),
         b"Infinity" => key.push(ABOVE),
         b"-Infinity" => key.push(BELOW),
-        _ => {
-            let negative = value.first() == Some(&b'-');
-            let digits = if negative { &value[1..] } else { value };
-            let start = key.len();
-            key.push(if negative { NEGATIVE } else { POSITIVE });
-            if !magnitude(key, digits)? {
-                key.truncate(start);
-                key.push(ZERO);
-            } else if negative {
-                key[start + 1..].iter_mut().for_each(|byte| *byte = !*byte);
-            }
+        [b'-', digits @ ..] => finite(key, true, |key| magnitude(key, digits))?,
+        digits => finite(key, false, |key| magnitude(key, digits))?,
+    }
+    Ok(())
+}
+
+/// A `numeric` in binary format (`numeric_send`): its class, then its weight, then its digits to the base 10,000.
+fn numeric(key: &mut Vec<u8>, value: &[u8]) -> Result<(), Unreadable> {
+    let (words, []) = value.as_chunks::<2>() else { return Err(Unreadable) };
+    let [count, weight, sign, _scale, digits @ ..] = words else { return Err(Unreadable) };
+    if usize::from(u16::from_be_bytes(*count)) != digits.len() {
+        return Err(Unreadable);
+    }
+    match u16::from_be_bytes(*sign) {
+        0xC000 => key.push(NAN),
+        0xD000 => key.push(ABOVE),
+        0xF000 => key.push(BELOW),
+        sign @ (0 | 0x4000) => {
+            finite(key, sign != 0, |key| {
+                // The server keeps no zeros at either end.
+                let whole = |digit: &[u8; 2]| (1..10_000).contains(&u16::from_be_bytes(*digit));
+                if !(digits.first().is_none_or(whole) && digits.last().is_none_or(whole)) {
+                    return Err(Unreadable);
+                }
+                signed(key, i64::from(i16::from_be_bytes(*weight)));
+                key.extend(digits.iter().flat_map(|digit| (u16::from_be_bytes(*digit) + 1).to_be_bytes()));
+                key.extend_from_slice(&[0, 0]);
+                Ok(!digits.is_empty())
+            })?;
         }
+        _ => return Err(Unreadable),
+    }
+    Ok(())
+}
+
+/// A number whose `magnitude` appends its code without the sign, and says whether it is not zero.
+fn finite(
+    key: &mut Vec<u8>,
+    negative: bool,
+    magnitude: impl FnOnce(&mut Vec<u8>) -> Result<bool, Unreadable>,
+) -> Result<(), Unreadable> {
+    let start = key.len();
+    key.push(if negative { NEGATIVE } else { POSITIVE });
+    if !magnitude(key)? {
+        key.truncate(start);
+        key.push(ZERO);
+    } else if negative {
+        key[start + 1..].iter_mut().for_each(|byte| *byte = !*byte);
     }
     Ok(())
 }
 
 /// A number without a sign; `false` for zero.
 fn magnitude(key: &mut Vec<u8>, digits: &[u8]) -> Result<bool, Unreadable> {
-    let point = digits.iter().position(|&byte| byte == b'.').unwrap_or(digits.len());
+    let point = memchr(b'.', digits).unwrap_or(digits.len());
     let (whole, fraction) = (&digits[..point], digits.get(point + 1..).unwrap_or_default());
-    let plain = whole.iter().chain(fraction).all(u8::is_ascii_digit);
-    if !plain || whole.is_empty() {
+    if whole.is_empty() || !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
         return Err(Unreadable);
     }
-    let all = || whole.iter().chain(fraction).copied();
-    let Some(first) = all().position(|digit| digit != b'0') else { return Ok(false) };
-    let zeros = all().rev().take_while(|&digit| digit == b'0').count();
-    let last = whole.len() + fraction.len() - zeros;
-    let exponent = whole.len() as i64 - first as i64;
-    signed(key, exponent);
-    key.extend(all().skip(first).take(last - first).map(|digit| digit - b'0' + 1));
+    let counts = |digit: &u8| *digit != b'0';
+    let fraction = without_zeros(fraction);
+    let (exponent, whole, fraction) = match whole.iter().position(counts) {
+        Some(first) if fraction.is_empty() => (whole.len() - first, without_zeros(&whole[first..]), fraction),
+        Some(first) => (whole.len() - first, &whole[first..], fraction),
+        None => (0, &whole[..0], fraction),
+    };
+    let zeros = if exponent > 0 { 0 } else { fraction.iter().take_while(|digit| !counts(digit)).count() };
+    let fraction = &fraction[zeros..];
+    signed(key, exponent as i64 - zeros as i64);
+    key.extend(whole.iter().chain(fraction).map(|digit| digit - b'0' + 1));
     key.push(0);
-    Ok(true)
+    Ok(!(whole.is_empty() && fraction.is_empty()))
+}
+
+/// Digits up to the last that is not zero.
+fn without_zeros(digits: &[u8]) -> &[u8] {
+    &digits[..digits.iter().rposition(|&digit| digit != b'0').map_or(0, |last| last + 1)]
 }
 
 #[cfg(test)]
@@ -209,6 +268,12 @@ mod tests {
         encode(&mut key, Order { kind, descending, nulls_first: descending }, value, binary)
             .unwrap_or_else(|_| panic!("{kind:?} {value:?}"));
         key
+    }
+
+    /// A `numeric` in binary format, its scale left out.
+    fn numeric(digits: &[i16], weight: i16, sign: u16) -> Vec<u8> {
+        let head = [digits.len() as i16, weight, sign as i16, 0];
+        head.iter().chain(digits).flat_map(|word| word.to_be_bytes()).collect()
     }
 
     /// Values in ascending order; those in one group are equal.
@@ -272,6 +337,27 @@ mod tests {
             false,
             &[&[b"\\x8000000000000000", b"\\x0000000000000000"], &[b"\\x3ff0000000000000"]],
         );
+        let numbers: &[(&[i16], i16, u16)] = &[
+            (&[], 0, 0xF000),
+            (&[1, 2], 1, 0x4000),
+            (&[1], 1, 0x4000),
+            (&[9999], 0, 0x4000),
+            (&[1], -1, 0x4000),
+            (&[], 0, 0),
+            (&[1], -2, 0),
+            (&[1], -1, 0),
+            (&[1], 0, 0),
+            (&[1, 5000], 0, 0),
+            (&[9999], 0, 0),
+            (&[1], 1, 0),
+            (&[1, 0, 1], 1, 0),
+            (&[], 0, 0xD000),
+            (&[], 0, 0xC000),
+        ];
+        let sent: Vec<Vec<u8>> =
+            numbers.iter().map(|(digits, weight, sign)| numeric(digits, *weight, *sign)).collect();
+        let groups: Vec<[&[u8]; 1]> = sent.iter().map(|value| [&value[..]]).collect();
+        check(Comparable::Numeric, true, &groups.iter().map(|group| &group[..]).collect::<Vec<_>>());
         check(Comparable::Text, false, &[&[b""], &[b"A"], &[b"A!"], &[b"a"], &["ä".as_bytes()]]);
         check(Comparable::Bpchar, false, &[&[b"", b"  "], &[b"a ", b"a   "], &[b"a b"], &[b"b"]]);
         check(
@@ -295,6 +381,16 @@ mod tests {
     }
 
     #[test]
+    fn integers_are_read_whatever_their_length() {
+        for number in [0, 7, -7, 999_999_999_999_999_999, -1_000_000_000_000_000_000, i64::MAX, i64::MIN] {
+            assert_eq!(super::number(number.to_string().as_bytes()), Ok(number));
+        }
+        for text in ["", "-", "9223372036854775808", "1 ", "--1", "0x1"] {
+            assert_eq!(super::number(text.as_bytes()), Err(Unreadable), "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_value_of_the_type_is_an_error() {
         for (kind, value) in [
             (Comparable::Int4, &b"x"[..]),
@@ -311,6 +407,16 @@ mod tests {
         ] {
             let order = Order { kind, descending: false, nulls_first: false };
             assert_eq!(encode(&mut Vec::new(), order, Some(value), false), Err(Unreadable), "{kind:?}");
+        }
+        let order = Order { kind: Comparable::Numeric, descending: false, nulls_first: false };
+        for value in [
+            numeric(&[0, 1], 0, 0),
+            numeric(&[1, 0], 0, 0),
+            numeric(&[1], 0, 1),
+            vec![0; 7],
+            vec![0, 1, 0, 0, 0, 0, 0, 0],
+        ] {
+            assert_eq!(encode(&mut Vec::new(), order, Some(&value), true), Err(Unreadable), "{value:?}");
         }
     }
 }

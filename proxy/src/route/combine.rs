@@ -37,7 +37,7 @@ pub struct Gathered {
     pub name: String,
     /// Columns: names, and types as definitions write them.
     pub columns: Vec<(String, String)>,
-    /// Those of the primary key, if all of it is among the columns.
+    /// Those of the primary key, if the query may group by it: columns that depend on it must be known to do so.
     pub primary_key: Vec<String>,
     /// The values travel in binary format; otherwise each as text.
     pub binary: bool,
@@ -58,11 +58,12 @@ pub struct Condition {
 
 impl Combine {
     /// What a shape means with these values.
-    pub fn of(shape: CombineShape, topology: &Topology, values: &Values<'_>) -> Result<Self, Refusal> {
+    pub fn of(shape: &CombineShape, topology: &Topology, values: &Values<'_>) -> Result<Self, Refusal> {
         let CombineShape { text, tables, views, groups } = shape;
-        let mut combine = Self { text, tables: Vec::with_capacity(tables.len()), views };
-        for table in &tables {
-            combine.tables.push(gathered(table, topology, (groups, values))?);
+        let tables_of = Vec::with_capacity(tables.len());
+        let mut combine = Self { text: text.clone(), tables: tables_of, views: views.clone() };
+        for table in tables {
+            combine.tables.push(gathered(table, topology, (*groups, values))?);
         }
         if combine.shards().is_empty()
             && let Some(first) = combine.tables.first_mut()
@@ -90,7 +91,10 @@ fn gathered(
 ) -> Result<Gathered, Refusal> {
     let relation = &table.relation;
     let columns: Vec<&Column> = table.columns.iter().filter_map(|at| relation.columns.get(*at)).collect();
-    let identifies = |column: &&&Column| groups && column.stored.identifies;
+    let identifies = |column: &&Column| column.stored.identifies;
+    let key: Vec<String> =
+        columns.iter().copied().filter(identifies).map(|column| column.name.clone()).collect();
+    let grouped_by = groups && key.len() == relation.columns.iter().filter(identifies).count();
     let usable = |filter: &&Filter| filter.parts.iter().all(|part| is_known(part, values));
     let filters: Vec<Vec<Filter>> =
         table.mentions.iter().map(|rows| rows.filters.iter().filter(usable).cloned().collect()).collect();
@@ -99,7 +103,7 @@ fn gathered(
         schema: relation.schema.clone(),
         name: relation.name.clone(),
         columns: columns.iter().map(|column| (column.name.clone(), column.declared.clone())).collect(),
-        primary_key: columns.iter().filter(identifies).map(|column| column.name.clone()).collect(),
+        primary_key: if grouped_by { key } else { Vec::new() },
         binary: columns.iter().all(|column| is_binary(column.type_oid)),
         filters: if all_rows {
             Vec::new()

@@ -1,5 +1,6 @@
 //! Texts made from the application's text: by cutting and inserting at exact byte positions, never by printing a tree.
 
+use std::fmt::Write;
 use std::ops::Range;
 
 use super::origins::Origins;
@@ -41,6 +42,7 @@ impl<'a> Source<'a> {
         let mut out = Writer {
             text: String::with_capacity(self.text.len()),
             params: Some(Vec::new()),
+            places: Vec::new(),
             origins: Origins::default(),
             conforming: self.values.rules.standard_strings,
         };
@@ -103,6 +105,8 @@ fn one_row(out: &mut Writer, text: &str, row: &InsertRow, drawn: (Option<&str>, 
 struct Writer {
     text: String,
     params: Option<Vec<u16>>,
+    /// The new number of each parameter, by its own; 0: it has none yet.
+    places: Vec<u16>,
     origins: Origins,
     /// `standard_conforming_strings`
     conforming: bool,
@@ -117,14 +121,18 @@ impl Writer {
         };
         let mut copied = 0;
         for (span, number) in placeholders(piece, self.conforming) {
-            let position = params.iter().position(|&known| known == number).unwrap_or_else(|| {
+            let known = usize::from(number);
+            if self.places.len() <= known {
+                self.places.resize(known + 1, 0);
+            }
+            if self.places[known] == 0 {
                 params.push(number);
-                params.len() - 1
-            });
+                self.places[known] = params.len() as u16;
+            }
             self.origins.copied(self.text.len(), span.start + 1 - copied, first + copied);
             self.text.push_str(piece.get(copied..span.start).unwrap_or_default());
-            self.text.push('$');
-            self.text.push_str(&(position + 1).to_string());
+            // A text takes what is written to it.
+            let _ = write!(self.text, "${}", self.places[known]);
             copied = span.end;
         }
         self.origins.copied(self.text.len(), piece.len().saturating_sub(copied), first + copied);
@@ -171,6 +179,7 @@ pub fn draw_rewrite(values: &Values<'_>, shape: &InsertShape, declared: u16) -> 
     let mut out = Writer {
         text: String::with_capacity(text.len() + 32),
         params: None,
+        places: Vec::new(),
         origins: Origins::default(),
         conforming: values.rules.standard_strings,
     };

@@ -344,11 +344,6 @@ impl Needs {
             .filter(|(_, column)| whole || self.words.contains(&column.name))
             .map(|(at, _)| at)
             .collect();
-        if self.words.contains("group") {
-            // Columns that depend on the primary key need not be grouped by.
-            let identifies = |at: &usize| relation.columns[*at].stored.identifies;
-            needed.extend((0..relation.columns.len()).filter(identifies));
-        }
         if needed.is_empty() {
             needed.insert(relation.key().map_or(0, |(at, _)| at));
         }

@@ -94,14 +94,11 @@ impl Comparable {
     pub fn is_direct(self, utf8_client: bool) -> bool {
         match self {
             Self::Int2 | Self::Int4 | Self::Int8 | Self::Oid | Self::Bool | Self::Uuid | Self::Bytea => true,
+            Self::Numeric => true,
             Self::Text | Self::Bpchar => utf8_client,
-            Self::Float4
-            | Self::Float8
-            | Self::Numeric
-            | Self::Date
-            | Self::Time
-            | Self::Timestamp
-            | Self::Timestamptz => false,
+            Self::Float4 | Self::Float8 | Self::Date | Self::Time | Self::Timestamp | Self::Timestamptz => {
+                false
+            }
         }
     }
 
@@ -117,9 +114,9 @@ impl Comparable {
             Self::Int2 | Self::Int4 | Self::Int8 | Self::Oid | Self::Bool | Self::Uuid | Self::Bytea => {
                 format!("({e})")
             }
+            Self::Numeric => format!("({e})::pg_catalog.numeric"),
             Self::Float4 => sends("float4send"),
             Self::Float8 => sends("float8send"),
-            Self::Numeric => format!("({e})::pg_catalog.text"),
             Self::Date => sends("date_send"),
             Self::Time => sends("time_send"),
             Self::Timestamp => sends("timestamp_send"),

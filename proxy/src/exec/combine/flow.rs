@@ -10,7 +10,7 @@ use super::{text, tuples};
 use crate::backend::conn::{Conn, ConnError, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::io::{ClientIo, StepError};
-use crate::route::combine::Gathered;
+use crate::route::combine::{Combine, Gathered};
 use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::tag;
 use crate::wire::reply;
@@ -78,11 +78,11 @@ pub(super) async fn run(
     io: &mut ClientIo,
     supplies: &mut [Supply<'_>],
     drain: &mut Drain<'_>,
-    tables: &[Gathered],
+    combine: &Combine,
 ) -> Result<Outcome, (Whose, StepError)> {
     let mut gathered = 0;
     let mut outcome = Outcome::Done;
-    for (number, table) in tables.iter().enumerate() {
+    for (number, table) in combine.tables.iter().enumerate() {
         if outcome == Outcome::Done {
             reply::query(&mut drain.conn.write, text::copy(table).as_bytes());
             drain.conn.owe(Owed::Query(Show::NOTHING));
@@ -108,6 +108,10 @@ pub(super) async fn run(
             reply::bare(&mut drain.conn.write, tag::COPY_DONE);
         }
     }
+    if let Some(keys) = text::keys(combine).filter(|_| outcome == Outcome::Done) {
+        reply::query(&mut drain.conn.write, keys.as_bytes());
+        drain.conn.owe(Owed::Query(Show::NOTHING));
+    }
     while outcome == Outcome::Done && !(drain.conn.is_quiet() && supplies.iter().all(|s| s.conn.is_quiet())) {
         poll_fn(|cx| step(io, supplies, drain, cx)).await?;
         outcome = judge(supplies, drain, gathered);
@@ -128,25 +132,41 @@ fn judge(supplies: &[Supply<'_>], drain: &Drain<'_>, gathered: usize) -> Outcome
     }
 }
 
-/// Moves rows of a table that have come to the conn's output, as far as there is room; how many bytes.
+/// Moves rows of a table that have come to the conn's output, as far as there is room, in one frame; how many bytes.
 fn hand_over(
     supplies: &mut [Supply<'_>],
     drain: &mut Drain<'_>,
     (number, table): (usize, &Gathered),
 ) -> Result<usize, usize> {
-    let before = drain.conn.write.len();
+    let out = &mut drain.conn.write;
+    let start = out.len();
+    let mut moved = Ok(());
+    reply::frame(out, tag::COPY_DATA, |out| moved = put_rows(supplies, (number, table), out));
+    moved?;
+    let bytes = out.len() - start - HEADER;
+    if bytes == 0 {
+        out.truncate(start);
+    }
+    Ok(bytes)
+}
+
+fn put_rows(
+    supplies: &mut [Supply<'_>],
+    (number, table): (usize, &Gathered),
+    out: &mut BytesMut,
+) -> Result<(), usize> {
     for (at, supply) in supplies.iter_mut().enumerate() {
         let several = supply.tables.len() > 1;
         if !supply.tables.contains(&number) {
             continue;
         }
-        while drain.conn.write.len() < WRITE_HIGH_BYTES {
+        while out.len() < WRITE_HIGH_BYTES {
             let Some(body) = supply.front() else { break };
             let length = HEADER + body.len();
             let made = if !several {
-                tuples::row(body, table.binary, &mut drain.conn.write)
+                tuples::row(body, table.binary, out)
             } else if tuples::number(body) == Some(number) {
-                tuples::record(body, table.binary, &mut drain.conn.write)
+                tuples::record(body, table.binary, out)
             } else {
                 break;
             };
@@ -154,7 +174,7 @@ fn hand_over(
             supply.rows.advance(length);
         }
     }
-    Ok(drain.conn.write.len() - before)
+    Ok(())
 }
 
 fn malformed() -> StepError {

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::queue_text;
-use crate::backend::conn::Events;
+use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::exec::ask::{Ask, Form};
 use crate::exec::single;
@@ -154,15 +154,16 @@ impl Session {
     /// Ends the transaction of a conn that nobody reads from any more, and gives it back to its pool.
     fn end_kept(&self, mut kept: Kept) {
         self.hide_running(&mut kept.held);
-        tokio::spawn(async move {
-            let conn = &mut *kept.held.lease;
-            // A cursor WITH HOLD would outlive the transaction.
-            for sql in [&b"ROLLBACK"[..], b"CLOSE ALL"] {
-                reply::query(&mut conn.write, sql);
-                conn.owe(Owed::Query(Show::NOTHING));
-            }
-            // A conn that cannot be cleaned is closed.
-            conn.spoiled |= single::run_alone(conn, &mut Events::default()).await.is_err();
-        });
+        // A cursor WITH HOLD would outlive the transaction.
+        tokio::spawn(async move { end(&mut kept.held.lease, &[b"ROLLBACK", b"CLOSE ALL"]).await });
     }
+}
+
+/// Runs what cleans a conn; one that cannot be cleaned is closed.
+pub(super) async fn end(conn: &mut Conn, statements: &[&[u8]]) {
+    for sql in statements {
+        reply::query(&mut conn.write, sql);
+        conn.owe(Owed::Query(Show::NOTHING));
+    }
+    conn.spoiled |= single::run_alone(conn, &mut Events::default()).await.is_err();
 }

@@ -79,7 +79,8 @@ impl Session {
     async fn keep_or_leave(&mut self, ask: &Ask, combiner: Held) -> Result<(), Failure> {
         if self.events.error.is_some() {
             self.doom();
-            return self.leave_combiner(combiner).await;
+            self.leave_combiner(combiner);
+            return Ok(());
         }
         match &ask.facts.command {
             Command::Declare { name, hold } => {
@@ -91,7 +92,10 @@ impl Session {
                 self.kept.push(Kept::portal(combiner));
                 Ok(())
             }
-            _ => self.leave_combiner(combiner).await,
+            _ => {
+                self.leave_combiner(combiner);
+                Ok(())
+            }
         }
     }
 
@@ -176,7 +180,7 @@ impl Session {
             places.push(at);
         }
         let mut drain = Drain { conn: &mut combiner.lease, events: self.events.beside(), limit };
-        let ran = flow::run(&mut self.io, &mut supplies, &mut drain, &combine.tables).await;
+        let ran = flow::run(&mut self.io, &mut supplies, &mut drain, combine).await;
         let errors = drain.events.error.take().into_iter();
         let mut error =
             errors.chain(supplies.iter_mut().filter_map(|supply| supply.events.error.take())).last();
@@ -220,21 +224,12 @@ impl Session {
         ran.map_err(|error| Failure::of_step(error, &self.shard_name(combiner.shard), false))
     }
 
-    /// Ends what the conn was used for; it goes back to its pool.
-    async fn leave_combiner(&mut self, mut combiner: Held) -> Result<(), Failure> {
+    /// Ends the transaction of a conn behind the session's back: the answer has been given. It goes back to its pool.
+    fn leave_combiner(&self, mut combiner: Held) {
         self.hide_running(&mut combiner);
-        if combiner.lease.spoiled {
-            return Ok(());
+        if !combiner.lease.spoiled {
+            tokio::spawn(async move { kept::end(&mut combiner.lease, &[b"ROLLBACK"]).await });
         }
-        let conn = &mut *combiner.lease;
-        reply::query(&mut conn.write, b"ROLLBACK");
-        conn.owe(Owed::Query(Show::NOTHING));
-        let mut events = self.events.beside();
-        // The answer has been given: a conn that is lost now is not the application's concern.
-        if super::single::run(&mut self.io, conn, &mut events).await.is_err() {
-            combiner.lease.spoiled = true;
-        }
-        Ok(())
     }
 }
 

@@ -76,16 +76,27 @@ pub(super) fn setup(combine: &Combine) -> String {
         let columns: Vec<String> = table.columns.iter().map(column).collect();
         // Not LIKE: the session's own transaction may have locked the table.
         sql.push_str(&format!("; CREATE TEMPORARY TABLE {name} ({}) ON COMMIT DROP", columns.join(", ")));
-        if !table.primary_key.is_empty() {
-            let key = table.primary_key.iter().map(|name| quote_ident(name)).collect::<Vec<_>>().join(", ");
-            sql.push_str(&format!("; ALTER TABLE pg_temp.{name} ADD PRIMARY KEY ({key})"));
-        }
+    }
+    if !combine.views.is_empty() {
+        sql.extend(combine.tables.iter().filter_map(primary_key).map(|key| format!("; {key}")));
     }
     for view in &combine.views {
         sql.push_str("; ");
         sql.push_str(view);
     }
     sql
+}
+
+/// What is made when the rows are there: an index over them costs a third of one that grows with them. Views have needed it before.
+pub(super) fn keys(combine: &Combine) -> Option<String> {
+    let keys: Vec<String> = combine.tables.iter().filter_map(primary_key).collect();
+    (combine.views.is_empty() && !keys.is_empty()).then(|| keys.join("; "))
+}
+
+fn primary_key(table: &Gathered) -> Option<String> {
+    let columns: Vec<String> = table.primary_key.iter().map(|name| quote_ident(name)).collect();
+    let (name, columns) = (quote_ident(&table.name), (!columns.is_empty()).then(|| columns.join(", "))?);
+    Some(format!("ALTER TABLE pg_temp.{name} ADD PRIMARY KEY ({columns})"))
 }
 
 /// Reads the rows of a table.

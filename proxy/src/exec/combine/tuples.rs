@@ -1,4 +1,4 @@
-//! From the DataRow of a shard to the CopyData of the combining conn.
+//! From the DataRow of a shard to what stands in a CopyData of the combining conn: rows that come together go in one frame.
 //!
 //! The body of a DataRow with results in binary format is, byte for byte, a tuple of COPY in binary format. A record in binary
 //! format is the same with the OID of its type in front of each field.
@@ -42,7 +42,7 @@ pub(super) fn number(body: &[u8]) -> Option<usize> {
 /// A row of a query for one table. `None`: it is malformed.
 pub(super) fn row(body: &[u8], binary: bool, out: &mut BytesMut) -> Option<()> {
     if binary {
-        reply::frame(out, COPY_DATA, |b| b.extend_from_slice(body));
+        out.extend_from_slice(body);
         return Some(());
     }
     let mut fields = body;
@@ -59,35 +59,26 @@ pub(super) fn record(body: &[u8], binary: bool, out: &mut BytesMut) -> Option<()
     if !binary {
         return line(count, &mut body, 4, out);
     }
-    let mut whole = Some(());
-    reply::frame(out, COPY_DATA, |b| {
-        b.put_i16(count as i16);
-        for _ in 0..count {
-            whole = whole.and_then(|()| {
-                body = body.get(4..)?;
-                let field = body.get(..4 + usize::try_from(frame::i32(&mut &*body)?).unwrap_or(0))?;
-                b.put_slice(field);
-                body = &body[field.len()..];
-                Some(())
-            });
-        }
-    });
-    whole
+    out.put_i16(count as i16);
+    for _ in 0..count {
+        body = body.get(4..)?;
+        let field = body.get(..4 + usize::try_from(frame::i32(&mut &*body)?).unwrap_or(0))?;
+        out.put_slice(field);
+        body = &body[field.len()..];
+    }
+    Some(())
 }
 
 /// Fields as a line of COPY in text format; `skip`: bytes in front of each length.
 fn line(count: i32, fields: &mut &[u8], skip: usize, out: &mut BytesMut) -> Option<()> {
-    let mut whole = Some(());
-    reply::frame(out, COPY_DATA, |b| {
-        for n in 0..count {
-            if n > 0 {
-                b.put_u8(b'\t');
-            }
-            whole = whole.and_then(|()| text_field(fields, skip, b));
+    for n in 0..count {
+        if n > 0 {
+            out.put_u8(b'\t');
         }
-        b.put_u8(b'\n');
-    });
-    whole
+        text_field(fields, skip, out)?;
+    }
+    out.put_u8(b'\n');
+    Some(())
 }
 
 fn text_field(fields: &mut &[u8], skip: usize, out: &mut BytesMut) -> Option<()> {
@@ -117,9 +108,7 @@ mod tests {
     fn made(make: impl FnOnce(&mut BytesMut) -> Option<()>) -> Option<Vec<u8>> {
         let mut out = BytesMut::new();
         make(&mut out)?;
-        assert_eq!(out[0], COPY_DATA);
-        assert_eq!(out[1..5], u32::try_from(out.len() - 1).expect("short").to_be_bytes());
-        Some(out[5..].to_vec())
+        Some(out.to_vec())
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use super::fold::Folder;
 use super::key::{Unreadable, encode};
 use super::row;
-use crate::route::plan::{Gather, KeyColumn};
+use crate::route::plan::{Gather, GatherKey, KeyColumn};
 use crate::wire::backend::tag;
 use crate::wire::frame::{self, HEADER};
 
@@ -50,18 +50,41 @@ pub enum Step {
 /// The frames of one shard.
 #[derive(Debug, Default)]
 struct Stream {
-    /// Frames that have not been passed on.
+    /// Frames, as they have come.
     ahead: BytesMut,
+    /// Bytes at their front that have been dealt with.
+    done: usize,
     /// Its frames may be looked at.
     open: bool,
     /// Nothing more is coming.
     ended: bool,
-    /// The row at the front of `ahead`.
+    /// The row that is next.
     head: Option<Head>,
     /// Key of that row; without one, of the row before.
-    key: Vec<u8>,
+    key: Key,
     /// Its key is not that of a row.
     fresh: bool,
+}
+
+/// A sort key, and its beginning as a number: that decides nearly always, without a look at the rest. In this order of fields.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    start: u128,
+    code: Vec<u8>,
+}
+
+impl Key {
+    /// Of the code that has been written.
+    fn note_start(&mut self) {
+        self.start = match self.code.first_chunk() {
+            Some(start) => u128::from_be_bytes(*start),
+            None => {
+                let mut start = [0; 16];
+                start[..self.code.len()].copy_from_slice(&self.code);
+                u128::from_be_bytes(start)
+            }
+        };
+    }
 }
 
 /// A whole row at the front of a stream.
@@ -96,9 +119,11 @@ pub struct Merger {
     folder: Option<Folder>,
     over: bool,
     /// For the next key.
-    scratch: Vec<u8>,
+    scratch: Key,
     /// Where the values of a row begin, and end unless they are NULL.
     spans: Vec<(usize, Option<usize>)>,
+    /// Columns of a row that have to be found.
+    needed: usize,
 }
 
 impl Merger {
@@ -107,6 +132,12 @@ impl Merger {
         let stream = || Stream { fresh: true, ..Stream::default() };
         let (skip, left) = (gather.offset, gather.limit);
         let folder = (!gather.folds.is_empty()).then(|| Folder::new(&gather.folds));
+        let column = |key: &GatherKey| match key.column {
+            KeyColumn::Output(index) => index + 1,
+            KeyColumn::Hidden(_) => usize::MAX,
+        };
+        let hidden = if gather.hidden > 0 { usize::MAX } else { 0 };
+        let needed = gather.keys.iter().map(column).max().unwrap_or(0).max(hidden);
         Self {
             folder,
             gather,
@@ -120,8 +151,9 @@ impl Merger {
             rows: 0,
             pause: None,
             over: false,
-            scratch: Vec::new(),
+            scratch: Key::default(),
             spans: Vec::new(),
+            needed,
         }
     }
 
@@ -153,16 +185,16 @@ impl Merger {
     /// Where frames of a stream are put.
     pub fn ahead(&mut self, at: usize) -> &mut BytesMut {
         let stream = &mut self.streams[at];
-        if self.over {
-            stream.ahead.clear();
-        }
+        let done = if self.over { stream.ahead.len() } else { stream.done };
+        stream.ahead.advance(done);
+        stream.done = 0;
         &mut stream.ahead
     }
 
     /// Whether a stream should be read on. What is not needed any more is read to be dropped.
     pub fn wants(&self, at: usize) -> bool {
         let stream = &self.streams[at];
-        let room = stream.ahead.len() < AHEAD_BYTES || (stream.open && stream.head.is_none());
+        let room = stream.ahead.len() - stream.done < AHEAD_BYTES || (stream.open && stream.head.is_none());
         !stream.ended && (self.over || room)
     }
 
@@ -224,35 +256,33 @@ impl Merger {
         let Some(at) = self.order.pop() else { return Ok(()) };
         let stream = &mut self.streams[at];
         let Some(head) = stream.head.take() else { return Ok(()) };
+        let row = &stream.ahead[stream.done..];
         if let Some(folder) = &mut self.folder {
-            folder.add(&self.gather.folds, &stream.ahead[HEADER..head.len], &self.formats)?;
+            folder.add(&self.gather.folds, &row[HEADER..head.len], &self.formats)?;
         } else if self.skip > 0 {
             self.skip -= 1;
         } else {
             match self.gather.hidden {
-                0 => out.extend_from_slice(&stream.ahead[..head.len]),
-                _ => row::put(out, head.columns, &stream.ahead[HEADER + 2..head.end]),
+                0 => out.extend_from_slice(&row[..head.len]),
+                _ => row::put(out, head.columns, &row[HEADER + 2..head.end]),
             }
             self.rows += 1;
             self.left = self.left.map(|left| left - 1);
         }
-        stream.ahead.advance(head.len);
+        stream.done += head.len;
         self.waiting.push(at);
         Ok(())
     }
 
     fn load_waiting(&mut self, out: &mut BytesMut) -> Result<(), Broken> {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let mut kept = 0;
-        for n in 0..waiting.len() {
-            let at = waiting[n];
-            if !self.load(at, out)? {
-                waiting[kept] = at;
-                kept += 1;
+        let mut n = 0;
+        while let Some(&at) = self.waiting.get(n) {
+            if self.load(at, out)? {
+                self.waiting.remove(n);
+            } else {
+                n += 1;
             }
         }
-        waiting.truncate(kept);
-        self.waiting = waiting;
         Ok(())
     }
 
@@ -263,8 +293,9 @@ impl Merger {
             if !stream.open {
                 return Ok(false);
             }
-            let header = frame::header(&stream.ahead, usize::MAX).map_err(|_| Broken::Columns)?;
-            let Some(header) = header.filter(|header| stream.ahead.len() >= header.len) else {
+            let rest = &stream.ahead[stream.done..];
+            let header = frame::header(rest, usize::MAX).map_err(|_| Broken::Columns)?;
+            let Some(header) = header.filter(|header| rest.len() >= header.len) else {
                 return Ok(stream.ended);
             };
             match header.tag {
@@ -273,26 +304,26 @@ impl Merger {
                     return Ok(true);
                 }
                 tag::ROW_DESCRIPTION if self.gather.hidden > 0 => {
-                    let body = &stream.ahead[HEADER..header.len];
+                    let body = &rest[HEADER..header.len];
                     row::put_description(out, body, self.gather.hidden).ok_or(Broken::Columns)?;
                 }
                 // It is told by whoever stops the merge.
                 tag::ERROR => {}
-                _ => out.extend_from_slice(&stream.ahead[..header.len]),
+                _ => out.extend_from_slice(&rest[..header.len]),
             }
-            self.streams[at].ahead.advance(header.len);
+            self.streams[at].done += header.len;
         }
     }
 
     /// Reads the row at the front of a stream, and puts the stream in its place.
     fn take_head(&mut self, at: usize, len: usize) -> Result<(), Broken> {
         let stream = &mut self.streams[at];
-        let frame = &stream.ahead[..len];
+        let frame = &stream.ahead[stream.done..stream.done + len];
         let head = if self.gather.keys.is_empty() {
             Head { len, columns: 0, end: len }
         } else {
-            let head = spans(&mut self.spans, frame, self.gather.hidden)?;
-            self.scratch.clear();
+            let head = spans(&mut self.spans, frame, (self.gather.hidden, self.needed))?;
+            self.scratch.code.clear();
             for key in &self.gather.keys {
                 let index = match key.column {
                     KeyColumn::Output(index) => index,
@@ -300,8 +331,9 @@ impl Merger {
                 };
                 let (start, end) = *self.spans.get(index).ok_or(Broken::Columns)?;
                 let value = end.and_then(|end| frame.get(start..end));
-                encode(&mut self.scratch, key.order, value, binary(&self.formats, index))?;
+                encode(&mut self.scratch.code, key.order, value, binary(&self.formats, index))?;
             }
+            self.scratch.note_start();
             if !stream.fresh && self.scratch < stream.key {
                 return Err(Broken::Order);
             }
@@ -311,20 +343,26 @@ impl Merger {
         stream.fresh = false;
         stream.head = Some(head);
         let key = &self.streams[at].key;
-        let place = self.order.partition_point(|&other| self.streams[other].key > *key);
+        // One stream after another from the last place on: rows of a stream often follow each other.
+        let before = |&other: &usize| self.streams[other].key > *key;
+        let place = self.order.iter().rposition(before).map_or(0, |last| last + 1);
         self.order.insert(place, at);
         Ok(())
     }
 }
 
-/// Where the values of a row are, and which of them are the application's.
-fn spans(spans: &mut Vec<(usize, Option<usize>)>, frame: &[u8], hidden: u16) -> Result<Head, Broken> {
+/// Where the first values of a row are, as many as are needed, and which of them are the application's: without `hidden` ones, all.
+fn spans(
+    spans: &mut Vec<(usize, Option<usize>)>,
+    frame: &[u8],
+    (hidden, needed): (u16, usize),
+) -> Result<Head, Broken> {
     let mut rest = frame.get(HEADER..).ok_or(Broken::Columns)?;
     let count = frame::i16(&mut rest).ok_or(Broken::Columns)? as u16;
     let columns = count.checked_sub(hidden).ok_or(Broken::Columns)?;
     spans.clear();
     let mut end = HEADER + 2;
-    for column in 0..count {
+    for column in (0..count).take(needed) {
         let start = frame.len() - rest.len() + 4;
         let value = row::value(&mut rest).ok_or(Broken::Columns)?;
         spans.push((start, value.map(|value| start + value.len())));

@@ -68,7 +68,7 @@ fn texts_of_shards() {
           select title, pg_catalog.timestamptz_send(ends_at) AS gavel_key_1, (auction_id) AS gavel_key_2 from auctions order by ends_at desc, auction_id limit  30  offset  0
           Hidden(0) Hidden(1) limit 10 offset 20
         select * from bids order by amount /* of money */ limit 5
-          select *, (amount)::pg_catalog.text AS gavel_key_1 from bids order by amount /* of money */ limit 5
+          select *, (amount)::pg_catalog.numeric AS gavel_key_1 from bids order by amount /* of money */ limit 5
           Hidden(0) limit 5 offset 0
         select id as x from bids order by x offset 3 fetch first row only
           select id as x from bids order by x offset  0  fetch first  4 row only
@@ -90,14 +90,14 @@ fn texts_of_shards() {
         select id from bids limit null
           Concat([ShardId(0), ShardId(1), ShardId(2), ShardId(3)])
         select id from bids order by amount
-          select id, (amount)::pg_catalog.text AS gavel_key_1 from bids order by amount
+          select id, (amount)::pg_catalog.numeric AS gavel_key_1 from bids order by amount
           Hidden(0) offset 0
         select id from bids order by id limit 1.5
           refused: this query over several shards is not supported: ORDER BY
         select id from bids order by id limit 3 for update
           refused: this query over several shards is not supported: LIMIT or OFFSET with FOR UPDATE or the like
         select id from bids order by amount for update
-          select id, (amount)::pg_catalog.text AS gavel_key_1 from bids order by amount for update
+          select id, (amount)::pg_catalog.numeric AS gavel_key_1 from bids order by amount for update
           Hidden(0) offset 0
         select title from auctions order by title
           refused: this query over several shards is not supported: ORDER BY

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use quick_cache::sync::Cache as QuickCache;
 use quick_cache::{Equivalent, Weighter};
 
+use super::combine::{self, CombineShape};
 use super::extract::{Analysis, Context, analysis};
 use super::facts::{DdlKind, Facts, PinCause};
 use super::last_value::sequence_read;
@@ -186,6 +187,10 @@ fn statement_bytes(statement: &Statement) -> usize {
 /// Bytes of cached text and facts per entry that the settings allow for.
 const BYTES_PER_ENTRY: u64 = 16 * 1024;
 
+/// Queries of which it is remembered what has to be gathered, at most; of longer ones than that it is not.
+const COMBINED_MAX: usize = 1_000;
+const COMBINED_TEXT_MAX_BYTES: usize = 16 * 1024;
+
 /// Search paths and catalog generations remembered at once; when more are seen, the table starts over.
 const CONTEXTS: usize = 4096;
 
@@ -195,6 +200,8 @@ type Identity = (u64, Vec<String>, bool, bool);
 #[derive(Debug)]
 pub struct Cache {
     entries: QuickCache<Key, Entry, Weigh, foldhash::fast::RandomState>,
+    /// By the text of one statement.
+    combined: QuickCache<Key, Arc<CombineShape>>,
     contexts: Mutex<(HashMap<Identity, u32>, u32)>,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -214,7 +221,8 @@ impl Cache {
             quick_cache::sync::DefaultLifecycle::default(),
         );
         let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { entries, contexts: Mutex::new((HashMap::new(), 0)), hits, misses }
+        let combined = QuickCache::new(limit.min(COMBINED_MAX));
+        Self { entries, combined, contexts: Mutex::new((HashMap::new(), 0)), hits, misses }
     }
 
     /// The number that stands for what facts depend on besides the text. A session asks once and again when one
@@ -296,6 +304,25 @@ impl Cache {
         let key = Key { context: ctx.id, exact: true, text: text.into() };
         self.entries.insert(key, Entry::Script(script.clone()));
         Analysed { script, own: None }
+    }
+
+    /// See [`combine::shape`].
+    pub fn combined(
+        &self,
+        text: &str,
+        ctx: &Context<'_>,
+        everything: bool,
+    ) -> Result<Arc<CombineShape>, String> {
+        let known = KeyRef { context: ctx.id, exact: everything, text: text.as_bytes() };
+        if let Some(shape) = self.combined.get(&known) {
+            return Ok(shape);
+        }
+        let shape = Arc::new(combine::shape(text, ctx, everything)?);
+        if text.len() <= COMBINED_TEXT_MAX_BYTES {
+            let key = Key { context: ctx.id, exact: everything, text: text.as_bytes().into() };
+            self.combined.insert(key, Arc::clone(&shape));
+        }
+        Ok(shape)
     }
 }
 
