@@ -66,6 +66,23 @@ const ANSWERED: &[&str] = &[
     "update prices set n = 9 where auction_id = 7.250 returning *",
     "delete from codes where auction_id = 'a ' returning *",
     "insert into codes values ('abcd', 1)",
+    // One MERGE for each key of its source.
+    "merge into lots using (values (1, 'a'), (99, 'b'), (2, 'c'), (98, null)) v (id, title) on lots.auction_id = v.id \
+     when matched then update set title = v.title || lots.title when not matched and v.title is null then do nothing \
+     when not matched then insert (auction_id, title) values (v.id, upper(v.title))",
+    "with s as (select note_id as k, text from notes) merge into lots l using s on s.k = l.auction_id and l.price > 0 \
+     when matched then delete when not matched then insert (auction_id, title, seen) values (s.k, s.text, '2024-02-03 04:05+00')",
+    "merge into bids b using (select auction_id + 1 as k, max(amount) as top from bids group by 1) as s \
+     on b.auction_id = s.k and b.bid_id = 3 when matched then update set amount = s.top when not matched and s.k < 12 then \
+     insert values (s.k, 3, s.top)",
+    "merge into archive using notes on archive.auction_id = notes.note_id when not matched then insert (auction_id, why) \
+     values (notes.note_id, notes.text)",
+    "merge into lots using (select 1 as k where false) s on lots.auction_id = s.k when not matched then insert (auction_id, title) \
+     values (s.k, 'x')",
+    "merge into lots using (values (3, 1), (4, 2), (3, 2)) s (k, n) on lots.auction_id = s.k when matched then update set price = s.n \
+     when not matched then insert (auction_id, title) values (s.k, 'x')",
+    "merge into lots using (values (3, 1), (4, -2)) s (k, n) on lots.auction_id = s.k when matched then update set price = s.n \
+     when not matched then insert (auction_id, title) values (s.k, 'x')",
     // By a view.
     "insert into cheap values (401, 'v', 5), (402, 'w', 7) returning *",
     "insert into cheap (auction_id, title) select auction_id + 500, title from lots where price > 150 returning auction_id",
@@ -98,6 +115,12 @@ const REFUSED: &[&str] = &[
     "with c as (insert into children values (300, 1) returning 1) insert into parents values (300)",
     "with p as (delete from parents) delete from children",
     "insert into cheap (title) values ('x')",
+    "merge into lots using (values (1.0), (99.5)) s (k) on lots.auction_id = s.k when not matched then insert (auction_id, title) \
+     values (s.k, 'x')",
+    "merge into lots using (values (1), (99)) s (k) on lots.auction_id = s.k when not matched then insert (auction_id, title) \
+     values (s.k + 1, 'x')",
+    "merge into lots using (values (1), (2)) s (k) on lots.auction_id = s.k when matched then update set auction_id = 5 \
+     when not matched then insert (auction_id, title) values (s.k, 'x')",
     "insert into prices values (7.255, 1)",
     "insert into codes values ('abc ', 1)",
 ];

@@ -145,8 +145,6 @@ const REFUSED: &[&str] = &[
     "update lots set title = 'x' where seen < 'now'",
     "update lots set title = age(seen)::text",
     "update lots set title = 'x' where exists (select from bids where amount > 3 for update)",
-    "merge into lots using (values (1, 'a'), (99, 'b')) v (id, title) on lots.auction_id = v.id \
-     when matched then update set title = v.title when not matched then insert (auction_id, title) values (v.id, v.title)",
     "update lots set auction_id = 99 where auction_id = 3",
     "update bids set auction_id = 2 where auction_id = 3",
     "update moved set auction_id = auction_id + 1",

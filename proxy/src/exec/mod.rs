@@ -9,6 +9,7 @@ pub mod cursors;
 pub mod draw;
 mod gather;
 mod merge;
+mod merge_rows;
 mod merged_walk;
 mod moves;
 pub mod password;

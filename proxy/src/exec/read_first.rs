@@ -33,6 +33,11 @@ pub(super) struct Stand {
 }
 
 impl Stand {
+    /// Where it goes.
+    pub(super) fn target(&self) -> &Target {
+        &self.plan.target
+    }
+
     /// The statement of this text, to be run.
     pub(super) fn ask(self, text: Bytes) -> Ask {
         Ask { plan: self.plan, facts: self.facts, text, form: self.form }

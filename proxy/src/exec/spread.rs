@@ -53,6 +53,10 @@ impl Session {
                 let broadcast = broadcast.clone();
                 Box::pin(self.broadcast(ask, &broadcast)).await
             }
+            Target::MergeRows(merge) => {
+                let merge = merge.clone();
+                Box::pin(self.merge_rows(ask, &merge)).await
+            }
             Target::WithWrites(with) => {
                 let with = with.clone();
                 Box::pin(self.with_writes(ask, &with)).await
@@ -205,6 +209,7 @@ impl Session {
             | Target::InsertRows(_)
             | Target::Move(_)
             | Target::WithWrites(_)
+            | Target::MergeRows(_)
             | Target::Broadcast(_) => {
                 return Err(Failure::unsupported(
                     "this statement in this place",

@@ -24,7 +24,8 @@ const TOUCHES: &str = "WITH RECURSIVE near (a, b) AS ( \
      SELECT c.relname FROM pg_catalog.pg_class c JOIN touched USING (oid) \
      WHERE c.oid = ANY ('{read}'::pg_catalog.oid[]) LIMIT 1";
 
-const FOREIGN_KEY_VIOLATION: &[u8] = b"23503";
+/// The function of PostgreSQL that finds a foreign key violated (`src/backend/utils/adt/ri_triggers.c`).
+const FOREIGN_KEY_CHECK: &[u8] = b"RI_ReportViolation";
 
 impl Session {
     /// Runs the parts in their order; the last one's answer is the statement's.
@@ -100,8 +101,7 @@ impl Session {
         let Some(body) = self.events.error.as_ref().and_then(|frame| frame.get(HEADER..)) else {
             return Ok(());
         };
-        let table =
-            error_field(body, b't').filter(|_| error_field(body, b'C') == Some(FOREIGN_KEY_VIOLATION));
+        let table = error_field(body, b't').filter(|_| self.events.is_of(FOREIGN_KEY_CHECK));
         let named = |written: &Written| table.is_some_and(|table| written.table.as_bytes() == table);
         let several = with.writes.windows(2).any(|pair| pair[0].oid != pair[1].oid);
         if !several || !with.writes.iter().any(named) {
@@ -114,7 +114,7 @@ impl Session {
     }
 
     /// The time, if the text asks for it: all of the statement has the same.
-    async fn clock_of(&mut self, text: &[u8]) -> Result<Option<TextRow>, Failure> {
+    pub(super) async fn clock_of(&mut self, text: &[u8]) -> Result<Option<TextRow>, Failure> {
         if !clocks::any(text, self.text_rules().standard_strings) {
             return Ok(None);
         }
@@ -122,7 +122,7 @@ impl Session {
         Ok(self.ask_rows(at, clocks::DRAW).await?.into_iter().next())
     }
 
-    fn timed(&self, text: String, clock: Option<&TextRow>) -> Bytes {
+    pub(super) fn timed(&self, text: String, clock: Option<&TextRow>) -> Bytes {
         let conforming = self.text_rules().standard_strings;
         let timed =
             clock.and_then(|row| clocks::replaced(text.as_bytes(), conforming, (row.text(0), row.text(1))));

@@ -18,7 +18,7 @@ use crate::route::plan::{Plan, Reason, SessionView, Target};
 use crate::route::refusal::Refusal;
 use crate::route::values::Values;
 use crate::sql::facts::{Command, Facts, Modify, Scope};
-use crate::sql::{broadcast, insert_rows, with_writes};
+use crate::sql::{broadcast, insert_rows, merge_rows, with_writes};
 use crate::wire::backend::tag;
 use crate::wire::frame::HEADER;
 use crate::wire::sqlstate;
@@ -47,9 +47,12 @@ impl Session {
             (Command::Modify(Modify::Insert), _) => {
                 insert_rows::shape(text, &context).map(|rows| Target::InsertRows(Box::new(rows)))
             }
-            (Command::Modify(_), _) => {
-                broadcast::shape(text, &context).map(|shape| Target::Broadcast(Box::new(shape)))
-            }
+            (Command::Modify(_), _) => broadcast::shape(text, &context)
+                .map(|shape| Target::Broadcast(Box::new(shape)))
+                .or_else(|why| match merge_rows::shape(text, &context) {
+                    Ok(merge) => Ok(Target::MergeRows(Box::new(merge))),
+                    Err(_) => Err(why),
+                }),
             _ => return Err(refusal),
         };
         match target {

@@ -104,7 +104,9 @@ impl From<&Target> for PlanKind {
             Target::Draw(_) => Self::Draw,
             Target::CopySplit | Target::CopyEverywhere => Self::CopySplit,
             Target::Combine(_) => Self::Combine,
-            Target::InsertRows(_) | Target::Broadcast(_) | Target::WithWrites(_) => Self::ReadFirst,
+            Target::InsertRows(_) | Target::Broadcast(_) | Target::WithWrites(_) | Target::MergeRows(_) => {
+                Self::ReadFirst
+            }
         }
     }
 }

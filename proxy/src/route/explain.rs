@@ -154,6 +154,11 @@ fn in_words(topology: &Topology, target: &Target) -> (&'static str, Vec<String>,
             ("rows move to another shard, in one transaction", shards.iter().map(name).collect(), None)
         }
         Target::InsertRows(_) => ("the query is run first, then each row goes to its shard", all(), None),
+        Target::MergeRows(_) => (
+            "the source is run first, then one MERGE for each key of its rows, in one transaction",
+            all(),
+            None,
+        ),
         Target::WithWrites(_) => {
             ("the parts of WITH that write run one after the other, in one transaction", all(), None)
         }

@@ -11,6 +11,7 @@ use super::origins::Origins;
 use crate::sql::broadcast::Broadcast;
 use crate::sql::gather_shape::Order;
 use crate::sql::insert_rows::InsertRows;
+use crate::sql::merge_rows::MergeRows;
 use crate::sql::with_writes::WithWrites;
 
 /// Shards, ascending, without repeats.
@@ -57,6 +58,8 @@ pub enum Target {
     Move(Box<Move>),
     /// The parts of WITH that write are run as statements of their own, and what they return takes their place.
     WithWrites(Box<WithWrites>),
+    /// The source of a MERGE is run by itself, then there is one MERGE for each key of its rows.
+    MergeRows(Box<MergeRows>),
     /// Tables that the statement reads are read first, and put into it as values.
     Broadcast(Box<Broadcast>),
     /// Values must be drawn first: run the query on the home shard's primary, then plan again with the values.

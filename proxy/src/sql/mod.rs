@@ -21,6 +21,7 @@ pub mod last_value;
 pub(crate) mod leavings;
 pub mod lexer;
 pub mod logins;
+pub mod merge_rows;
 pub mod normalise;
 mod parse;
 mod prepass;

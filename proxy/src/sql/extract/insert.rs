@@ -4,6 +4,7 @@ use super::groups::{NodeId, Via};
 use super::reader::{Read, Reader};
 use super::scope::{Column, Level, Source, fold};
 use super::write::{Target, first, is_default};
+use crate::sql::constraints::Unheld;
 use crate::sql::facts::{DrawShape, InsertRow, InsertShape, KeyTerm, Pin, SelectKey, SelectShape, ValueRef};
 use crate::sql::lexer::Kind;
 use crate::sql::parse::ast::{
@@ -81,7 +82,8 @@ impl<'q> Reader<'_, 'q> {
     fn insert_node(&mut self, relation: &Relation, insert: &Insert) -> Option<NodeId> {
         let full = relation.full_name();
         // The server says whether rows can be inserted by a view; its table's unique constraints are not known by it.
-        let by_view = relation.kind == RelationKind::View && insert.on.is_none();
+        let held = !self.ctx.schema.unheld.iter().any(Unheld::is_unique);
+        let by_view = relation.kind == RelationKind::View && (insert.on.is_none() || held);
         match relation.placement {
             Placement::View { key_column: Some(_), key_type } if by_view => {
                 let node = self.groups.add(full, key_type);

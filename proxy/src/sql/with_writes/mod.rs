@@ -257,7 +257,7 @@ fn written(parts: &[Deeds]) -> Result<Vec<Written>, String> {
 const WRITES: [&str; 4] = ["insert", "update", "delete", "merge"];
 
 /// Index of the word that says what a statement does, behind its own WITH.
-fn verb(t: &Tokens<'_>) -> Option<usize> {
+pub(super) fn verb(t: &Tokens<'_>) -> Option<usize> {
     if !t.is(0, "with") {
         return Some(0);
     }
