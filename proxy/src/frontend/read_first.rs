@@ -15,6 +15,7 @@ use crate::backend::shape::Shape;
 use crate::route::plan::{Plan, Reason, SessionView, Target};
 use crate::route::refusal::Refusal;
 use crate::route::values::Values;
+use crate::sql::extract::is_default;
 use crate::sql::facts::{Command, Facts, Modify, Scope};
 use crate::sql::{broadcast, insert_rows};
 use crate::wire::sqlstate;
@@ -31,8 +32,8 @@ impl Session {
         let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
         let fit = refusal.sqlstate == sqlstate::FEATURE_NOT_SUPPORTED
             && values.rules.ascii_safe
-            // What a reference table is given is refused where it may differ.
-            && !matches!(facts.scope, Scope::ReferenceWrite)
+            // What a reference table is given is refused where it may differ; defaults are drawn for rows of VALUES.
+            && (!matches!(facts.scope, Scope::ReferenceWrite) || differs_by_default(facts))
             && is_simple(facts);
         let Some(known) = self.context.as_ref().filter(|_| fit && !hinted) else { return Err(refusal) };
         let schema = self.schema();
@@ -82,6 +83,11 @@ impl Session {
         let types = types.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
         Prepared { shared, analysed, reading, gucs, types, named: false, told: Told::default() }
     }
+}
+
+/// Whether nothing but a default of the table would differ from shard to shard.
+fn differs_by_default(facts: &Facts) -> bool {
+    facts.unrepeatable.as_deref().is_some_and(is_default)
 }
 
 /// Whether the statement does nothing but read and write rows.
