@@ -241,7 +241,7 @@ fn lines(copied: &[u8]) -> Vec<&[u8]> {
     all
 }
 
-fn columns(body: &[u8], types: &HashMap<u32, String>) -> Vec<(String, String, u16)> {
+pub(crate) fn columns(body: &[u8], types: &HashMap<u32, String>) -> Vec<(String, String, u16)> {
     let mut all = Vec::new();
     let mut rest = &body[2..];
     while let Some(end) = rest.iter().position(|byte| *byte == 0) {
@@ -256,7 +256,7 @@ fn columns(body: &[u8], types: &HashMap<u32, String>) -> Vec<(String, String, u1
     all
 }
 
-fn row(body: &[u8]) -> Vec<Option<Vec<u8>>> {
+pub(crate) fn row(body: &[u8]) -> Vec<Option<Vec<u8>>> {
     let mut values = Vec::new();
     let mut rest = &body[2..];
     while let Some((length, after)) = rest.split_first_chunk::<4>() {

@@ -21,6 +21,7 @@ mod house;
 mod judge;
 mod nested;
 mod rates;
+mod recorded;
 mod refusals;
 mod select;
 mod session;

@@ -1,6 +1,8 @@
 //! Constraints that the shards cannot hold, each for itself: refused, accepted with a notice, or shown, and never silently believed.
 
 use tests::cluster::{Cluster, first_column};
+use tests::wire::Wire;
+use tests::{wire_message as message, wire_print};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -208,4 +210,31 @@ async fn add_auctions_from(client: &Client, first: i64, last: i64) {
     for id in first..=last {
         run(client, &[&format!("INSERT INTO auctions (auction_id, title) VALUES ({id}, 'lot')")]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deferred_constraint_is_told_when_the_statement_was_another_text() {
+    let cluster = Cluster::builder().start().await;
+    let mut wire = Wire::login(&cluster.login()).expect("login");
+    for sql in [
+        "CREATE TABLE categories (id bigint PRIMARY KEY)",
+        "CREATE TABLE auctions (auction_id bigserial PRIMARY KEY, \
+         category_id bigint REFERENCES categories DEFERRABLE INITIALLY DEFERRED)",
+    ] {
+        wire.rows(sql).expect("create");
+    }
+    // The key is drawn: the proxy executes a text of its own, and ends its transaction.
+    let insert = "INSERT INTO auctions (category_id) VALUES ($1) RETURNING auction_id";
+    let steps = [
+        message::parse("", insert, &[]),
+        message::bind("", "", &[message::Value::Text(b"7".to_vec())], &[]),
+        message::execute("", 0),
+        message::sync(),
+    ];
+    wire.send(&steps.concat()).expect("sent");
+    let frames = wire.read_until_ready(1).expect("answered");
+    let tags: String = frames.iter().map(|frame| char::from(frame.tag)).collect();
+    assert_eq!(tags, "12DCEZ", "as PostgreSQL says it: {frames:?}");
+    assert_eq!(frames.iter().find_map(wire_print::sqlstate).as_deref(), Some("23503"));
+    assert_eq!(wire.rows("SELECT count(*) FROM auctions").expect("a count"), [[Some("0".to_owned())]]);
 }

@@ -349,3 +349,48 @@ async fn a_cursors_name_is_taken_until_it_is_closed_or_undone() {
     }
     assert!(wrong.is_empty(), "{wrong}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_is_described_as_a_portal_is() {
+    let cluster = Cluster::builder().start().await;
+    let oracle = Cluster::oracle().await;
+    let mut answers = Vec::new();
+    for login in [cluster.login(), login_of(&oracle)] {
+        let mut wire = Wire::login(&login).expect("login");
+        wire.rows("CREATE TABLE t (auction_id bigint PRIMARY KEY, n int)").expect("create");
+        wire.rows("INSERT INTO t SELECT i, 50 - i FROM generate_series(1, 40) AS i").expect("insert");
+        let mut said = Vec::new();
+        // Rows merged, rows gathered in one place, and these for longer than the transaction. psycopg describes cursors so.
+        for (kind, query) in [
+            ("", "SELECT auction_id FROM t ORDER BY n"),
+            ("", "SELECT n % 3 AS third, count(*) FROM t GROUP BY 1 ORDER BY 1"),
+            ("WITH HOLD", "SELECT n, count(*) FROM t GROUP BY 1 ORDER BY 1"),
+        ] {
+            wire.rows("BEGIN").expect("begin");
+            let declare = format!("DECLARE c CURSOR {kind} FOR {query}");
+            let declare = [
+                message::parse("", &declare, &[]),
+                message::bind("", "", &[], &[]),
+                message::describe(b'P', ""),
+                message::execute("", 0),
+                message::sync(),
+            ];
+            wire.send(&declare.concat()).expect("sent");
+            said.push(wire.read_until_ready(1).expect("declared"));
+            wire.send(&[message::describe(b'P', "c"), message::sync()].concat()).expect("sent");
+            said.push(wire.read_until_ready(1).expect("described"));
+            said.push(wire.query("FETCH 3 FROM c").expect("fetched"));
+            said.push(wire.query("COMMIT").expect("committed"));
+        }
+        // The OID of the table is another one on each server.
+        let plain = |mut frame: tests::wire::Frame| {
+            if frame.tag == b'T' {
+                let name = frame.body[2..].iter().position(|byte| *byte == 0).expect("a name");
+                frame.body.drain(name + 3..name + 7);
+            }
+            frame
+        };
+        answers.push(said.concat().into_iter().map(plain).collect::<Vec<_>>());
+    }
+    assert_eq!(answers[0], answers[1]);
+}

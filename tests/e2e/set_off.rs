@@ -287,6 +287,8 @@ async fn sequences_of_sharded_tables_stay_apart() {
         "TRUNCATE seen RESTART IDENTITY",
         "SELECT setval('seen_id_seq', 50000)",
         "SELECT setval('public.seen_id_seq', 90001, true)",
+        "SELECT setval(pg_get_serial_sequence('seen', 'id'), 200000)",
+        "SELECT setval(pg_get_serial_sequence('public.\"seen\"', 'id')::regclass, 300001, false)",
     ] {
         if change.starts_with("TRUNCATE") {
             all.clear();
@@ -298,8 +300,10 @@ async fn sequences_of_sharded_tables_stay_apart() {
             assert!(all.insert(id.concat()), "{change}: {id:?} was drawn before");
         }
     }
-    let floor = first_column(&client, "INSERT INTO seen (auction_id) VALUES (1) RETURNING id > 90001").await;
+    let floor = first_column(&client, "INSERT INTO seen (auction_id) VALUES (1) RETURNING id > 300001").await;
     assert_eq!(floor, ["t"], "setval holds on every shard");
+    let some = "SELECT setval(oid, 5) FROM pg_class WHERE relname = 'seen_id_seq'";
+    refused(&client, some, "cannot be placed").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,6 @@
 
 mod differences;
 mod play;
-mod script;
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +13,7 @@ use shard_admin::local_proxy::{DATABASE, LocalProxy, ProxyOptions};
 use tests::wire::Login;
 
 use differences::{Differences, Line};
-use script::Transcript;
+use tests::script::{self, Transcript};
 
 /// How many transcripts there are at least.
 const TRANSCRIPTS: usize = 400;

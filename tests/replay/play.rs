@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
+use tests::script::{Step, Transcript};
 use tests::wire::{Frame, Login, PATIENCE, Wire};
 use tests::wire_message as message;
-
-use crate::script::{Step, Transcript, Wait};
 
 /// What one session received in one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +56,7 @@ impl Player {
         wire.send(&step.bytes)?;
         let mut heard = Heard { session: step.session, frames: Vec::new(), end: None };
         let mut ready = 0;
-        while !done(step.wait, ready, heard.frames.last()) {
+        while !step.wait.is_over(ready, heard.frames.last()) {
             match wire.frame(PATIENCE) {
                 Ok(Some(frame)) => {
                     ready += usize::from(frame.tag == b'Z');
@@ -105,12 +104,4 @@ impl Player {
 
 fn heard(session: char, end: String) -> Heard {
     Heard { session, frames: Vec::new(), end: Some(end) }
-}
-
-fn done(wait: Wait, ready: usize, last: Option<&Frame>) -> bool {
-    match wait {
-        Wait::Ready(count) => ready >= count,
-        Wait::Tag(tag) => last.is_some_and(|frame| frame.tag == tag),
-        Wait::End => false,
-    }
 }

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod random;
+pub mod script;
 pub mod wire;
 pub mod wire_message;
 pub mod wire_print;

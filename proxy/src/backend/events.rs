@@ -37,6 +37,8 @@ pub struct Events {
     pub rolled_back: Vec<u32>,
     /// First error, as a whole ErrorResponse frame.
     pub error: Option<Bytes>,
+    /// It came behind everything that was executed: the end of the transaction (a deferred constraint) brought it.
+    pub at_end: bool,
     /// The server waits for COPY data.
     pub copy_in: bool,
     /// ParameterStatus seen: name and value. They are never shown: the session tells what has changed before ReadyForQuery.
@@ -74,6 +76,7 @@ impl Events {
             last_tag,
             rolled_back,
             error,
+            at_end,
             copy_in,
             parameters: _,
             rows,
@@ -86,7 +89,7 @@ impl Events {
             verdict: _,
         } = self;
         (*parsed, *completed, *last_tag, *error, *copy_in, *changed) = (0, 0, None, None, false, false);
-        (*agreed, *differs) = (None, false);
+        (*agreed, *differs, *at_end) = (None, false, false);
         reshaped.clear();
         *ahead = 0;
         rolled_back.clear();

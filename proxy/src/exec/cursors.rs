@@ -9,18 +9,20 @@ use bytes::Bytes;
 use router_config::topology::ShardId;
 
 use super::ask::{Ask, Form, Share};
-use super::merged_walk::Strands;
+use super::merged_walk::{Strands, undescribed};
 use super::spread::queue_shape;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::shape::Agreed;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Cursor, Place, Portal, Prepared};
 use crate::frontend::session::Session;
+use crate::gather::row;
 use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Command, Facts};
 use crate::sql::fetch::{self, Count};
 use crate::sql::spelling::quote_ident;
 use crate::wire::backend::tag as backend_tag;
+use crate::wire::frame::HEADER;
 use crate::wire::{frontend, reply};
 
 /// Where a portal or cursor over several shards stands.
@@ -279,6 +281,19 @@ impl Session {
         conn.owe(Owed::Describe(Show::ERRORS.and(Show::DESCRIPTION)));
         conn.sync(Show::NOTHING);
         self.run_to_end(at).await
+    }
+
+    /// The description of a cursor's rows, by the first of its shards.
+    pub(crate) async fn describe_several(&mut self, name: &[u8], walk: &Walk) -> Result<(), Failure> {
+        let at = self.acquire(walk.shards[0], false).await?;
+        let conn = &mut *self.held[at].lease;
+        reply::named(&mut conn.write, frontend::tag::DESCRIBE, true, name);
+        conn.owe(Owed::Describe(Show::ERRORS));
+        conn.sync(Show::NOTHING);
+        self.run_to_end(at).await?;
+        let hidden = walk.strands.as_ref().map_or(0, Strands::hidden);
+        let Some(frame) = self.events.descriptions.pop() else { return Ok(()) };
+        row::put_description(&mut self.io.out, &frame[HEADER..], hidden).ok_or_else(undescribed)
     }
 
     /// DECLARE has run on several shards, or CLOSE.

@@ -74,6 +74,11 @@ impl Strands {
         Self { gather: Arc::clone(gather), state: Arc::default() }
     }
 
+    /// Columns at the end of the rows that are not the application's.
+    pub(super) fn hidden(&self) -> u16 {
+        self.gather.hidden
+    }
+
     fn take(&self) -> Option<State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -172,9 +177,7 @@ impl Session {
         if let (Some(frame), true) = (&state.description, described && !fetched.moves) {
             let hidden = state.shares.first().map_or(0, |share| share.hidden);
             let told = row::put_description(&mut self.io.out, &frame[HEADER..], hidden);
-            told.ok_or_else(|| {
-                Failure::error(sqlstate::INTERNAL_ERROR, "a shard has not described its rows")
-            })?;
+            told.ok_or_else(undescribed)?;
         }
         self.merge_on(state, Source::Cursor(fetched), (agreed, limit)).await
     }
@@ -338,4 +341,9 @@ async fn run_lanes(
         .await?;
     }
     Ok(())
+}
+
+/// A description that is none.
+pub(super) fn undescribed() -> Failure {
+    Failure::error(sqlstate::INTERNAL_ERROR, "a shard has not described its rows")
 }

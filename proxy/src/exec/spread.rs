@@ -274,9 +274,14 @@ impl Session {
         for (turn, events) in outcome.iter_mut().enumerate() {
             self.events.parameters.append(&mut events.parameters);
             if let Some(frame) = events.error.take() {
+                // The answer to the Sync that ends a share is not shown.
+                let late = events.at_end;
                 // The first share's error has been shown by its conn, unless rows were merged.
-                let shown = turn == 0 && !matches!(merge, Merge::Gathered(_));
+                let shown = turn == 0 && !late && !matches!(merge, Merge::Gathered(_));
                 if !shown && self.events.error.is_none() {
+                    if let Some(tag) = events.last_tag.take().filter(|_| late) {
+                        self.complete(&String::from_utf8_lossy(&tag));
+                    }
                     self.io.out.extend_from_slice(&frame);
                 }
                 self.events.error.get_or_insert(frame);

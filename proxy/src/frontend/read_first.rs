@@ -17,6 +17,7 @@ use crate::gather::row;
 use crate::route::plan::{Plan, Reason, SessionView, Target};
 use crate::route::refusal::Refusal;
 use crate::route::values::Values;
+use crate::sql::extract::is_default;
 use crate::sql::facts::{Command, Facts, Modify, Scope};
 use crate::sql::{broadcast, insert_rows, merge_rows, with_writes};
 use crate::wire::backend::tag;
@@ -42,8 +43,12 @@ impl Session {
         let target = match (&facts.command, with_writes::shape(text, &context)) {
             (Command::Modify(_), Err(why)) => Err(why),
             (Command::Modify(_), Ok(Some(with))) => Ok(Target::WithWrites(Box::new(with))),
-            // What a reference table is given is refused where it may differ.
-            (Command::Modify(_), _) if matches!(facts.scope, Scope::ReferenceWrite) => return Err(refusal),
+            // What a reference table is given is refused where it may differ; defaults are drawn for rows of VALUES.
+            (Command::Modify(_), _)
+                if matches!(facts.scope, Scope::ReferenceWrite) && !differs_by_default(facts) =>
+            {
+                return Err(refusal);
+            }
             (Command::Modify(Modify::Insert), _) => {
                 insert_rows::shape(text, &context).map(|rows| Target::InsertRows(Box::new(rows)))
             }
@@ -116,6 +121,11 @@ pub(crate) struct ColumnOf {
     pub(crate) name: String,
     pub(crate) type_oid: u32,
     pub(crate) modifier: i32,
+}
+
+/// Whether nothing but a default of the table would differ from shard to shard.
+fn differs_by_default(facts: &Facts) -> bool {
+    facts.unrepeatable.as_deref().is_some_and(is_default)
 }
 
 /// Whether the statement does nothing but read and write rows.

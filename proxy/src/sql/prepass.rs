@@ -156,7 +156,13 @@ fn word(t: &Tokens<'_>, at: usize, first: usize, out: &mut Prepared) -> Result<O
             out.pieces.extend([Piece::Word("IS"), Piece::Word("NULL")]);
             Some(at + 1)
         }
-        "on" if t.is(at + 1, "conflict") => arbiter(t, at, out)?,
+        "on" if t.is(at + 1, "conflict") => {
+            // The parser would take ON for the name of the last item.
+            if ends_with_items(t, at) {
+                out.pieces.extend([Piece::Word("WHERE"), Piece::Word("TRUE")]);
+            }
+            arbiter(t, at, out)?
+        }
         "for" => lock(t, at, out),
         "as" if t.is_mark(at + 1, "(") && mark_before(&[")"]) => column_definitions(t, at),
         "using" if t.is_mark(at + 1, "(") => using_alias(t, at, out),
@@ -262,6 +268,28 @@ fn collate(t: &Tokens<'_>, at: usize, out: &mut Prepared) -> Option<usize> {
     let plain = ["C", "POSIX", "default", "ucs_basic"].contains(&name.as_str());
     out.quirks.collates |= !plain;
     Some(end)
+}
+
+/// Whether the query in front of `end` is a SELECT without FROM or any other clause.
+fn ends_with_items(t: &Tokens<'_>, end: usize) -> bool {
+    const CLAUSES: [&str; 14] = [
+        "select", "values", "from", "where", "group", "having", "window", "order", "limit", "offset",
+        "fetch", "for", "union", "insert",
+    ];
+    let mut depth = 0_usize;
+    for at in (0..end).rev() {
+        if t.is_mark(at, ")") {
+            depth += 1;
+        } else if t.is_mark(at, "(") {
+            match depth.checked_sub(1) {
+                Some(outer) => depth = outer,
+                None => return false,
+            }
+        } else if depth == 0 && t.is_any(at, &CLAUSES) && !(at > 0 && t.is_mark(at - 1, ".")) {
+            return t.is(at, "select");
+        }
+    }
+    false
 }
 
 /// `ON CONFLICT (expressions) WHERE predicate` up to DO.

@@ -114,6 +114,13 @@ pub struct Column {
     pub stored: Stored,
 }
 
+impl Column {
+    /// Whether rows that leave it out draw a value from a sequence.
+    pub fn draws(&self) -> bool {
+        self.default.as_deref().is_some_and(|default| default.starts_with("nextval("))
+    }
+}
+
 /// How a column's values are stored and read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
@@ -265,10 +272,18 @@ impl Schema {
     /// Whether the sequence of this name is the default of a sharded table's column: each shard draws from its own.
     pub fn draws_on_each_shard(&self, sequence: &str) -> bool {
         let ends = [format!("'{sequence}'::"), format!(".{sequence}'::"), format!("\"{sequence}\"'::")];
-        let drawn =
-            |default: &String| default.starts_with("nextval(") && ends.iter().any(|e| default.contains(e));
+        let drawn = |column: &Column| {
+            let default = column.default.as_ref().filter(|_| column.draws());
+            default.is_some_and(|default| ends.iter().any(|end| default.contains(end)))
+        };
         let sharded = self.relations.values().filter(|relation| relation.key_type().is_some());
-        sharded.flat_map(|relation| &relation.columns).any(|c| c.default.as_ref().is_some_and(drawn))
+        sharded.flat_map(|relation| &relation.columns).any(drawn)
+    }
+
+    /// Whether there is such a sequence.
+    pub fn has_sequences_on_each_shard(&self) -> bool {
+        let sharded = self.relations.values().filter(|relation| relation.key_type().is_some());
+        sharded.flat_map(|relation| &relation.columns).any(Column::draws)
     }
 
     /// Whether a function of this name may leave something on the conn.

@@ -86,6 +86,7 @@ impl Conn {
                 if matches!(severity, Some(b"FATAL" | b"PANIC")) {
                     return Err(ConnError::Fatal(frame));
                 }
+                events.at_end |= events.error.is_none() && matches!(self.owed.front(), Some(Owed::Sync(_)));
                 self.skip_to_ready();
                 let rewritten = self.rewritten.as_ref();
                 let placed = rewritten.map(|rewritten| error::placed(&frame, |at| rewritten.place(at)));

@@ -14,6 +14,7 @@ use crate::frontend::failure::Failure;
 use crate::frontend::names::{Cursor, Place};
 use crate::frontend::session::{Held, Session};
 use crate::wire::backend::Status;
+use crate::wire::frontend::tag;
 use crate::wire::reply;
 
 /// Name of an application's portal on its conn.
@@ -73,6 +74,20 @@ impl Session {
             portal.ran = true;
         }
         self.end_kept(kept);
+        Ok(())
+    }
+
+    /// The description of a cursor's rows.
+    pub(crate) async fn describe_kept(&mut self, name: &[u8]) -> Result<(), Failure> {
+        let Some(at) = self.kept(name, false) else { return Ok(()) };
+        let mut kept = self.kept.swap_remove(at);
+        self.show_running(&kept.held);
+        let conn = &mut *kept.held.lease;
+        reply::named(&mut conn.write, tag::DESCRIBE, true, name);
+        conn.owe(Owed::Describe(Show::ALL));
+        conn.sync(Show::NOTHING);
+        self.run_kept(&mut kept).await?;
+        self.kept.push(kept);
         Ok(())
     }
 

@@ -221,6 +221,9 @@ impl Session {
         let named = Named::read(tag::DESCRIBE, body)?;
         if named.portal {
             let Some(portal) = self.names.portals.get(named.name).cloned() else {
+                if self.check_doomed().is_ok() && self.describe_cursor(named.name).await? {
+                    return Ok(());
+                }
                 let owed = Owed::Describe(Show::ALL);
                 return self.raw_or(tag::DESCRIBE, body, owed, || unknown_portal(named.name)).await;
             };
@@ -237,7 +240,7 @@ impl Session {
                     self.leave_all().await?;
                     self.describe_bound(ShardId(0), &portal.statement, &bind).await
                 }
-                Place::Spread { .. } if portal.statement.takes_copy() => {
+                Place::Spread { .. } if portal.statement.takes_copy() || declares(&portal.statement) => {
                     self.local_bare(backend_tag::NO_DATA)
                 }
                 Place::Spread { .. } => {
@@ -269,6 +272,24 @@ impl Session {
         Ok(())
     }
 
+    /// Describe of a cursor of DECLARE over several shards, by its name; whether it is one.
+    async fn describe_cursor(&mut self, name: &[u8]) -> Result<bool, Failure> {
+        let known = std::str::from_utf8(name).ok().and_then(|name| self.names.cursors.get(name));
+        match known.cloned() {
+            Some(Cursor::Several(walk)) => {
+                self.leave_all().await?;
+                self.describe_several(name, &walk).await?;
+            }
+            Some(Cursor::Combined { .. }) => {
+                self.leave_all().await?;
+                self.describe_kept(name).await?;
+            }
+            Some(Cursor::One { .. }) | None => return Ok(false),
+        }
+        self.pipeline.skipping |= self.events.error.is_some();
+        Ok(true)
+    }
+
     /// `portal`: the Bind of the portal that is described, if it is one.
     async fn describe_control(&mut self, prepared: &Prepared, portal: Option<&Bytes>) -> Result<(), Failure> {
         let facts = prepared.facts();
@@ -295,6 +316,11 @@ impl Session {
         self.local(frame.freeze());
         Ok(())
     }
+}
+
+/// Whether it is a DECLARE, which returns no rows.
+fn declares(statement: &Prepared) -> bool {
+    statement.facts().is_some_and(|facts| matches!(facts.command, Command::Declare { .. }))
 }
 
 /// Asks for the shape of a statement whose Parse has just been queued, where it matters; whether it must be what it was.

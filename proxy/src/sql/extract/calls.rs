@@ -9,8 +9,9 @@ use super::reader::{Read, Reader};
 use super::scope::{Meaning, fold};
 use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Pin, PinCause};
-use crate::sql::parse::ast::{FunctionArg, ObjectName};
+use crate::sql::parse::ast::{Expr, FunctionArg, FunctionArguments, ObjectName};
 use crate::sql::schema::{Function, Touches};
+use crate::sql::tokens::Tokens;
 use router_config::key::KeyType;
 
 /// Forms of the grammar that look like calls and are no functions of the catalog.
@@ -288,10 +289,12 @@ impl<'q> Reader<'_, 'q> {
     fn sequences_and_locks(&mut self, name: &str, args: &'q [FunctionArg]) {
         if BY_NAME.contains(&name) {
             self.seen.by_value = true;
-            let strided = matches!(name, "nextval" | "currval" | "setval") && self.sequence_of_sharded(args);
+            let draws = matches!(name, "nextval" | "currval" | "setval");
+            let strided = draws && self.sequence_of_sharded(name, args);
             self.seen.sets_sequences |= strided && name == "setval";
-            // Sequences of sharded tables are right on every shard, others on the home shard alone.
-            let slot = if strided { &mut self.seen.home_alone } else { &mut self.seen.home };
+            // Sequences of sharded tables are right on every shard, and have one name; others are on the home shard alone.
+            let named = name == "pg_get_serial_sequence" && self.serial_of_sharded(args) == Some(true);
+            let slot = if strided || named { &mut self.seen.home_alone } else { &mut self.seen.home };
             slot.get_or_insert_with(|| format!("{name}()"));
             self.seen.effects.strided |= strided;
             self.seen.effects.home_sequence |= name == "currval" && !strided;
@@ -335,12 +338,46 @@ impl<'q> Reader<'_, 'q> {
 
     /// Whether the sequence named by the first argument is the default of a sharded table's column: such sequences
     /// give different values on each shard.
-    fn sequence_of_sharded(&self, args: &[FunctionArg]) -> bool {
-        let Some(name) = args.first().and_then(argument_value).and_then(|e| self.text_value(e)) else {
-            return false;
+    fn sequence_of_sharded(&mut self, name: &str, args: &[FunctionArg]) -> bool {
+        let sequence = args.first().and_then(argument_value);
+        if let Some(name) = sequence.and_then(|e| self.text_value(e)) {
+            let name = name.rsplit('.').next().unwrap_or_default().trim_matches('"').to_string();
+            return self.ctx.schema.draws_on_each_shard(&name);
+        }
+        if let Some(column) = sequence.and_then(|e| self.serial_column(e)) {
+            return column;
+        }
+        if name == "setval" && self.ctx.schema.has_sequences_on_each_shard() {
+            self.unknown("setval() of a sequence whose name is no literal".to_string());
+        }
+        false
+    }
+
+    /// Of a call of `pg_get_serial_sequence`: whether it names a column of a sharded table.
+    fn serial_column(&self, e: &Expr) -> Option<bool> {
+        match e {
+            Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => self.serial_column(inner),
+            Expr::Function(call) if last(&call.name)? == "pg_get_serial_sequence" => match &call.args {
+                FunctionArguments::List(list) => self.serial_of_sharded(&list.args),
+                FunctionArguments::None | FunctionArguments::Subquery(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether these are the names of a sharded table and of a column that draws from a sequence.
+    fn serial_of_sharded(&self, args: &[FunctionArg]) -> Option<bool> {
+        let text = |n: usize| args.get(n).and_then(argument_value).and_then(|e| self.text_value(e));
+        let (table, column) = (text(0)?, text(1)?);
+        let words = Tokens::new(table.as_bytes(), true);
+        let (schema, table) = match (words.name(0), words.name(2)) {
+            (Some(schema), Some(table)) if words.len() == 3 && words.is_mark(1, ".") => (Some(schema), table),
+            (Some(table), _) if words.len() == 1 => (None, table),
+            _ => return None,
         };
-        let name = name.rsplit('.').next().unwrap_or_default().trim_matches('"').to_string();
-        self.ctx.schema.draws_on_each_shard(&name)
+        let relation = self.ctx.schema.lookup(self.ctx.search_path, schema.as_deref(), &table)?;
+        let column = relation.columns.iter().find(|found| found.name == column)?;
+        Some(relation.key_type().is_some() && column.draws())
     }
 
     /// A function that is declared to stay with the rows of one key.

@@ -1,13 +1,21 @@
 //! Columns of a reference table that INSERT leaves to a default which differs from run to run.
 
 use super::reader::Reader;
-use super::write::{Target, is_default};
+use super::write::{Target, is_default as is_default_word};
 use crate::sql::facts::{DefaultsShape, Edit};
 use crate::sql::parse::ast::{Expr, Parens, Values};
 use crate::sql::parse::{end_offset, offset};
 use crate::sql::prepass::Overriding;
 use crate::sql::schema::{Placement, Relation};
 use crate::sql::spelling::quote_ident;
+
+/// Begins what is said of such a column.
+const DEFAULT: &str = "the default of ";
+
+/// Whether what differs from run to run is the default of a column that INSERT leaves out.
+pub fn is_default(unrepeatable: &str) -> bool {
+    unrepeatable.starts_with(DEFAULT)
+}
 
 impl Reader<'_, '_> {
     /// A reference table's defaults must not give different values on different shards. `given` tells for each listed
@@ -38,7 +46,7 @@ impl Reader<'_, '_> {
             Some(shape) => self.seen.defaults = Some(Box::new(shape)),
             None => {
                 let column = &relation.columns[first.column].name;
-                self.unrepeatable_because(format!("the default of {}.{column}", relation.full_name()));
+                self.unrepeatable_because(format!("{DEFAULT}{}.{column}", relation.full_name()));
             }
         }
     }
@@ -104,7 +112,7 @@ impl Reader<'_, '_> {
         let mut at_end = Vec::new();
         for (column, omitted) in omitted.iter().enumerate() {
             match omitted.position.and_then(|position| content.content.get(position)) {
-                Some(Expr::Identifier(word)) if is_default(&Expr::Identifier(word.clone())) => {
+                Some(Expr::Identifier(word)) if is_default_word(&Expr::Identifier(word.clone())) => {
                     let at = offset(word.span)?..end_offset(word.span)?;
                     inside.push(Edit { at, text: String::new(), value: Some((row, column)) });
                 }

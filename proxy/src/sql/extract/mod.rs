@@ -4,6 +4,7 @@
 //! levels, scopes and groups (`level`, `join`, `predicate`, `groups`) → [`Facts`]. Whatever a stage does not know ends
 //! in `Scope::Unknown` or in facts that pin nothing: never in a guess.
 
+pub use self::defaults::is_default;
 use self::reader::Reader;
 use super::command::{Head, recognise};
 use super::facts::{Access, Command, DdlKind, Effects, Facts, KeyTerm, Pin, PinCause, Scope, ValueRef};

@@ -16,35 +16,36 @@
 //! `\n`, `\t`, `\\`, `\"` and `\xHH` are escapes; `{{params N}}` becomes `$1,$2,…,$N` and `{{repeat N text}}`
 //! that text N times.
 
-use tests::wire_message::{self as message, Value};
+use crate::wire::Frame;
+use crate::wire_message::{self as message, Value};
 
 /// One transcript.
 #[derive(Debug)]
-pub(crate) struct Transcript {
+pub struct Transcript {
     /// `file/name`.
-    pub(crate) name: String,
+    pub name: String,
     /// Startup parameters.
-    pub(crate) startup: Vec<(String, String)>,
+    pub startup: Vec<(String, String)>,
     /// What to do.
-    pub(crate) steps: Vec<Step>,
+    pub steps: Vec<Step>,
 }
 
 /// One batch and the wait behind it.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Step {
+pub struct Step {
     /// Who: `A`, `B`, …
-    pub(crate) session: char,
+    pub session: char,
     /// Bytes to write, and sessions to cancel afterwards.
-    pub(crate) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// The session whose running request is to be cancelled.
-    pub(crate) cancel: Option<char>,
+    pub cancel: Option<char>,
     /// What to wait for.
-    pub(crate) wait: Wait,
+    pub wait: Wait,
 }
 
 /// The end of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub enum Wait {
     /// That many ReadyForQuery.
     Ready(usize),
     /// A message of this type.
@@ -53,11 +54,23 @@ pub(crate) enum Wait {
     End,
 }
 
+impl Wait {
+    /// Whether it is over when `ready` ReadyForQuery have come, and `last` last.
+    #[must_use]
+    pub fn is_over(self, ready: usize, last: Option<&Frame>) -> bool {
+        match self {
+            Self::Ready(count) => ready >= count,
+            Self::Tag(tag) => last.is_some_and(|frame| frame.tag == tag),
+            Self::End => false,
+        }
+    }
+}
+
 /// Reads a file of transcripts; `topic` is its name.
 ///
 /// # Errors
 /// The first line that is not of the language, with its number.
-pub(crate) fn read(topic: &str, text: &str) -> Result<Vec<Transcript>, String> {
+pub fn read(topic: &str, text: &str) -> Result<Vec<Transcript>, String> {
     let mut transcripts: Vec<Transcript> = Vec::new();
     let mut batch = Batch::default();
     for (number, line) in text.lines().enumerate() {
