@@ -11,6 +11,7 @@ use tokio_postgres::binary_copy::BinaryCopyOutStream;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
+use crate::beside::{Beside, sorted_rows};
 use crate::house::{add_auctions, build, holders, one_of_each};
 
 async fn copy_in(client: &Client, sql: &str, lines: String) -> Result<u64, tokio_postgres::Error> {
@@ -68,6 +69,26 @@ async fn copy_out_has_every_row_once() {
     let mut ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
     ids.sort_unstable();
     assert_eq!(ids, (1..=50).collect::<Vec<_>>());
+}
+
+/// Rows of several shards come as they come, never one inside another: those that are longer than any buffer neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_rows_come_whole() {
+    const WIDE: &str = "select auction_id, repeat(chr(97 + auction_id::int % 26), \
+        case auction_id % 7 when 0 then 400000 when 1 then 100000 else 20 end) from t";
+    let values = (1..=120).map(|id| format!("({id})")).collect::<Vec<_>>().join(", ");
+    let insert = format!("insert into t values {values}");
+    let mut both = Beside::start(&["create table t (auction_id bigint primary key)", &insert]).await;
+    let theirs = sorted_rows(&mut both.theirs, WIDE);
+    for _ in 0..5 {
+        assert!(sorted_rows(&mut both.ours, WIDE) == theirs, "not the same rows");
+    }
+    let client = both.cluster.connect().await;
+    let rows = client.query(WIDE, &[]).await.expect("rows");
+    let mut ours: Vec<Vec<Option<String>>> =
+        rows.iter().map(|row| vec![Some(row.get::<_, i64>(0).to_string()), row.get(1)]).collect();
+    ours.sort();
+    assert!(ours == theirs, "not the same rows by the extended protocol");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

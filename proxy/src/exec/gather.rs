@@ -22,6 +22,7 @@ use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
 use crate::frontend::session::Session;
 use crate::gather::merge::{Broken, Merger, Step};
 use crate::route::plan::{Gather, Target};
+use crate::sql::facts::{Access, Command};
 use crate::wire::sqlstate;
 
 /// How long a cancel request of the proxy's own may take; the statement goes on then, and is read to its end.
@@ -139,6 +140,13 @@ impl Ask {
         }
     }
 
+    /// Whether rows of any share may come at any time: a query says nothing of their order.
+    fn mixes(&self) -> bool {
+        matches!((&self.plan.target, &self.facts.command), (Target::Concat(_), Command::Query))
+            && self.facts.access == Access::Read
+            && !self.is_limited()
+    }
+
     /// A merger of the rows of so many shares.
     fn merger(&self, shares: usize) -> Option<Merger> {
         let gather = self.gather()?;
@@ -164,7 +172,7 @@ impl Session {
                 *merge = Merge::Gathered(rows);
                 Ok(events)
             }
-            None => self.drive(order).await,
+            None => self.drive_as(order, ask.mixes() && *merge == Merge::Concat).await,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Several conns at the same time, their answers one after the other.
+//! Several conns at the same time, their answers one after the other, or their rows as they come.
 //!
 //! Invariant: rows of a conn reach the application only where their columns are those of the first conn's rows, which the application
 //! has been told of.
@@ -19,13 +19,23 @@ use crate::frontend::settle::note_lsn;
 const AHEAD_BYTES: usize = 256 << 10;
 
 impl Session {
-    /// Runs all shares to their end.
+    /// Runs all shares to their end, their answers one after the other.
     pub(crate) async fn drive(&mut self, order: &[usize]) -> Result<Vec<Events>, Failure> {
+        self.drive_as(order, false).await
+    }
+
+    /// Runs all shares to their end. `mixed`: their rows come in any order.
+    pub(super) async fn drive_as(&mut self, order: &[usize], mixed: bool) -> Result<Vec<Events>, Failure> {
         let mut events: Vec<Events> = Vec::new();
         events.resize_with(order.len(), || self.events.beside());
         let agreed = self.events.agreed.clone();
         let (io, mut conns) = self.conns_in(order);
-        match run_all(io, &mut conns, &mut events, agreed.as_ref()).await {
+        let ran = if mixed {
+            run_mixed(io, &mut conns, &mut events, agreed.as_ref()).await
+        } else {
+            run_all(io, &mut conns, &mut events, agreed.as_ref()).await
+        };
+        match ran {
             Ok(()) => {
                 self.after_shares(order, &mut events);
                 Ok(events)
@@ -51,6 +61,7 @@ impl Session {
         for (at, events) in order.iter().zip(events) {
             let held = &mut self.held[*at];
             held.lease.capture = false;
+            held.lease.whole_rows = false;
             held.lease.rewritten = None;
             held.lease.copy_trim = None;
             if let Some(ticket) = held.asks_lsn.take() {
@@ -108,6 +119,65 @@ pub(super) async fn run_all(
         }
     }
     Ok(())
+}
+
+/// As [`run_all`], but rows are passed on as they come, whoever has them: no shard waits for the application to have taken those of
+/// the others.
+async fn run_mixed(
+    io: &mut ClientIo,
+    conns: &mut [&mut Conn],
+    events: &mut [Events],
+    agreed: Option<&Agreed>,
+) -> Result<(), (usize, StepError)> {
+    let mut ahead: Vec<BytesMut> = vec![BytesMut::new(); conns.len()];
+    let mut open = vec![false; conns.len()];
+    conns.iter_mut().for_each(|conn| conn.whole_rows = true);
+    loop {
+        for at in 0..conns.len() {
+            // The first one describes the rows. Nothing comes between the parts of a long row.
+            let barred = (at > 0 && !open[0]) || in_part(conns, &open).is_some();
+            if open[at] || barred {
+                continue;
+            }
+            open[at] = fits(conns[at], &mut events[at], agreed);
+            if open[at] {
+                io.out.extend_from_slice(&ahead[at].split());
+            } else if events[at].differs {
+                ahead[at].clear();
+            }
+        }
+        if io.out.len() >= OUT_HIGH_BYTES {
+            io.flush().await.map_err(|error| (0, StepError::Client(error)))?;
+        }
+        if conns.iter().all(|conn| conn.is_quiet()) {
+            return Ok(());
+        }
+        poll_fn(|cx| {
+            let mut progress = false;
+            for at in 0..conns.len() {
+                let waits = match in_part(conns, &open) {
+                    Some(other) => open[at] && other != at,
+                    None => false,
+                };
+                if conns[at].is_quiet() || waits || (!open[at] && ahead[at].len() >= AHEAD_BYTES) {
+                    continue;
+                }
+                let out = if open[at] { &mut io.out } else { &mut ahead[at] };
+                match conns[at].poll_step(cx, out, &mut events[at]) {
+                    Poll::Ready(Ok(())) => progress = true,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err((at, StepError::Backend(error)))),
+                    Poll::Pending => {}
+                }
+            }
+            if progress { Poll::Ready(Ok(())) } else { io.poll_hangup(cx).map_err(|error| (0, error)) }
+        })
+        .await?;
+    }
+}
+
+/// The conn of whose row the application has been given a part.
+fn in_part(conns: &[&mut Conn], open: &[bool]) -> Option<usize> {
+    (0..conns.len()).find(|&at| open[at] && conns[at].shows_part())
 }
 
 /// Whether the answer of the conn whose turn it is may be passed on: its rows have been described, and are what they must be.

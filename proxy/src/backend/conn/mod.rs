@@ -108,6 +108,9 @@ pub struct Conn {
     pub moved: Moved,
     /// Rows are captured into [`Events::rows`] instead of being dropped when they are not shown.
     pub capture: bool,
+    /// Rows are passed on whole, so that those of another conn may come between them; those that are longer than the largest read
+    /// buffer are not ([`Conn::shows_part`]).
+    pub whole_rows: bool,
     /// It runs a text of the proxy's own.
     pub rewritten: Option<Box<Rewritten>>,
     /// What is taken out of COPY data on its way to the application.
@@ -142,6 +145,7 @@ impl Conn {
             opened_in: None,
             moved: Moved::default(),
             capture: false,
+            whole_rows: false,
             rewritten: None,
             copy_trim: None,
             oids: None,
@@ -314,7 +318,8 @@ impl Conn {
             let streamed = matches!(header.tag, tag::DATA_ROW | tag::COPY_DATA);
             let whole = self.read.len() - at >= header.len;
             let edited = header.tag == tag::COPY_DATA && self.copy_trim.is_some();
-            if !whole && (!streamed || edited || self.captures()) {
+            let kept = self.whole_rows && header.len <= READ_MAX;
+            if !whole && (!streamed || edited || kept || self.captures()) {
                 if header.len > WHOLE_FRAME_BYTES {
                     return Err(ConnError::Protocol(format!(
                         "frame {:?} of {} bytes",
