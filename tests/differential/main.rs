@@ -21,7 +21,6 @@ mod house;
 mod judge;
 mod nested;
 mod rates;
-mod refusals;
 mod select;
 mod session;
 mod sides;
