@@ -1,5 +1,6 @@
 //! A case: statements that are compared one by one.
 
+pub(crate) use tests::answer::Order;
 use tests::wire_message::Value;
 
 use crate::expr::{Form, Writer};
@@ -32,17 +33,6 @@ impl Class {
         Self::Catalog,
         Self::Transactions,
     ];
-}
-
-/// What is equal of two answers that are equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// The rows, in order.
-    Total,
-    /// The rows, in any order.
-    Any,
-    /// The number of rows: which ones is PostgreSQL's choice.
-    Count,
 }
 
 /// One statement.

@@ -22,7 +22,6 @@ mod judge;
 mod nested;
 mod rates;
 mod recorded;
-mod refusals;
 mod select;
 mod session;
 mod sides;

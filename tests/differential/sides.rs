@@ -1,11 +1,12 @@
 //! The two sides of the comparison, each with a few sessions, and the verdict on a case.
 
+use tests::answer::Answer;
+use tests::refusals::Listed;
 use tests::wire::Login;
 
 use crate::case::{Case, Step};
 use crate::house::{Kind, TABLES};
-use crate::judge::{Answer, Side};
-use crate::refusals::Listed;
+use crate::judge::Side;
 
 /// What came of a case.
 pub(crate) enum Verdict {

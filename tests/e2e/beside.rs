@@ -1,7 +1,7 @@
 //! The proxy beside a plain PostgreSQL: both are asked the same, and what they say is put in brief so that it can be compared.
 
 use shard_admin::local_cluster::LocalNode;
-use tests::cluster::{Cluster, login_of};
+use tests::cluster::{Cluster, environment_of, login_of};
 use tests::wire::{Frame, Wire};
 
 /// An answer in brief: tags, and of errors the SQLSTATE, the message and the position; of completed statements their tag, of rows
@@ -79,6 +79,11 @@ impl Beside {
     /// Another session of each.
     pub(crate) fn others(&self) -> [Wire; 2] {
         [self.cluster.login(), login_of(&self.oracle)].map(|login| Wire::login(&login).expect("login"))
+    }
+
+    /// The environments with which libpq's programs reach the proxy, and the plain server.
+    pub(crate) fn environments(&self) -> [[(&'static str, String); 5]; 2] {
+        [self.cluster.environment(), environment_of(&self.oracle)]
     }
 
     /// Other sessions in place of these.

@@ -36,7 +36,7 @@ fn options(port: u16, metrics_port: u16, extra: &str) -> ProxyOptions {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pitfall_7_a_cancel_reaches_the_process_that_shares_the_port() {
+async fn pitfall_07_a_cancel_reaches_the_process_that_shares_the_port() {
     let cluster = Cluster::builder().start().await;
     let metrics = shard_admin::local_cluster::ReservedPort::any().expect("a port");
     let options = options(cluster.proxy.port, metrics.number(), "");
@@ -62,7 +62,7 @@ async fn pitfall_7_a_cancel_reaches_the_process_that_shares_the_port() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pitfall_7_a_cancel_reaches_the_peer_that_has_the_session() {
+async fn pitfall_07_a_cancel_reaches_the_peer_that_has_the_session() {
     let cluster = Cluster::builder().start().await;
     let ports = [(); 2].map(|()| shard_admin::local_cluster::ReservedPort::any().expect("a port"));
     let port = ports[0].number();

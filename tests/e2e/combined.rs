@@ -81,7 +81,7 @@ const QUERIES: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_query_is_answered_as_by_one_postgresql() {
+async fn trap_09_every_query_is_answered_as_by_one_postgresql() {
     let mut both = Beside::start(SET_UP).await;
     for side in both.sides() {
         side.rows(ROWS).expect("the rows");
@@ -297,7 +297,7 @@ async fn parameters_reach_the_tables_that_they_are_compared_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_beyond_the_limit_are_not_gathered() {
+async fn trap_09_rows_beyond_the_limit_are_not_gathered() {
     let cluster =
         Cluster::builder().shards(2).config_extra("[limits]\ncombine_max_bytes = \"8KiB\"").start().await;
     let mut session = tests::wire::Wire::login(&cluster.login()).expect("login");

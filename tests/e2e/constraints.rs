@@ -16,7 +16,7 @@ async fn run(client: &Client, statements: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unique_without_the_shard_key_is_refused_unless_its_values_are_generated() {
+async fn pitfall_02_unique_without_the_shard_key_needs_generated_values() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     run(
@@ -68,7 +68,7 @@ async fn unique_without_the_shard_key_is_refused_unless_its_values_are_generated
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn foreign_keys_hold_or_are_refused() {
+async fn trap_14_foreign_keys_hold_or_are_refused() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     build(&client).await;
@@ -99,7 +99,7 @@ async fn foreign_keys_hold_or_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_setting_decides() {
+async fn pitfall_02_the_setting_decides() {
     let lax = "[routing]\nunique_without_key = \"per_shard\"";
     let cluster = Cluster::builder().config_extra(lax).start().await;
     let login = cluster.proxy.config("auction").connect(tokio_postgres::NoTls).await;

@@ -56,7 +56,7 @@ async fn upserts_over_shards_do_not_deadlock() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_written_everywhere_is_locked_in_one_order() {
+async fn pitfall_16_what_is_written_everywhere_is_locked_in_one_order() {
     // Nothing is detected: nothing has to be.
     let cluster = Cluster::builder().config_extra("[limits]\ndeadlock = 0\n").start().await;
     let (one, other) = (cluster.connect().await, cluster.connect().await);

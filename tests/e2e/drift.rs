@@ -78,7 +78,7 @@ async fn tables_that_differ_are_refused_until_they_are_equal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn functions_and_properties_that_differ_are_told() {
+async fn pitfall_08_functions_and_properties_that_differ_are_told() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     build(&client).await;

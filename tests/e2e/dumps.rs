@@ -3,8 +3,8 @@
 
 use std::process::Command;
 
-use shard_admin::local_cluster::{Binaries, LocalNode};
-use tests::cluster::{Cluster, first_column};
+use shard_admin::local_cluster::Binaries;
+use tests::cluster::{Cluster, environment_of, first_column};
 use tokio_postgres::Client;
 
 const SCHEMA: &[&str] = &[
@@ -67,17 +67,6 @@ fn run(program: &str, environment: &[(&'static str, String)], arguments: &[&str]
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn environment_of(node: &LocalNode) -> Vec<(&'static str, String)> {
-    let login = tests::cluster::login_of(node);
-    vec![
-        ("PGHOST", node.host.clone()),
-        ("PGPORT", node.port.to_string()),
-        ("PGUSER", login.user),
-        ("PGPASSWORD", login.password),
-        ("PGDATABASE", login.database),
-    ]
-}
-
 /// The rows of all tables.
 async fn rows(client: &Client) -> Vec<Vec<String>> {
     let mut all = Vec::new();
@@ -102,7 +91,7 @@ async fn go_on(client: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dump_is_the_whole_database_and_can_be_restored() {
+async fn trap_16_and_pitfall_03_a_dump_is_the_whole_database() {
     let cluster = Cluster::builder().shards(3).start().await;
     let client = cluster.connect().await;
     for sql in SCHEMA {

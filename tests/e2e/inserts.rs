@@ -106,7 +106,7 @@ async fn many_bound_rows_come_back_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reference_tables_have_the_same_rows_everywhere() {
+async fn pitfall_16_reference_tables_have_the_same_rows_everywhere() {
     let cluster =
         Cluster::builder().config_extra("[[tables]]\nname = \"people\"\nkind = \"reference\"").start().await;
     let client = cluster.connect().await;
@@ -274,7 +274,7 @@ async fn more_literals_than_parameters_could_be_and_sources_in_parentheses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reference_table_gets_the_same_values_on_every_shard_or_none() {
+async fn pitfall_16_a_reference_table_gets_the_same_values_or_none() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     client.batch_execute("CREATE TABLE users (id int, at timestamptz, e text)").await.expect("create");

@@ -87,7 +87,7 @@ async fn finds(client: &tokio_postgres::Client, sql: &str, types: &[Type], value
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_spelling_of_a_key_is_found() {
+async fn pitfall_19_every_spelling_of_a_key_is_found() {
     let cluster = Cluster::builder().start().await;
     let client = tables(&cluster).await;
     for n in 0..24_i16 {
@@ -145,7 +145,7 @@ async fn every_spelling_of_a_key_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_complains_about_the_lines_of_the_application() {
+async fn pitfall_18_a_copy_complains_about_the_lines_of_the_application() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     client.batch_execute("CREATE TABLE lots (auction_id bigint PRIMARY KEY, n int)").await.expect("create");

@@ -57,7 +57,7 @@ const TRIGGER: [&str; 2] = [
 
 /// Pitfall 4: triggers notify on the shard of the row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pitfall_4_listeners_hear_triggers_on_every_shard() {
+async fn pitfall_04_listeners_hear_triggers_on_every_shard() {
     for mode in ["transaction", "session"] {
         let cluster = Cluster::builder().pool_mode(mode).start().await;
         let client = cluster.connect().await;
@@ -85,7 +85,7 @@ async fn pitfall_4_listeners_hear_triggers_on_every_shard() {
 
 /// Pitfall 4: as PostgreSQL, between transactions alone, its own in front of ReadyForQuery.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pitfall_4_notifications_wait_for_the_end_of_the_block() {
+async fn pitfall_04_notifications_wait_for_the_end_of_the_block() {
     let cluster = Cluster::builder().start().await;
     let (mut listener, mut other) = (login(&cluster), login(&cluster));
     run(&mut listener, "LISTEN news");
@@ -111,7 +111,7 @@ async fn pitfall_4_notifications_wait_for_the_end_of_the_block() {
 
 /// Pitfall 4: LISTEN and UNLISTEN are part of their transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pitfall_4_listen_takes_effect_at_commit() {
+async fn pitfall_04_listen_takes_effect_at_commit() {
     let cluster = Cluster::builder().start().await;
     let mut wire = login(&cluster);
     for sql in ["BEGIN", "LISTEN a", "SAVEPOINT s", "LISTEN b", "ROLLBACK TO s", "LISTEN c"] {
@@ -143,7 +143,7 @@ async fn pitfall_4_listen_takes_effect_at_commit() {
 
 /// The same in pipelines.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pitfall_4_listen_in_a_pipeline() {
+async fn pitfall_04_listen_in_a_pipeline() {
     let cluster = Cluster::builder().start().await;
     let mut wire = login(&cluster);
     let pipeline = |wire: &mut Wire, texts: &[&str]| {
@@ -187,6 +187,35 @@ async fn pitfall_20_notify_goes_along_with_the_writes() {
         }
         assert_eq!(hears(&mut listener), "x");
     }
+}
+
+/// A trigger that notifies forbids PREPARE: what writes on several shards says so, and nothing of it stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pitfall_20_a_trigger_that_notifies_and_two_shards() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 20).await;
+    for sql in TRIGGER {
+        client.batch_execute(sql).await.expect("the trigger is made on every shard");
+    }
+    let (one, two) = one_of_each(&cluster).await;
+    let bid = |auction: i64| format!("INSERT INTO bids (auction_id, amount) VALUES ({auction}, 1)");
+    let both = format!("INSERT INTO bids (auction_id, amount) VALUES ({one}, 1), ({two}, 1)");
+    let block = format!("BEGIN; {}; {}; COMMIT", bid(one), bid(two));
+    for sql in [both, block] {
+        let error = client.batch_execute(&sql).await.expect_err("it would have to be prepared");
+        let error = error.as_db_error().expect("of the server").clone();
+        let told = format!("{} {} {:?}", error.message(), error.detail().unwrap_or_default(), error.hint());
+        assert!(error.code().code() == "0A000" && told.contains("NOTIFY"), "{sql}: {told}");
+        client.batch_execute("ROLLBACK").await.expect("rollback");
+        assert_eq!(cluster.on_each_primary("SELECT count(*) FROM bids").await.concat(), ["0", "0"]);
+        assert_eq!(
+            cluster.on_each_primary("SELECT gid FROM pg_prepared_xacts").await.concat(),
+            Vec::<String>::new()
+        );
+    }
+    client.batch_execute(&bid(two)).await.expect("one shard");
 }
 
 /// Whoever may have missed something is told, and can listen again.

@@ -77,7 +77,7 @@ async fn oid_at_home(cluster: &Cluster, name: &str) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_shard_describes_in_the_home_shards_oids() {
+async fn pitfall_10_every_shard_describes_in_the_home_shards_oids() {
     let (cluster, client) = skewed().await;
     let (here, there) = one_of_each(&cluster).await;
     let (mood, citext) = (oid_at_home(&cluster, "mood").await, oid_at_home(&cluster, "citext").await);
@@ -108,7 +108,7 @@ async fn every_shard_describes_in_the_home_shards_oids() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parameters_typed_by_the_application_reach_every_shard() {
+async fn pitfall_10_parameters_typed_by_the_application_reach_every_shard() {
     let (cluster, client) = skewed().await;
     let (here, there) = one_of_each(&cluster).await;
     let mood = client.prepare("SELECT feels FROM auctions WHERE auction_id = 1").await.expect("prepare");
@@ -133,7 +133,7 @@ async fn parameters_typed_by_the_application_reach_every_shard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn containers_in_binary_are_refused_where_they_would_name_other_types() {
+async fn pitfall_10_containers_in_binary_are_refused() {
     let (cluster, client) = skewed().await;
     let (here, there) = one_of_each(&cluster).await;
     for column in ["felt", "pair", "ROW(feels)"] {

@@ -103,7 +103,7 @@ fn differences(both: &mut Beside, sql: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_type_is_in_postgresqls_order() {
+async fn trap_07_every_type_is_in_postgresqls_order() {
     for shards in [2, 4] {
         let mut both = beside(shards).await;
         let mut wrong = String::new();

@@ -89,7 +89,7 @@ async fn a_pipeline_that_has_written_reads_on_primaries() {
 
 /// The floor is one for all sessions of the proxy: what one has asked for is not what another may already rely on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_at_once_see_all_that_was_acknowledged() {
+async fn pitfall_06_sessions_at_once_see_all_that_was_acknowledged() {
     let cluster = Cluster::builder().shards(1).replicas(1).start().await;
     let client = cluster.connect().await;
     build(&client).await;
@@ -115,7 +115,7 @@ async fn sessions_at_once_see_all_that_was_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_primary_means_primary() {
+async fn pitfall_06_reads_primary_means_primary() {
     let cluster = Cluster::builder().replicas(1).config_extra("[routing]\nreads = \"primary\"").start().await;
     let client = cluster.connect().await;
     build(&client).await;
@@ -208,4 +208,62 @@ async fn reads_go_on_when_the_primary_dies_a_while_after_a_write() {
     let reader = cluster.connect().await;
     let seen = first_column(&reader, "SELECT price FROM auctions WHERE auction_id = 1").await;
     assert_eq!(seen, ["7"]);
+}
+
+/// What replay takes away from a replica's readers, and what is only for a primary, is read there; the application knows of nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_10_and_pitfall_06_what_a_replica_gives_up_is_read_on_the_primary() {
+    let cluster =
+        Cluster::builder().replicas(1).node_setting("max_standby_streaming_delay", "0").start().await;
+    let client = cluster.connect().await;
+    build(&client).await;
+    add_auctions(&client, 12).await;
+    let (_, two) = one_of_each(&cluster).await;
+    let slow = |node: &str, condition: &str| {
+        format!("SELECT {node} FROM auctions, generate_series(1, 4000000) g WHERE {condition}")
+    };
+    let node = "current_setting('cluster_name')";
+    let one = slow(&format!("max({node}), sum(g % 7)"), &format!("auction_id = {two}"));
+    let several = slow(node, "g % 4000000 = 0");
+    let primary = cluster.shard(1).primary.connect("auction").await.expect("the second primary");
+    let replica = cluster.shard(1).replicas[0].connect("auction").await.expect("its replica");
+    for (sql, simple) in [(&one, true), (&one, false), (&several, true)] {
+        eventually(NOTICE, "a read on a replica", || is_on_replica(&client, two)).await;
+        let (sql, asked) = (sql.clone(), sql);
+        let reader = cluster.connect().await;
+        let reading = tokio::spawn(async move {
+            match simple {
+                true => first_column(&reader, &sql).await,
+                false => {
+                    let rows = reader.query_typed(&sql, &[]).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+                    rows.iter().map(|row| row.get::<_, String>(0)).collect()
+                }
+            }
+        });
+        let busy = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%FROM auctions, generate%' AND pid <> pg_backend_pid()";
+        eventually(NOTICE, "a read under way", || async { !first_column(&replica, busy).await.is_empty() })
+            .await;
+        primary
+            .batch_execute("BEGIN; LOCK TABLE auctions IN ACCESS EXCLUSIVE MODE; COMMIT")
+            .await
+            .expect("a lock");
+        let answer = reading.await.expect("the read does not fail");
+        let of_replicas = answer.iter().any(|node| node.contains("replica"));
+        assert!(answer.len() == if *asked == one { 1 } else { 12 } && !of_replicas, "{asked}: {answer:?}");
+    }
+    // A function that says that it does not write, and calls one that does.
+    for sql in [
+        "CREATE TABLE log (id int)",
+        "CREATE FUNCTION log_it() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (1); RETURN 7; END $$",
+        "CREATE FUNCTION calm() RETURNS int LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN log_it(); END $$",
+    ] {
+        client.batch_execute(sql).await.expect(sql);
+    }
+    eventually(NOTICE, "a read on a replica", || is_on_replica(&client, two)).await;
+    for _ in 0..5 {
+        assert_eq!(first_column(&client, "SELECT calm()").await, ["7"]);
+        let row = client.query_one("SELECT calm()", &[]).await.expect("by the extended protocol");
+        assert_eq!(row.get::<_, i32>(0), 7);
+    }
+    assert_eq!(first_column(&client, "SELECT count(*) FROM log").await, ["10"]);
 }

@@ -29,7 +29,7 @@ fn function(name: &str, body: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trigger_stays_with_its_row_or_the_write_is_refused() {
+async fn pitfall_05_a_trigger_stays_with_its_row_or_the_write_is_refused() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     build(&client).await;
@@ -65,7 +65,7 @@ async fn a_trigger_stays_with_its_row_or_the_write_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rules_policies_and_cascades_are_looked_into() {
+async fn pitfall_05_rules_policies_and_cascades_are_looked_into() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     build(&client).await;
@@ -242,7 +242,7 @@ async fn no_detour_changes_where_rows_are_looked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn materialized_views_tell_of_all_rows() {
+async fn pitfall_05_materialized_views_tell_of_all_rows() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     build(&client).await;
@@ -277,7 +277,7 @@ async fn materialized_views_tell_of_all_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sequences_of_sharded_tables_stay_apart() {
+async fn pitfall_03_sequences_of_sharded_tables_stay_apart() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     run(&client, &["CREATE TABLE seen (auction_id bigint, id bigserial, v text)"]).await;

@@ -85,7 +85,7 @@ impl Transfers {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_over_shards_is_never_seen_by_halves() {
+async fn pitfall_14_a_transaction_over_shards_is_never_seen_by_halves() {
     const LOOKS: usize = 150;
     let cluster = bank(3).await;
     let (other, _ports) = second_proxy(&cluster).await;
@@ -111,7 +111,7 @@ async fn a_transaction_over_shards_is_never_seen_by_halves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_shard_shows_the_moment_of_the_first_statement() {
+async fn pitfall_14_every_shard_shows_the_moment_of_the_first_statement() {
     let cluster = bank(3).await;
     let (reader, writer) = (cluster.connect().await, cluster.connect().await);
     reader.batch_execute(SNAPSHOT).await.expect("begin");
@@ -178,7 +178,7 @@ async fn writers_commit_on_all_shards_and_chains_look_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn serializable_stays_on_one_shard() {
+async fn pitfall_14_serializable_stays_on_one_shard() {
     let cluster = bank(2).await;
     let client = cluster.connect().await;
     client.batch_execute("begin isolation level serializable").await.expect("begin");

@@ -92,7 +92,7 @@ async fn long_rows_come_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_limit_without_an_order_is_one_limit() {
+async fn trap_07_a_limit_without_an_order_is_one_limit() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     build(&client).await;

@@ -43,7 +43,7 @@ const TEXTS: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_text_with_a_syntax_error_runs_nothing_and_is_told_where_it_is() {
+async fn trap_05_a_text_with_a_syntax_error_runs_nothing() {
     let create = "create table t (auction_id bigint primary key, n int, v text)";
     let mut beside = Beside::start(&[create]).await;
     for text in TEXTS {

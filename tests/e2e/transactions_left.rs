@@ -45,7 +45,7 @@ async fn leave(cluster: &Cluster) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_dead_proxy_has_left_is_listed_and_finished() {
+async fn pitfall_20_what_a_dead_proxy_has_left_is_listed_and_finished() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.connect().await;
     client.batch_execute("create table kept (auction_id bigint primary key, n int)").await.expect("a table");

@@ -198,7 +198,7 @@ const TO_MOVE: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_move_with_their_key() {
+async fn trap_04_rows_move_with_their_key() {
     for shards in [2, 4] {
         let mut beside = beside(shards).await;
         for sql in TO_MOVE {
@@ -408,7 +408,7 @@ async fn whole_tables_are_written_by_many_at_once() {
 
 /// A shard on which no row is written has no part in the commit, so that the others need not be prepared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_row_somewhere_is_committed_in_one_phase() {
+async fn pitfall_20_one_row_somewhere_is_committed_in_one_phase() {
     let beside = beside(3).await;
     let client = beside.cluster.connect().await;
     let commits = |text: &str| {

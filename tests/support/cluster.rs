@@ -219,6 +219,18 @@ pub fn login_of(oracle: &LocalNode) -> Login {
     Login { password, ..login }
 }
 
+/// The environment with which libpq's programs reach the plain server.
+pub fn environment_of(oracle: &LocalNode) -> [(&'static str, String); 5] {
+    let login = login_of(oracle);
+    [
+        ("PGHOST", oracle.host.clone()),
+        ("PGPORT", oracle.port.to_string()),
+        ("PGUSER", login.user),
+        ("PGPASSWORD", login.password),
+        ("PGDATABASE", login.database),
+    ]
+}
+
 /// The first column of all rows as text; NULL is `NULL`.
 ///
 /// # Panics

@@ -5,6 +5,7 @@
 
 mod code;
 mod docs;
+mod numbers;
 mod words;
 
 use std::fs;

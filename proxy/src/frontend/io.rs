@@ -134,6 +134,11 @@ impl ClientIo {
         self.read.get(HEADER..self.current.saturating_sub(1)).unwrap_or_default()
     }
 
+    /// The frames of the request, which stand in `read`.
+    pub fn current_frames(&self) -> &[u8] {
+        self.read.get(..self.current).unwrap_or_default()
+    }
+
     /// The request under way, to be kept.
     pub fn take_current(&mut self) -> Bytes {
         self.read.split_to(std::mem::take(&mut self.current)).freeze()

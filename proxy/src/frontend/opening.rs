@@ -177,6 +177,8 @@ impl Session {
             who,
             startup_gucs: Arc::clone(&gucs),
             read_only: false,
+            given_up: false,
+            primaries_only: false,
             gucs,
             names: super::names::Names::default(),
             block: None,

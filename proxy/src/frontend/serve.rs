@@ -84,7 +84,11 @@ async fn begin(
     reply::backend_key(&mut session.io.out, registered.process, secret);
     reply::ready(&mut session.io.out, Status::Idle);
     match session.io.flush().await {
-        Ok(()) => Some((session, registered)),
+        Ok(()) => {
+            // What is written from here on is an answer to the first request.
+            session.observe();
+            Some((session, registered))
+        }
         Err(error) => {
             end(session, registered, Err(error)).await;
             None
@@ -191,6 +195,21 @@ impl Session {
 
     async fn long_way(&mut self, kind: Kind) -> Result<(), ClientError> {
         let frames = self.io.take_current();
+        let again = self.may_repeat(&frames).then(|| frames.clone());
+        self.work_off(kind, frames).await?;
+        self.repeat(kind, again).await
+    }
+
+    /// Once more, on primaries, if replicas have given it up.
+    async fn repeat(&mut self, kind: Kind, frames: Option<Bytes>) -> Result<(), ClientError> {
+        let Some(frames) = frames.filter(|_| self.is_to_be_repeated()) else { return Ok(()) };
+        self.begin_anew();
+        let done = self.work_off(kind, frames).await;
+        self.primaries_only = false;
+        done
+    }
+
+    async fn work_off(&mut self, kind: Kind, frames: Bytes) -> Result<(), ClientError> {
         self.tag_at = usize::MAX;
         match kind {
             Kind::Query => self.simple_query(frames).await,
@@ -207,6 +226,7 @@ impl Session {
         at: usize,
         done: Result<(), StepError>,
     ) -> Result<(), ClientError> {
+        let again = self.began_on_replica(at).then(|| Bytes::copy_from_slice(self.io.current_frames()));
         if kind == Kind::Query {
             self.watch.keep_text(Bytes::copy_from_slice(self.io.current_text()));
             self.io.drop_current();
@@ -216,9 +236,10 @@ impl Session {
             Err(error) => Err(self.lose(at, error)),
         };
         match kind {
-            Kind::Query => self.finish_simple(outcome).await,
-            _ => self.end_pipeline(outcome).await,
+            Kind::Query => self.finish_simple(outcome).await?,
+            _ => self.end_pipeline(outcome).await?,
         }
+        self.repeat(kind, again).await
     }
 
     /// The request has been answered: writes what waits, and counts it. What Sync may still undo waits for Sync, as PostgreSQL's

@@ -162,6 +162,10 @@ pub struct Session {
     pub hints: Hints,
     /// `default_transaction_read_only` is on.
     pub read_only: bool,
+    /// Replicas have given up the request that ends.
+    pub given_up: bool,
+    /// The request is worked off for the second time, on primaries.
+    pub primaries_only: bool,
     /// Number of the facts' context, with the generation and settings that it was made for.
     pub context: Option<SessionContext>,
     /// What the open transaction has done to the catalog.
@@ -294,6 +298,7 @@ impl Session {
         let sharded = matches!(self.who.kind, DatabaseKind::Sharded);
         let writes = self.held.iter().any(|held| held.wrote && held.unsynced);
         sharded
+            && !self.primaries_only
             && !writes
             && self.who.mode == PoolMode::Transaction
             && settings.routing.reads == Reads::Replica

@@ -113,6 +113,9 @@ impl Session {
 
     /// Gives up a conn on which something failed.
     pub fn lose(&mut self, at: usize, error: super::io::StepError) -> Failure {
+        if let super::io::StepError::Backend(ConnError::Fatal(_) | ConnError::Io(_)) = &error {
+            self.note_lost();
+        }
         let held = self.held.swap_remove(at);
         self.worker.pools.backend.add(held.lease.moved);
         if let (Some(node), super::io::StepError::Backend(_)) = (held.node, &error) {

@@ -181,7 +181,8 @@ impl Session {
     }
 
     /// Counts the error that a shard has reported in this request, if there is one.
-    pub fn count_shard_error(&self) {
+    pub fn count_shard_error(&mut self) {
+        self.note_given_up();
         if let Some(code) = self.events.sqlstate() {
             self.worker.shared.metrics.error(&String::from_utf8_lossy(code));
             if code == sqlstate::FEATURE_NOT_SUPPORTED.as_bytes()

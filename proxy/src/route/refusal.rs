@@ -39,7 +39,9 @@ impl Refusal {
     /// With one more reason.
     #[must_use]
     pub fn because_too(self, why: &str) -> Self {
-        let detail = self.detail.as_ref().map_or_else(|| why.to_owned(), |detail| format!("{detail} {why}"));
+        let ended = |detail: &String| if detail.ends_with('.') { "" } else { "." };
+        let both = |detail: &String| format!("{detail}{} {why}", ended(detail));
+        let detail = self.detail.as_ref().map_or_else(|| why.to_owned(), both);
         self.because(detail)
     }
 

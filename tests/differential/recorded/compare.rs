@@ -7,7 +7,7 @@ use tests::wire::Frame;
 use tests::wire_print;
 
 use super::drawn::{Drawn, Whose, without_oids};
-use crate::judge;
+use tests::answer;
 
 /// A row, as it came.
 type Row = Vec<Option<Vec<u8>>>;
@@ -91,7 +91,7 @@ fn parts(frames: &[Frame], whose: Whose, drawn: &Drawn) -> Vec<Part> {
     let mut oids = Vec::new();
     for frame in frames {
         let row = match frame.tag {
-            b'D' => judge::row(&frame.body)
+            b'D' => answer::row(&frame.body)
                 .into_iter()
                 .enumerate()
                 .map(
@@ -119,7 +119,7 @@ fn parts(frames: &[Frame], whose: Whose, drawn: &Drawn) -> Vec<Part> {
 
 /// Type and name of each column.
 fn columns(body: &[u8]) -> Vec<(String, String, u16)> {
-    judge::columns(body, &HashMap::new())
+    answer::columns(body, &HashMap::new())
 }
 
 fn oid_columns(body: &[u8]) -> Vec<usize> {

@@ -370,7 +370,17 @@ fn rows(
 ) {
     let Scope::Sharded(sharded) = &case.facts.scope else { return };
     let Some(shape) = &sharded.insert else { return };
-    let values = is(field(insert, "select_stmt"), "SelectStmt").map_or(&[][..], |s| list(s, "values_lists"));
+    let source = is(field(insert, "select_stmt"), "SelectStmt");
+    if let (None, [row]) = (source, shape.rows.as_slice()) {
+        // DEFAULT VALUES is the row.
+        let words: Vec<_> = case.sql.get(row.span.clone()).unwrap_or("").split_whitespace().collect();
+        let drawn = matches!(row.key.value, ValueRef::Default | ValueRef::Null);
+        if !drawn || !words.first().is_some_and(|word| word.eq_ignore_ascii_case("default")) {
+            wrong.push(format!("DEFAULT VALUES read as {row:?}"));
+        }
+        return;
+    }
+    let values = source.map_or(&[][..], |s| list(s, "values_lists"));
     if values.len() != shape.rows.len() {
         wrong.push(format!("{} rows for {}", shape.rows.len(), values.len()));
         return;

@@ -145,7 +145,7 @@ async fn a_coordinator_killed_at_any_step_leaves_all_or_nothing() {
 }
 
 #[tokio::test]
-async fn a_coordinator_that_slept_finds_the_tombstone() {
+async fn pitfall_20_a_coordinator_that_slept_finds_the_tombstone() {
     let shards = Shards::start().await;
     let sleeper = shards.control().await;
     let two_phase = sleeper.control.two_phase();
@@ -224,7 +224,7 @@ async fn decisions_are_kept_for_as_long_as_a_shard_needs_them() {
 }
 
 #[tokio::test]
-async fn a_control_role_without_superuser_finishes_transactions_of_roles_it_belongs_to() {
+async fn pitfall_20_a_control_role_without_superuser_finishes_transactions() {
     let shards = Shards::start().await;
     for server in &shards.servers {
         let client = server.client("postgres").await;

@@ -1,5 +1,6 @@
 //! The planner as a whole, over facts made by hand.
 
+mod brute_force;
 mod gather;
 mod statements;
 mod writes;

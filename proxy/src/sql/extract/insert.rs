@@ -44,7 +44,7 @@ impl<'q> Reader<'_, 'q> {
         self.note_modifier(&target);
         let given = match &insert.source {
             None => {
-                self.default_values(&target);
+                self.default_values(&target, top)?;
                 Vec::new()
             }
             Some(query) => match values_of(query) {
@@ -131,13 +131,41 @@ impl<'q> Reader<'_, 'q> {
         update.selection.iter().try_for_each(|e| self.expr(e))
     }
 
-    fn default_values(&mut self, target: &Target) {
-        if let (Some(_), Some(relation)) = (target.node, &target.relation) {
-            self.unknown(format!(
-                "INSERT … DEFAULT VALUES into {}: list the key column, or write VALUES (DEFAULT, …)",
-                relation.full_name()
-            ));
+    /// `DEFAULT VALUES` is a row in which the key is drawn: `("key") SELECT drawn` in the place of these words.
+    fn default_values(&mut self, target: &Target, top: bool) -> Read<()> {
+        let Some(place) = self.key_place(&[], target) else { return Ok(()) };
+        let Some((column, relation)) = target
+            .relation
+            .as_ref()
+            .and_then(|relation| Some((&relation.columns[relation.key()?.0], relation)))
+        else {
+            return Ok(());
+        };
+        self.groups.pin(place.node, Pin::Insert);
+        if !top || self.seen.insert.is_some() {
+            self.unknown(format!("INSERT … DEFAULT VALUES into {} inside of WITH", relation.full_name()));
+            return Ok(());
         }
+        let t = self.tokens;
+        let words = (0..t.len()).find(|&at| t.is(at, "default") && t.is(at + 1, "values"));
+        let at = words.ok_or("DEFAULT VALUES without a place")?;
+        let span = t.list[at].start..t.list[at + 1].end;
+        let value = if column.default.is_some() { ValueRef::Default } else { ValueRef::Null };
+        let key = KeyTerm { value, negated: false, cast: None };
+        let row =
+            InsertRow { span: span.clone(), key, params: smallvec::SmallVec::new(), draw_at: span.clone() };
+        let overriding = if column.identity_always { "OVERRIDING SYSTEM VALUE " } else { "" };
+        let draw = column.default.clone().map(|default| DrawShape {
+            default,
+            type_name: column.type_name.clone(),
+            column_at: Some((span.start, format!("({}) {overriding}SELECT ", quote_ident(&column.name)))),
+            overriding_at: None,
+        });
+        let mut outside_params: smallvec::SmallVec<[u16; 4]> = self.params(0, usize::MAX).collect();
+        outside_params.sort_unstable();
+        outside_params.dedup();
+        self.seen.insert = Some(InsertShape { rows: vec![row], values: span, outside_params, draw });
+        Ok(())
     }
 
     fn key_place(&self, columns: &[String], target: &Target) -> Option<KeyPlace> {

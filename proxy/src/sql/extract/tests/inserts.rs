@@ -54,7 +54,7 @@ fn rows_and_keys() {
             INSERT INTO bids (auction_id, amount) VALUES (5, (SELECT max(amount) FROM bids WHERE auction_id = 5))
                 Insert [rows | #1] !aggregate max (5, (SELECT max(amount) FROM bids WHERE auction_id = 5))=#0@"" outside[] Write
             INSERT INTO auctions DEFAULT VALUES
-                Insert Unknown { why: "INSERT … DEFAULT VALUES into public.auctions: list the key column, or write VALUES (DEFAULT, …)" } Write
+                Insert [rows] DEFAULT VALUES=DEFAULT@"DEFAULT VALUES" outside[] draw(bigint) list:INSERT INTO auctions «("auction_id") SELECT » Write
             INSERT INTO bids (auction_id, tags[1:2]) VALUES (5, '{a,b}')
                 Insert [rows] (5, '{a,b}')=#2@"" outside[] Write
             INSERT INTO bids (auction_id, amount) VALUES (1, 2) ON CONFLICT (lower(user_id)) WHERE amount > $9 DO UPDATE SET auction_id = excluded.auction_id, amount = bids.amount + excluded.amount

@@ -4,13 +4,17 @@
 const HEADING: &str = "### Messages of refusals";
 
 /// The messages, `…` for what differs from one to the next.
-pub(crate) struct Listed {
+#[derive(Debug)]
+pub struct Listed {
     patterns: Vec<String>,
 }
 
 impl Listed {
     /// Reads the page.
-    pub(crate) fn read() -> Self {
+    ///
+    /// # Panics
+    /// When the page or its table is not where it is expected.
+    pub fn read() -> Self {
         let here =
             std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
         let page = std::fs::read_to_string(format!("{here}/../docs/sql-support.md")).expect("the page");
@@ -22,8 +26,13 @@ impl Listed {
         Self { patterns }
     }
 
+    /// Every line.
+    pub fn all(&self) -> &[String] {
+        &self.patterns
+    }
+
     /// The line that a message is of.
-    pub(crate) fn pattern(&self, message: &str) -> Option<&str> {
+    pub fn pattern(&self, message: &str) -> Option<&str> {
         self.patterns.iter().map(String::as_str).find(|pattern| matches(pattern, message))
     }
 }
