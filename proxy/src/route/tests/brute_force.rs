@@ -319,7 +319,7 @@ fn target(topology: &Topology, sql: &str, params: &[Option<String>]) -> Option<T
     planned.map(|plan| plan.target).ok().or_else(|| {
         let search_path = ["public".to_owned()];
         let shape = combine::shape(sql, &context(&schema, &search_path), false).ok()?;
-        Some(Target::Combine(Box::new(Combine::of(shape, topology, &values).ok()?)))
+        Some(Target::Combine(Box::new(Combine::of(&shape, topology, &values).ok()?)))
     })
 }
 
