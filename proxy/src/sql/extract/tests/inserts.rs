@@ -23,7 +23,6 @@ fn rows_and_keys() {
             "INSERT INTO bids (auction_id, tags[1:2]) VALUES (5, '{a,b}')",
             "INSERT INTO bids (auction_id, amount) VALUES (1, 2) ON CONFLICT (lower(user_id)) WHERE amount > $9 DO UPDATE SET auction_id = excluded.auction_id, amount = bids.amount + excluded.amount",
             "INSERT INTO bids (auction_id, amount) VALUES (1, 2) ON CONFLICT DO UPDATE SET auction_id = 4",
-            "INSERT INTO bids (auction_id, amount) SELECT unnest($1::bigint[]), 2 ON CONFLICT (auction_id) DO NOTHING",
             "INSERT INTO open_auctions VALUES (1, 'x')",
             "WITH x AS (SELECT 1) INSERT INTO bids (auction_id) VALUES (4)",
             "WITH x AS (INSERT INTO bids (auction_id) VALUES (4) RETURNING *) SELECT * FROM x",
