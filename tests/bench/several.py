@@ -55,7 +55,8 @@ SCATTER = {
     "scatter/wait/400": ("400 rows, waited for one by one", f"SELECT {COLUMNS} FROM lots WHERE bucket = 0 AND {WAIT}"),
     "scatter/wait/long": ("2,000 rows of 60 kB, waited for one by one",
                           f"SELECT auction_id, repeat('x', 60000) FROM lots WHERE bucket < 5 AND {WAIT}"),
-    "scatter/wait/order": ("the same with ORDER BY", f"SELECT {COLUMNS} FROM lots WHERE bucket = 0 AND {WAIT} ORDER BY price, auction_id"),
+    "scatter/wait/order": ("ORDER BY, 400, waited for one by one",
+                           f"SELECT {COLUMNS} FROM lots WHERE bucket = 0 AND {WAIT} ORDER BY price, auction_id"),
 }
 
 COMBINE = {
