@@ -81,7 +81,7 @@ const ANSWERED: &[&str] = &[
      values (s.k, 'x')",
     "merge into lots using (values (3, 1), (4, 2), (3, 2)) s (k, n) on lots.auction_id = s.k when matched then update set price = s.n \
      when not matched then insert (auction_id, title) values (s.k, 'x')",
-    "merge into lots using (values (3, 1), (4, -2)) s (k, n) on lots.auction_id = s.k when matched then update set price = s.n \
+    "merge into lots using (values (4, -2)) s (k, n) on lots.auction_id = s.k when matched then update set price = s.n \
      when not matched then insert (auction_id, title) values (s.k, 'x')",
     // By a view.
     "insert into cheap values (401, 'v', 5), (402, 'w', 7) returning *",

@@ -40,7 +40,7 @@ impl Session {
             return Box::pin(self.spread(Ask { plan, facts: ask.facts, text, form })).await;
         }
         let mut tags: Vec<Vec<u8>> = Vec::with_capacity(groups.len());
-        for (key, rows) in groups {
+        for (turn, (key, rows)) in groups.into_iter().enumerate() {
             let text = self.timed(merge.part(&columns, &rows, key.as_deref()), clock.as_ref());
             self.check_length(&text)?;
             let stand = self.stand_in(&ask, (&text, &types), true).await?;
@@ -48,7 +48,9 @@ impl Session {
                 return Err(refused("with one key of its source it is not one of a single shard"));
             }
             let start = self.io.out.len();
-            Box::pin(self.spread(stand.ask(text))).await?;
+            let ask = stand.ask(text);
+            let form = ask.form.described_if(turn == 0);
+            Box::pin(self.spread(Ask { form, ..ask })).await?;
             if self.events.error.is_some() {
                 return Ok(());
             }

@@ -25,7 +25,7 @@ const TOUCHES: &str = "WITH RECURSIVE near (a, b) AS ( \
      WHERE c.oid = ANY ('{read}'::pg_catalog.oid[]) LIMIT 1";
 
 /// The function of PostgreSQL that finds a foreign key violated (`src/backend/utils/adt/ri_triggers.c`).
-const FOREIGN_KEY_CHECK: &[u8] = b"RI_ReportViolation";
+const FOREIGN_KEY_CHECK: &[u8] = b"ri_ReportViolation";
 
 impl Session {
     /// Runs the parts in their order; the last one's answer is the statement's.
@@ -90,7 +90,7 @@ impl Session {
                     written.table,
                     row.text(0)
                 );
-                Err(refused(&why).into())
+                Err(Refusal::parts_of_with(&why).into())
             }
         }
     }
@@ -109,8 +109,10 @@ impl Session {
         }
         self.events.error = None;
         self.io.out.truncate(start);
-        Err(refused("A foreign key between two tables that it writes did not hold after one of its parts.")
-            .into())
+        Err(Refusal::parts_of_with(
+            "A foreign key between two tables that it writes did not hold after one of its parts.",
+        )
+        .into())
     }
 
     /// The time, if the text asks for it: all of the statement has the same.
@@ -128,12 +130,4 @@ impl Session {
             clock.and_then(|row| clocks::replaced(text.as_bytes(), conforming, (row.text(0), row.text(1))));
         Bytes::from(timed.unwrap_or(text))
     }
-}
-
-fn refused(why: &str) -> Refusal {
-    Refusal::unsupported(
-        "a query that writes over several shards is not supported",
-        "Send its parts as statements of their own, in one transaction.",
-    )
-    .because(why)
 }

@@ -41,7 +41,11 @@ impl Session {
         let schema = self.schema();
         let context = known.over(&schema, &self.worker.shared.settings.load());
         let target = match (&facts.command, with_writes::shape(text, &context)) {
-            (Command::Modify(_), Err(why)) => Err(why),
+            (Command::Modify(_), Err(why)) => {
+                return Err(Refusal::parts_of_with(&format!(
+                    "Its parts cannot be run one after the other: {why}."
+                )));
+            }
             (Command::Modify(_), Ok(Some(with))) => Ok(Target::WithWrites(Box::new(with))),
             // What a reference table is given is refused where it may differ; defaults are drawn for rows of VALUES.
             (Command::Modify(_), _)

@@ -176,6 +176,15 @@ impl Refusal {
         )
     }
 
+    /// INSERT, UPDATE or DELETE in WITH that cannot be run one after the other.
+    pub(crate) fn parts_of_with(why: &str) -> Self {
+        Self::unsupported(
+            "a query that writes over several shards is not supported",
+            "Send its parts as statements of their own, in one transaction.",
+        )
+        .because(why.to_owned())
+    }
+
     /// Something evaluated on each shard that must be the same on all.
     pub(super) fn unrepeatable(what: &str, why: &str) -> Self {
         Self::unsupported(

@@ -47,6 +47,10 @@ pub fn shape(text: &str, ctx: &Context<'_>) -> Result<MergeRows, String> {
     }
     let on = end_of_source(&t, using + 1).ok_or("its source is not a table or a query with an alias")?;
     let alias = alias(&t, using + 1, on).ok_or("its source has no plain alias")?;
+    // What is computed once for all rows would be computed once for each key.
+    if (on..t.len()).any(|at| t.is(at, "select")) || !(on..t.len()).any(|at| t.is(at, "insert")) {
+        return Err("it has a subquery, or inserts nothing".to_owned());
+    }
     let column =
         compared(&t, on, (&target, key), &alias).ok_or("ON does not compare the key with a column")?;
     let piece = |from: usize, to: usize| if from < to { t.source(from, to - 1) } else { String::new() };
@@ -186,8 +190,30 @@ mod tests {
             "merge into bids b using (select 1) on b.auction_id = 1 when not matched then insert values (1, 1)",
             "merge into bids b using users k on k.user_id > b.auction_id when not matched then do nothing",
             "merge into only bids b using users k on k.user_id = b.auction_id when not matched then do nothing",
+            "merge into bids b using users k on k.user_id = b.auction_id when matched then delete",
+            "merge into bids b using users k on k.user_id = b.auction_id when not matched then insert values (k.user_id, (select 1))",
             "delete from bids",
         ];
-        expect![[r#""#]].assert_eq(&cases.map(pieces).concat());
+        expect![[r#"
+            merge into bids b using (values (5, 'x')) s (k, n) on b.auction_id = s.k and b.user_id = s.n when matched then delete when not matched then insert (auction_id, user_id) values (s.k, s.n)
+               SELECT * FROM (values (5, 'x')) s (k, n)
+              merge into bids b using (SELECT gavel_rows.c0::bigint AS "k", gavel_rows.c1::text AS "n" FROM (VALUES ('5', NULL::text)) AS gavel_rows (c0, c1)) AS "s" on b.auction_id = '5'::bigint and b.user_id = s.n when matched then delete when not matched then insert (auction_id, user_id) values ('5'::bigint, s.n)
+            with s as (select 1 as k) merge into public.bids using s on s.k = bids.auction_id when not matched then insert values (s.k, 1);
+              with s as (select 1 as k) SELECT * FROM s
+              merge into public.bids using (SELECT gavel_rows.c0::bigint AS "k", gavel_rows.c1::text AS "n" FROM (VALUES ('5', NULL::text)) AS gavel_rows (c0, c1)) AS "s" on '5'::bigint = bids.auction_id when not matched then insert values ('5'::bigint, 1)
+            merge into bids as b using users as k on k.user_id = b.auction_id when not matched then insert values (k.user_id, 1)
+               SELECT * FROM users as k
+              merge into bids as b using (SELECT gavel_rows.c0::bigint AS "k", gavel_rows.c1::text AS "n" FROM (VALUES ('5', NULL::text)) AS gavel_rows (c0, c1)) AS "k" on '5'::text = b.auction_id when not matched then insert values ('5'::text, 1)
+            merge into bids b using users k join users u on true on k.user_id = b.auction_id when not matched then do nothing
+              refused: its source is not a table or a query with an alias
+            merge into bids b using (select 1) on b.auction_id = 1 when not matched then insert values (1, 1)
+              refused: its source has no plain alias
+            merge into bids b using users k on k.user_id > b.auction_id when not matched then do nothing
+              refused: ON does not compare the key with a column
+            merge into only bids b using users k on k.user_id = b.auction_id when not matched then do nothing
+              refused: only is not known
+            delete from bids
+              refused: it is no MERGE
+        "#]].assert_eq(&cases.map(pieces).concat());
     }
 }
