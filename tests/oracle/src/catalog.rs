@@ -175,7 +175,10 @@ pub fn schema(tables: &Tables, functions: &[String], round: &Round) -> Schema {
     }
     if round.functions != Functions::Unknown {
         for name in functions {
-            schema.functions.insert(name.clone(), function(name, round.functions));
+            // The print calls them where the statement has a clause, which is what it is.
+            let clause = ["like_escape", "similar_to_escape"].contains(&name.as_str());
+            let kind = if clause { Functions::Stable } else { round.functions };
+            schema.functions.insert(name.clone(), function(name, kind));
         }
     }
     schema
@@ -209,7 +212,7 @@ fn relation(name: (&str, &str), columns: Option<&[String]>, round: &Round, oid: 
         kind: RelationKind::Table,
         columns: columns.iter().map(column).collect(),
         placement,
- definition: None,
+        definition: None,
     }
 }
 

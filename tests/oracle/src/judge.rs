@@ -1,7 +1,7 @@
 //! Holds the proxy's facts of a statement against the truth. Each complaint is a defect of the proxy or of this program.
 
-use proxy::sql::gather_shape::GatherShape;
 use proxy::sql::facts::{Access, Command, Facts, Modify, Pin, Scope, Sharded, ValueRef};
+use proxy::sql::gather_shape::GatherShape;
 use proxy::sql::normalise::{Literal, normalise};
 use proxy::sql::schema::Placement;
 use serde_json::Value;
@@ -297,7 +297,8 @@ fn gathered(sharded: &Sharded, tag: &str, body: &Value, truth: &Truth, wrong: &m
     let set = number(body, "op") > 1;
     let limit = [field(body, "limit_count"), field(body, "limit_offset")];
     let is_null = |v: &Value| is(v, "AConst").is_some_and(|c| crate::tree::flag(c, "isnull"));
-    let merges = |what: &dyn Fn(&GatherShape) -> bool| sharded.gather.as_ref().is_some_and(|shape| what(shape));
+    let merges =
+        |what: &dyn Fn(&GatherShape) -> bool| sharded.gather.as_ref().is_some_and(|shape| what(shape));
     let cut = merges(&|shape| shape.limit.is_some() || shape.offset.is_some());
     let limited = limit.iter().any(|v| !v.is_null() && !is_null(v)) && !cut;
     let ordered = !list(body, "sort_clause").is_empty() && !merges(&|shape| !shape.keys.is_empty());
