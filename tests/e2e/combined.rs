@@ -241,6 +241,111 @@ async fn sessions_go_on_as_with_one_postgresql() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+/// Values of the user's own types travel as texts, whatever the settings say of these.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_are_exact_under_any_settings() {
+    let mut both = Beside::start(&[
+        "create type odd as (i interval, f float8, g real, at timestamptz, d date)",
+        "create domain days as interval",
+        "create table t (auction_id bigint primary key, o odd, os odd[], d days, n int)",
+        "insert into t values (1, '(\"-1 days +02:00:00\",0.1,0.1,\"2024-02-03 04:05:06.789+09\",2024-02-03)', null, '1 mon -3 days', 1)",
+        "insert into t values (2, '(\"-2 years 3 mons -04:00:00\",1e-300,3.4028235e38,\"0044-02-03 04:05:06+00 BC\",-infinity)', '{}', '-1 days 02:00', 1)",
+        r#"insert into t values (3, '(,0.30000000000000004,,,)', '{"(\"1 day -00:00:01\",3.141592653589793,1.1,,10000-03-04)"}', '-1 mon', 2)"#,
+        "insert into t values (4, null, null, '-00:00:01', 2)",
+    ])
+    .await;
+    let queries = [
+        "select auction_id, o, os, d from t group by auction_id order by 1",
+        "select (o).i - d, (o).f * 3, (o).g::text, (o).at - timestamptz '2000-01-01', (o).d + 1 from t group by auction_id order by auction_id",
+        "select count(distinct o), count(distinct d), max(d), sum((o).f) from t where d > '-1 2:00'",
+        "select a.auction_id, b.auction_id, a.o = b.o from t a join t b on a.n = b.n order by 1, 2",
+    ];
+    let mut wrong = String::new();
+    for settings in [
+        "set datestyle = 'SQL, DMY'; set intervalstyle = sql_standard; set extra_float_digits = 0",
+        "set datestyle = 'German'; set intervalstyle = iso_8601; set extra_float_digits = -15",
+        "set datestyle = 'Postgres, MDY'; set intervalstyle = postgres_verbose",
+        "begin; set local intervalstyle = sql_standard; set datestyle = 'Postgres'; set local extra_float_digits = -3",
+        "set intervalstyle = sql_standard; begin; update t set n = n",
+    ] {
+        both.anew();
+        let shows = [
+            "show datestyle",
+            "show intervalstyle",
+            "show extra_float_digits",
+            "select d, (o).f from t where auction_id = 1",
+        ];
+        let all = [&[settings][..], &queries, &shows, &["commit"], &shows].concat();
+        for sql in all {
+            for by_portal in [false, true] {
+                let bytes = if by_portal && sql.starts_with("select") {
+                    extended(sql, false)
+                } else {
+                    message::query(sql)
+                };
+                let [ours, theirs] = both.sides().map(|side| said_but_settings(side, &bytes, 1));
+                if ours != theirs {
+                    wrong.push_str(&format!("{settings}: {sql}\n  ours   {ours}\n  theirs {theirs}\n"));
+                }
+                if sql == settings {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// PREPARE in SQL over queries of every plan, and writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prepared_in_sql_every_plan_is_executed() {
+    let mut both = Beside::start(SET_UP).await;
+    for side in both.sides() {
+        side.rows(ROWS).expect("the rows");
+    }
+    let mut wrong = String::new();
+    for sql in [
+        "prepare merged (int) as select auction_id, title from t where n = $1 order by auction_id limit 3",
+        "prepare counted as select count(*), sum(n) from t",
+        "prepare gathered (int, text) as select n, count(*), max(title) from t where n > $1 and title <> $2 group by n order by n",
+        "prepare joined (bigint) as select a.auction_id, h.label from t a join home h on h.id = a.n where a.auction_id < $1 order by 1",
+        "prepare viewed as select * from mixed_view order by n",
+        "prepare written (int, int) as update t set n = n + $1 where n = $2 returning n",
+        "prepare removed (text) as delete from t where title like $1",
+        "execute merged (1)",
+        "execute merged (1 + 1)",
+        "execute counted",
+        "execute gathered (0, 'b')",
+        "execute gathered (1, null)",
+        "execute joined (7)",
+        "execute viewed",
+        "begin",
+        "execute written (10, 2)",
+        "execute removed ('c%')",
+        "execute gathered (0, '')",
+        "execute joined (100)",
+        "rollback",
+        "execute counted",
+        "execute gathered",
+        "deallocate merged",
+        "execute merged (1)",
+        "deallocate all",
+        "execute counted",
+    ] {
+        for by_portal in [false, true] {
+            if by_portal && (!sql.starts_with("execute") || sql == "execute gathered") {
+                continue;
+            }
+            let bytes = if by_portal { extended(sql, false) } else { message::query(sql) };
+            let [ours, theirs] = both.sides().map(|side| said_but_settings(side, &bytes, 1));
+            if ours != theirs {
+                wrong.push_str(&format!("{by_portal} {sql}\n  ours   {ours}\n  theirs {theirs}\n"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_portal_is_read_so_many_rows_at_a_time() {
     let mut both = Beside::start(SET_UP).await;

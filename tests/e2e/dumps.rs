@@ -118,3 +118,23 @@ async fn trap_16_and_pitfall_03_a_dump_is_the_whole_database() {
     let parts = empty.on_each_primary("select count(*) from auctions").await;
     assert!(parts.iter().flatten().all(|count| count != "0"), "every shard has some: {parts:?}");
 }
+
+/// Tables that are chosen by name: all of their rows, and only those.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dump_of_some_tables_has_all_of_their_rows() {
+    let cluster = Cluster::builder().shards(3).start().await;
+    let client = cluster.connect().await;
+    for sql in SCHEMA {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    fill(&client).await;
+    let lines = |arguments: &[&str]| {
+        let all = [&["--data-only", "--inserts"], arguments].concat();
+        let text = run("pg_dump", &cluster.environment(), &all);
+        let of = |table: &str| text.matches(&format!("INSERT INTO public.{table} ")).count();
+        [of("auctions"), of("bids"), of("users"), of("remarks")]
+    };
+    assert_eq!(lines(&["-t", "auctions"]), [32, 0, 0, 0]);
+    assert_eq!(lines(&["-t", "public.b*", "-t", "users"]), [0, 16, 20, 0]);
+    assert_eq!(lines(&["-T", "bids", "-n", "public"]), [32, 0, 20, 8]);
+}

@@ -221,6 +221,11 @@ impl Control {
         self.inner.catalogs.own(answers, committed)
     }
 
+    /// A catalog with the temporary tables of a session, out of the answers to [`OwnCatalog::temporary_questions`].
+    pub fn with_temporary(&self, answers: &[Vec<TextRow>; 2], base: &Schema) -> Schema {
+        self.inner.catalogs.with_temporary(answers, base)
+    }
+
     /// Closes pooled connections to a database that nothing uses now.
     pub fn close_idle(&self, database: &str) {
         self.inner.health.dialer.close_idle(database);

@@ -19,7 +19,7 @@ use crate::frontend::session::Session;
 use crate::route::plan::{Plan, Target};
 use crate::route::refusal::Refusal;
 use crate::sql::broadcast::Broadcast;
-use crate::sql::facts::Facts;
+use crate::sql::facts::{Facts, Isolation};
 use crate::sql::insert_rows::InsertRows;
 use crate::wire::backend::tag;
 use crate::wire::frame::{self, HEADER};
@@ -27,9 +27,9 @@ use crate::wire::sqlstate;
 
 /// What stands for a statement of the application's: its plan, its text, how it is sent.
 pub(super) struct Stand {
-    plan: Plan,
-    facts: Arc<Facts>,
-    form: Form,
+    pub(super) plan: Plan,
+    pub(super) facts: Arc<Facts>,
+    pub(super) form: Form,
 }
 
 impl Stand {
@@ -48,7 +48,7 @@ impl Session {
     /// INSERT … SELECT whose rows belong elsewhere than where they are read.
     pub(super) async fn insert_rows(&mut self, ask: Ask, rows: &InsertRows) -> Result<(), Failure> {
         self.check_exact_texts()?;
-        self.open_implicit();
+        self.open_to_read();
         let types = self.types_of(&ask).await?;
         if !self.is_sound(&ask).await? {
             return Ok(());
@@ -60,6 +60,7 @@ impl Session {
         let query = Bytes::from(rows.query(width));
         let stand = self.stand_in(&ask, (&query, &types), false).await?;
         let Some(read) = self.capture(&stand, query).await? else { return Ok(()) };
+        self.open_implicit();
         let values: Vec<_> = read.into_iter().map(TextRow::into_values).collect();
         if values.is_empty() {
             let text = Bytes::from(rows.insert_nothing(width));
@@ -80,7 +81,7 @@ impl Session {
     /// UPDATE, DELETE or MERGE that reads tables whose rows are elsewhere.
     pub(super) async fn broadcast(&mut self, ask: Ask, broadcast: &Broadcast) -> Result<(), Failure> {
         self.check_exact_texts()?;
-        self.open_implicit();
+        self.open_to_read();
         let types = self.types_of(&ask).await?;
         if !self.is_sound(&ask).await? {
             return Ok(());
@@ -89,9 +90,18 @@ impl Session {
         let empty = Bytes::from(broadcast.with(&vec!["{}".to_owned(); broadcast.tables.len()]));
         let Stand { plan, facts, .. } = self.stand_in(&ask, (&empty, &types), true).await?;
         let rows = self.read_tables(broadcast).await?;
+        self.open_implicit();
         let text = Bytes::from(broadcast.with(&rows));
         let form = self.form_of(&ask, (&text, &types), true);
         Box::pin(self.spread(Ask { plan, facts, text, form })).await
+    }
+
+    /// Opens a block around what is read and then written, unless one is open. What has read a temporary table cannot be prepared: such
+    /// rows, which nobody else writes, are read in front of it.
+    fn open_to_read(&mut self) {
+        if self.isolation() != Isolation::ReadCommitted || self.temporary.schema().is_none() {
+            self.open_implicit();
+        }
     }
 
     /// The rows of whole tables, each as the text of an array.

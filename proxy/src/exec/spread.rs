@@ -61,6 +61,18 @@ impl Session {
                 let with = with.clone();
                 Box::pin(self.with_writes(ask, &with)).await
             }
+            Target::Explain(at, analyze) => {
+                let how = (*at, *analyze);
+                Box::pin(self.explain_several(ask, how)).await
+            }
+            Target::Limited(limited) => {
+                let limited = limited.clone();
+                Box::pin(self.limited(ask, &limited)).await
+            }
+            Target::Fill(fill) => {
+                let fill = fill.clone();
+                Box::pin(self.fill(ask, &fill)).await
+            }
             Target::One(_)
             | Target::Any
             | Target::Concat(_)
@@ -206,6 +218,9 @@ impl Session {
             | Target::CopySplit
             | Target::CopyEverywhere
             | Target::Combine(_)
+            | Target::Explain(..)
+            | Target::Fill(_)
+            | Target::Limited(_)
             | Target::InsertRows(_)
             | Target::Move(_)
             | Target::WithWrites(_)
@@ -374,6 +389,7 @@ pub fn first_share(plan: &Plan, statement: &Prepared, bind: &Bytes) -> (ShardId,
             own(shards.first().copied().unwrap_or(ShardId(0)))
         }
         Target::One(shard) | Target::Nowhere(shard) => own(*shard),
+        Target::Limited(limited) => own(limited.shards.first().copied().unwrap_or(ShardId(0))),
         _ => own(ShardId(0)),
     };
     let bound = rebound(statement, bind, params)

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use router_config::topology::Topology;
+use router_config::topology::{ShardId, Topology};
 
+use super::failure::Failure;
+use super::names::Prepared;
 use super::session::Session;
 use crate::route::combine::Combine;
 use crate::route::plan::{Plan, Reason, SessionView, Target};
 use crate::route::refusal::Refusal;
-use crate::route::values::Values;
+use crate::route::values::{BindParams, Values};
 use crate::sql::combine;
 use crate::sql::facts::{Access, Command, Facts};
 use crate::sql::tokens::Tokens;
@@ -27,7 +29,7 @@ impl Session {
         let reads = matches!(facts.command, Command::Query | Command::CopyOut(_) | Command::Declare { .. });
         let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
         let fit = refusal.sqlstate == sqlstate::FEATURE_NOT_SUPPORTED && values.rules.ascii_safe;
-        if !reads || !fit || hinted || facts.access == Access::Write {
+        if !reads || !fit || hinted || facts.access == Access::Write || self.needs_temporary(facts) {
             return Err(refusal);
         }
         // What the transaction has changed is seen on its own conns alone.
@@ -44,13 +46,49 @@ impl Session {
         };
         match shape {
             Ok(shape) => {
+                // They are on one conn to a primary.
+                let temporary = shape.tables.iter().any(|table| table.relation.is_temporary());
                 let combine = Box::new(Combine::of(&shape, topology, values)?);
-                let replica = view.reads_replica && !view.in_transaction && facts.access == Access::Read;
+                let reads = facts.access == Access::Read && !temporary;
+                let replica = view.reads_replica && !view.in_transaction && reads;
                 Ok(Plan { target: Target::Combine(combine), replica, reason: Reason::NoMerge })
             }
             Err(why) => {
                 Err(refusal.because_too(&format!("Its rows cannot be gathered in one place: {why}.")))
             }
+        }
+    }
+}
+
+impl Session {
+    /// A plan to compute a query on the home shard, whatever other plan it has.
+    pub(super) fn plan_at_home(&self, statement: &Prepared, rest: &[u8]) -> Option<Plan> {
+        let params = BindParams::parse(rest, statement.types()).ok()?;
+        let (text, analysed) = (&statement.shared.text, &statement.analysed);
+        let values = Values { text, analysed, index: 0, params: Some(&params), rules: self.text_rules() };
+        let view = SessionView { in_transaction: self.block.is_some(), ..SessionView::default() };
+        let refusal = Refusal::unsupported("rows of other shards in binary format", "");
+        self.plan_combine(refusal, &values, &self.worker.shared.topology.load(), &view).ok()
+    }
+
+    /// Rows that carry OIDs of the shard that they come from are computed on the home shard, whose OIDs the application knows.
+    pub(super) async fn with_home_oids(
+        &mut self,
+        plan: Plan,
+        prepared: &Prepared,
+        bind: &[u8],
+    ) -> Result<Plan, Failure> {
+        let elsewhere = match &plan.target {
+            Target::One(shard) | Target::Nowhere(shard) => *shard != ShardId(0),
+            Target::Concat(_) | Target::Gather(..) => true,
+            _ => false,
+        };
+        if !elsewhere || self.has_no_containers(prepared, bind) {
+            return Ok(plan);
+        }
+        match self.check_containers(None, prepared, bind).await {
+            Ok(()) => Ok(plan),
+            Err(failure) => self.plan_at_home(prepared, bind).ok_or(failure),
         }
     }
 }

@@ -200,12 +200,12 @@ impl Session {
 
     /// Passes a change of settings on, and tells the other shards of the transaction.
     async fn set_at_home(&mut self, facts: &Arc<Facts>, text: &str, via: Via) -> Result<(), Failure> {
+        // With it the block may begin on the other shards: that is not where it runs.
+        let ran = self.failed_shard().or(self.busy_shard()).or(self.pins.any()).unwrap_or(ShardId(0));
         self.pass_on_home(facts, text, via).await?;
-        match self.busy_shard() {
-            Some(shard) if self.events.error.is_none() => {
-                self.set_elsewhere(facts, None, text.as_bytes(), shard).await
-            }
-            _ => Ok(()),
+        match self.events.error {
+            None => self.set_elsewhere(facts, None, text.as_bytes(), ran).await,
+            Some(_) => Ok(()),
         }
     }
 

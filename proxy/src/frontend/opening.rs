@@ -188,6 +188,7 @@ impl Session {
             draws: super::draws::Draws::default(),
             listening: None,
             temp_tables: false,
+            temporary: super::temporary_tables::TemporaryTables::default(),
             hints: super::hints::Hints::default(),
             context: None,
             changes: super::own_catalog::CatalogChanges::default(),

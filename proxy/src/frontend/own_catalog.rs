@@ -86,6 +86,7 @@ impl Session {
 
     /// In front of the analysis of a statement: makes sure that it is read against what is there when it runs.
     pub async fn see_catalog(&mut self) -> Result<(), Failure> {
+        self.temporary.forget();
         if !self.changes.changed && self.pending.is_empty() {
             return Ok(());
         }

@@ -109,6 +109,9 @@ impl Session {
 
     /// The catalog of this session's database; an empty one where nothing is routed.
     pub fn schema(&self) -> Arc<Schema> {
+        if let Some(with_temporary) = self.temporary.schema().filter(|_| self.has_temporary()) {
+            return Arc::clone(with_temporary);
+        }
         if let Some(own) = self.changes.own() {
             return Arc::clone(own);
         }
@@ -239,7 +242,7 @@ impl Session {
             Some(drawn) => route::plan_drawn(&topology, &statement.facts, &values, &view, drawn),
         }
         .or_else(|refusal| self.plan_combine(refusal, &values, &topology, &view))
-        .or_else(|refusal| self.plan_read_first(refusal, &values, &view))?;
+        .or_else(|refusal| self.plan_in_steps(refusal, &values, &view))?;
         if several {
             self.check_copy(&statement.facts, &mut plan, own())?;
         }

@@ -36,7 +36,8 @@ impl Session {
         let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
         let fit = refusal.sqlstate == sqlstate::FEATURE_NOT_SUPPORTED
             && values.rules.ascii_safe
-            && is_simple(facts);
+            && is_simple(facts)
+            && !self.needs_temporary(facts);
         let Some(known) = self.context.as_ref().filter(|_| fit && !hinted) else { return Err(refusal) };
         let schema = self.schema();
         let context = known.over(&schema, &self.worker.shared.settings.load());

@@ -158,6 +158,8 @@ pub struct Session {
     pub listening: Option<Box<super::listening::Listening>>,
     /// It has made temporary tables.
     pub temp_tables: bool,
+    /// The catalog with them, as far as the statement under way needs it.
+    pub temporary: super::temporary_tables::TemporaryTables,
     /// `SET gavel.key` and `SET gavel.shard`.
     pub hints: Hints,
     /// `default_transaction_read_only` is on.

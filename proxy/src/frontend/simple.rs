@@ -12,7 +12,6 @@ use super::transaction::Block;
 use super::watch::Why;
 use crate::backend::owed::{Owed, Show};
 use crate::exec::ask::{Ask, Form};
-use crate::route::explain;
 use crate::route::plan::{Plan, Target};
 use crate::sql::cache::Analysed;
 use crate::sql::facts::{Access, Command, Facts};
@@ -77,8 +76,7 @@ impl Session {
             return Box::pin(self.control(&facts, own.trim(), Via::Simple)).await;
         }
         if matches!(facts.command, Command::ExplainGavel(_)) {
-            let plan = self.plan_simple(text, analysed, index);
-            let frame = self.explanation(&plan, true);
+            let frame = self.explanation(&self.plan_simple(text, analysed, index), true);
             self.io.out.extend_from_slice(&frame);
             return Ok(());
         }
@@ -95,6 +93,10 @@ impl Session {
         }
         if self.may_mean_temporary(&facts, &own) {
             Box::pin(self.check_temporary(&facts, &own)).await?;
+        }
+        if let Some((frame, again)) = self.over_temporary_text(&facts, &own).await? {
+            self.stands_behind(&text[..analysed.range(index).start]);
+            return Box::pin(self.statement(&frame, &own, &again, 0)).await;
         }
         let plan = self.plan_simple(text, analysed, index);
         let one = |plan: &Plan| matches!(plan.target, Target::One(_) | Target::Nowhere(_) | Target::Any);
@@ -389,29 +391,6 @@ impl Session {
         };
         self.end_block(failed || done.is_err());
         done
-    }
-
-    /// The answer to EXPLAIN (GAVEL), with its description or without.
-    pub fn explanation(
-        &self,
-        plan: &Result<Plan, crate::route::refusal::Refusal>,
-        describe: bool,
-    ) -> BytesMut {
-        let topology = self.worker.shared.topology.load();
-        let lines = match plan {
-            Ok(plan) => explain::of_plan(&topology, plan, true),
-            Err(refusal) => explain::of_refusal(refusal),
-        }
-        .lines();
-        let mut frame = BytesMut::new();
-        if describe {
-            reply::text_row_description(&mut frame, &["QUERY PLAN"]);
-        }
-        for line in &lines {
-            reply::text_row(&mut frame, std::iter::once(Some(line.as_str())));
-        }
-        reply::command_complete(&mut frame, "EXPLAIN");
-        frame
     }
 
     /// Runs a held conn until it owes nothing, feeding it COPY data when it asks.

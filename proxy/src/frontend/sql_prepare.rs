@@ -190,7 +190,7 @@ impl Session {
 
     /// Queues a Parse of an unnamed statement where the transaction is, else on the home shard; the index of the conn.
     async fn ask_to_parse(&mut self, text: &[u8], types: &Bytes) -> Result<usize, Failure> {
-        let at = match self.held.iter().position(|held| held.enlisted) {
+        let at = match self.held.iter().position(|held| held.enlisted && !self.has_temporary()) {
             Some(at) => at,
             None => self.acquire(ShardId(0), false).await?,
         };
@@ -320,6 +320,7 @@ impl Session {
         portal: Option<&Bytes>,
     ) -> Result<(), Failure> {
         let (statement, facts, bind) = self.called(name, text, portal).await?;
+        let (statement, facts) = self.over_temporary((statement, facts)).await?;
         self.ask_types(&statement).await?;
         let plan = self.plan_bind(&statement, &bind, None)?;
         let plan = match plan.target {

@@ -95,7 +95,7 @@ impl From<&Target> for PlanKind {
         match target {
             Target::One(_) => Self::One,
             Target::Any => Self::Any,
-            Target::Concat(_) | Target::Gather(..) => Self::Concat,
+            Target::Concat(_) | Target::Gather(..) | Target::Limited(_) | Target::Explain(..) => Self::Concat,
             Target::Nowhere(_) => Self::Nowhere,
             Target::Everywhere | Target::EverywhereAs(_) => Self::Everywhere,
             Target::Each(_) | Target::Move(_) => Self::Each,
@@ -104,9 +104,11 @@ impl From<&Target> for PlanKind {
             Target::Draw(_) => Self::Draw,
             Target::CopySplit | Target::CopyEverywhere => Self::CopySplit,
             Target::Combine(_) => Self::Combine,
-            Target::InsertRows(_) | Target::Broadcast(_) | Target::WithWrites(_) | Target::MergeRows(_) => {
-                Self::ReadFirst
-            }
+            Target::InsertRows(_)
+            | Target::Broadcast(_)
+            | Target::WithWrites(_)
+            | Target::MergeRows(_)
+            | Target::Fill(_) => Self::ReadFirst,
         }
     }
 }

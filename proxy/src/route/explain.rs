@@ -137,6 +137,11 @@ fn in_words(topology: &Topology, target: &Target) -> (&'static str, Vec<String>,
             let merge = Some("answers one after the other, counts added up");
             ("several shards, in one transaction", shards.iter().map(name).collect(), merge)
         }
+        Target::Limited(limited) => {
+            let merge = Some("rows of one shard after the other, as many as LIMIT says");
+            ("several shards, one by one", limited.shards.iter().map(name).collect(), merge)
+        }
+        Target::Explain(..) => ("each shard explains its part", all(), None),
         Target::Nowhere(shard) => ("no shard holds a matching row", vec![name(shard)], None),
         Target::Everywhere | Target::EverywhereAs(_) => {
             ("every shard, in one transaction", all(), Some("answer of the first shard"))
@@ -162,6 +167,7 @@ fn in_words(topology: &Topology, target: &Target) -> (&'static str, Vec<String>,
         Target::WithWrites(_) => {
             ("the parts of WITH that write run one after the other, in one transaction", all(), None)
         }
+        Target::Fill(_) => ("the query is run first, its rows fill the temporary table", all(), None),
         Target::Broadcast(_) => {
             ("the tables that it reads are sent to every shard, in one transaction", all(), None)
         }

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::combine::Combine;
 use super::origins::Origins;
 use crate::sql::broadcast::Broadcast;
+use crate::sql::fill::Fill;
 use crate::sql::gather_shape::Order;
 use crate::sql::insert_rows::InsertRows;
 use crate::sql::merge_rows::MergeRows;
@@ -39,6 +40,10 @@ pub enum Target {
     Concat(ShardSet),
     /// One statement on each of these; their rows are merged. Reads only.
     Gather(ShardSet, Arc<Gather>),
+    /// One shard after the other, until there are so many rows.
+    Limited(Box<Limited>),
+    /// EXPLAIN of what several shards run: the statement that is explained begins at this byte; whether it is run.
+    Explain(usize, bool),
     /// The statement as it is on each of these, one after the other in one transaction (two-phase when more than one has written); rows
     /// are concatenated, command tags added up.
     Each(ShardSet),
@@ -62,6 +67,8 @@ pub enum Target {
     MergeRows(Box<MergeRows>),
     /// Tables that the statement reads are read first, and put into it as values.
     Broadcast(Box<Broadcast>),
+    /// The query of a new temporary table is run by itself, then its rows fill the table.
+    Fill(Box<Fill>),
     /// Values must be drawn first: run the query on the home shard's primary, then plan again with the values.
     Draw(Draw),
     /// COPY FROM STDIN split by key over all shards, in one transaction.
@@ -71,6 +78,21 @@ pub enum Target {
     CopyEverywhere,
     /// The rows that the query needs are gathered in one place, where PostgreSQL computes the rest.
     Combine(Box<Combine>),
+}
+
+/// A query with LIMIT that locks its rows, or runs a function for each of them: as many as LIMIT says, of any shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limited {
+    /// Where the rows may be, in the order in which they are read.
+    pub shards: ShardSet,
+    /// The statement in front of the number of rows.
+    pub head: String,
+    /// The parameter that gives the number, if it is one.
+    pub param: Option<u16>,
+    /// The statement behind it, and where that begins in the original.
+    pub tail: (String, usize),
+    /// How many rows.
+    pub limit: u64,
 }
 
 /// How the rows of several shards, each in order, become the rows of one answer.

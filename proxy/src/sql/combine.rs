@@ -141,6 +141,7 @@ impl Shaping<'_> {
 
     fn gathering(&self, relation: &Relation) -> Result<Gathering, String> {
         match (&relation.placement, &relation.definition) {
+            _ if relation.is_temporary() => Ok(Gathering::Rows),
             (Placement::Sharded { .. } | Placement::View { key_column: Some(_), .. }, _) => {
                 Ok(Gathering::Rows)
             }

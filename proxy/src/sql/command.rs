@@ -323,6 +323,15 @@ fn explain(t: &Tokens<'_>) -> Head {
     Head::Explain { gavel: false, analyze, inner }
 }
 
+/// Where the statement begins that an EXPLAIN is of, and whether it is run.
+pub fn explained(text: &str, standard_strings: bool) -> Option<(usize, bool)> {
+    let t = Tokens::new(text.as_bytes(), standard_strings);
+    match recognise(&t) {
+        Head::Explain { gavel: false, analyze, inner } => Some((t.list.get(inner)?.start, analyze)),
+        _ => None,
+    }
+}
+
 fn prepare(t: &Tokens<'_>) -> Head {
     if t.is(1, "transaction") && t.len() == 3 {
         return Head::Session(Command::TwoPhase);

@@ -145,6 +145,10 @@ fn word(t: &Tokens<'_>, at: usize, first: usize, out: &mut Prepared) -> Result<O
         }
         "into" if !after(&["insert", "merge"]) => Some(select_into(t, at, out)?),
         "variadic" if mark_before(&["(", ","]) => Some(at + 1),
+        "operator" if quantified(t, at) => {
+            out.pieces.push(Piece::Source(at + 4));
+            Some(at + 6)
+        }
         "exclude" => exclude(t, at),
         "symmetric" | "asymmetric" if after(&["between"]) => Some(at + 1),
         "table" if query_position(t, before) && t.name(at + 1).is_some() && !t.is_mark(at + 1, "(") => {
@@ -245,6 +249,16 @@ fn select_into(t: &Tokens<'_>, at: usize, out: &mut Prepared) -> Result<usize, S
     temporary |= schema.as_deref() == Some("pg_temp");
     out.quirks.select_into = Some((name, temporary));
     Ok(end)
+}
+
+/// `OPERATOR(pg_catalog.=) ANY (…)`: the same as `= ANY (…)`, as the catalog's operators are what signs mean.
+fn quantified(t: &Tokens<'_>, at: usize) -> bool {
+    t.is_mark(at + 1, "(")
+        && t.is(at + 2, "pg_catalog")
+        && t.is_mark(at + 3, ".")
+        && t.is_mark(at + 4, "=")
+        && t.is_mark(at + 5, ")")
+        && t.is_any(at + 6, &["any", "some", "all"])
 }
 
 /// EXCLUDE of a window frame.

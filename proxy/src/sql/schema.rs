@@ -13,8 +13,11 @@ use super::gather_shape::Comparable;
 /// OIDs from here on are those of what users have made, and differ by shard.
 pub const FIRST_USER_OID: u32 = 16_384;
 
+/// The schema by which a session names its temporary tables.
+pub const TEMPORARY: &str = "pg_temp";
+
 /// One database's relations and functions at a generation.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Schema {
     /// Grows with each reload; part of the identity of cached facts.
     pub generation: u64,
@@ -313,11 +316,9 @@ impl Schema {
         if let Some(schema) = schema {
             return find(schema);
         }
-        let implicit = !search_path.iter().any(|s| s == "pg_catalog");
-        implicit
-            .then(|| find("pg_catalog"))
-            .flatten()
-            .or_else(|| search_path.iter().find_map(|schema| find(schema)))
+        let implicit = |name: &str| !search_path.iter().any(|s| s == name);
+        let first = [TEMPORARY, "pg_catalog"].into_iter().filter(|name| implicit(name)).find_map(find);
+        first.or_else(|| search_path.iter().find_map(|schema| find(schema)))
     }
 
     /// Names of all schemas, each once.
@@ -371,6 +372,11 @@ impl Schema {
 }
 
 impl Relation {
+    /// Whether it is a temporary table of the session's.
+    pub fn is_temporary(&self) -> bool {
+        self.schema == TEMPORARY
+    }
+
     /// Position and type of the key column, for sharded tables and views that carry the key.
     pub fn key(&self) -> Option<(usize, KeyType)> {
         match self.placement {

@@ -50,7 +50,7 @@ const ROLE_SETTINGS: &str = "SELECT coalesce(r.rolname::text, ''), pg_catalog.lo
      (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) \
      ORDER BY s.setdatabase";
 
-const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
+pub(super) const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
      ARRAY(SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), \
      CASE WHEN c.relkind IN ('v', 'm') AND c.oid >= 16384 THEN pg_catalog.pg_get_viewdef(c.oid, true) END, \
      ARRAY(SELECT DISTINCT d.refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d \
@@ -65,7 +65,7 @@ const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relki
 /// The last ones are the column's number, whether its type is one of dates and times, a range (of whatever), or made of such (an array,
 /// a domain, a composite type), whether it belongs to the primary key, its type as a definition writes it, and whether its collation
 /// compares bytes.
-const COLUMNS: &str = "WITH RECURSIVE made (of, oid) AS ( \
+pub(super) const COLUMNS: &str = "WITH RECURSIVE made (of, oid) AS ( \
        SELECT typelem, oid FROM pg_catalog.pg_type WHERE typelem <> 0 \
        UNION ALL SELECT typbasetype, oid FROM pg_catalog.pg_type WHERE typtype = 'd' \
        UNION ALL SELECT a.atttypid, t.oid FROM pg_catalog.pg_type t JOIN pg_catalog.pg_attribute a \
@@ -197,7 +197,7 @@ pub(crate) fn of_transaction(
     Some(assemble(&answers, topology, generation, Beside { committed: Some(committed), drift: None }))
 }
 
-fn of_oids(sql: &str, first: u32) -> String {
+pub(super) fn of_oids(sql: &str, first: u32) -> String {
     sql.replace("{first}", &first.to_string())
 }
 
@@ -320,7 +320,7 @@ fn refuse_as_before(drafts: &mut [Draft], committed: Option<&Schema>, problems: 
     }
 }
 
-fn drafts(
+pub(super) fn drafts(
     relations: &[TextRow],
     columns: &[TextRow],
     domains: &HashMap<u32, (u32, i32)>,

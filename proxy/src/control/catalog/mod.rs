@@ -13,6 +13,7 @@ mod rows;
 mod rules;
 mod set_off;
 mod shard;
+mod temporary;
 mod triggers;
 mod views;
 
@@ -217,6 +218,17 @@ impl Catalogs {
     pub(crate) fn own(&self, answers: Vec<Vec<TextRow>>, committed: &Schema) -> Option<OwnCatalog> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         OwnCatalog::of_answers(answers, &self.topology.load(), generation, committed)
+    }
+
+    /// A catalog with the temporary tables of a session.
+    pub(crate) fn with_temporary(&self, answers: &[Vec<TextRow>; 2], base: &Schema) -> Schema {
+        let [relations, columns] = answers;
+        let mut schema = base.clone();
+        schema.generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        for relation in temporary::tables(relations, columns, base.utf8) {
+            schema.relations.insert((relation.schema.clone(), relation.name.clone()), Arc::new(relation));
+        }
+        schema
     }
 
     /// Opens a database: loads its catalog unless it is there. Runs on the control runtime.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use router_config::topology::Topology;
 
-use super::load;
 use super::rows::TextRow;
+use super::{load, temporary};
 use crate::control::sequences;
 use crate::sql::schema::Schema;
 
@@ -35,6 +35,11 @@ impl OwnCatalog {
         let mut questions = load::questions();
         questions.push(sequences::USED.to_owned());
         questions
+    }
+
+    /// What to ask on the home shard for the session's temporary tables, each as a Query of its own.
+    pub fn temporary_questions() -> [String; 2] {
+        temporary::questions()
     }
 
     /// Out of the answers. `committed` is the catalog without the transaction's changes.

@@ -43,6 +43,16 @@ impl TextRow {
         Some(Self(values))
     }
 
+    /// The values in order; `None`: NULL.
+    pub(crate) fn values(&self) -> impl Iterator<Item = Option<&str>> {
+        self.0.iter().map(Option::as_deref)
+    }
+
+    /// Without columns.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn text(&self, n: usize) -> &str {
         self.0.get(n).and_then(Option::as_deref).unwrap_or_default()
     }

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use router_config::topology::ShardId;
 
+pub(super) use self::tuples::escape;
+
 use self::flow::{Drain, Outcome, Supply};
 use self::kept::Kept;
 use super::ask::{Ask, Form};
@@ -44,6 +46,9 @@ const BINARY_RESULTS: &[u8] = b"\0\0\0\0\0\x01\0\x01";
 
 /// A Bind after its names: no parameters, results in text format.
 const TEXT_RESULTS: &[u8] = b"\0\0\0\0\0\0";
+
+/// Name of the portal of a statement of the proxy's own.
+const ASIDE: &[u8] = b"gavel_aside";
 
 impl Session {
     /// Answers a query out of rows that are gathered in one place.
@@ -184,7 +189,9 @@ impl Session {
         let errors = drain.events.error.take().into_iter();
         let mut error =
             errors.chain(supplies.iter_mut().filter_map(|supply| supply.events.error.take())).last();
-        let rows: Vec<Option<Bytes>> = supplies.iter_mut().map(|supply| supply.events.rows.pop()).collect();
+        // The LSN comes in front of what else the proxy has asked for.
+        let first = |supply: &Supply<'_>| supply.events.rows.first().cloned();
+        let rows: Vec<Option<Bytes>> = supplies.iter().map(first).collect();
         for (at, row) in places.iter().zip(rows) {
             let held = &mut self.held[*at];
             held.lease.capture = false;
@@ -268,6 +275,12 @@ fn deliveries(combine: &Combine, shard: ShardId) -> Vec<(usize, &Gathered)> {
     combine.tables.iter().enumerate().filter(|(_, table)| table.shards.contains(&shard)).collect()
 }
 
+/// The query by which a shard delivers its rows, and the parameters of the statement that it uses.
+pub(super) fn gather_text(combine: &Combine, shard: ShardId) -> (ShardId, String, Option<Vec<u16>>) {
+    let (text, params) = text::gather(&deliveries(combine, shard));
+    (shard, text, Some(params))
+}
+
 fn queue_gather(conn: &mut Conn, form: &Form, tables: &[(usize, &Gathered)]) -> Result<(), Failure> {
     let (text, params) = text::gather(tables);
     let bound = match form {
@@ -283,10 +296,29 @@ fn queue_gather(conn: &mut Conn, form: &Form, tables: &[(usize, &Gathered)]) -> 
     conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
     reply::bind(&mut conn.write, b"", b"", &bound.rest);
     conn.owe(Owed::Bind(Show::NOTHING));
+    let texts = tables.iter().any(|(_, table)| !table.binary);
+    if texts {
+        queue_aside(conn, text::EXACT);
+    }
     reply::execute(&mut conn.write, b"", 0);
     conn.owe(Owed::Execute(Show::ROWS));
+    if texts {
+        queue_aside(conn, text::AS_BEFORE);
+    }
     conn.sync(Show::NOTHING);
     Ok(())
+}
+
+/// A statement of the proxy's own beside the unnamed portal, which stays.
+fn queue_aside(conn: &mut Conn, text: &[u8]) {
+    reply::parse(&mut conn.write, b"", text, &[]);
+    conn.owe(Owed::Parse { show: Show::NOTHING, statement: None });
+    reply::bind(&mut conn.write, ASIDE, b"", TEXT_RESULTS);
+    conn.owe(Owed::Bind(Show::NOTHING));
+    reply::execute(&mut conn.write, ASIDE, 0);
+    conn.owe(Owed::Execute(Show::NOTHING));
+    reply::named(&mut conn.write, frontend::tag::CLOSE, true, ASIDE);
+    conn.owe(Owed::Close(Show::NOTHING));
 }
 
 fn too_much(limit: usize) -> Refusal {

@@ -8,6 +8,19 @@ use crate::sql::spelling::quote_ident;
 /// branch before an earlier one. The setting has no meaning and ends with the transaction.
 const IN_ORDER: &str = "(SELECT pg_catalog.set_config('gavel.gather', 'on', true)) IS NOT NULL";
 
+/// Settings under which the text of a value is exactly the value, for the rest of the transaction; what they were is noted. Texts that
+/// the application has sent have been read by then, by its own settings.
+pub(super) const EXACT: &[u8] = b"SELECT pg_catalog.set_config('gavel.datestyle', pg_catalog.current_setting('datestyle'), true), \
+    pg_catalog.set_config('gavel.intervalstyle', pg_catalog.current_setting('intervalstyle'), true), \
+    pg_catalog.set_config('gavel.extra_float_digits', pg_catalog.current_setting('extra_float_digits'), true), \
+    pg_catalog.set_config('datestyle', 'ISO', true), pg_catalog.set_config('intervalstyle', 'postgres', true), \
+    pg_catalog.set_config('extra_float_digits', '3', true)";
+
+/// Back to what [`EXACT`] has found.
+pub(super) const AS_BEFORE: &[u8] = b"SELECT pg_catalog.set_config('datestyle', pg_catalog.current_setting('gavel.datestyle'), true), \
+    pg_catalog.set_config('intervalstyle', pg_catalog.current_setting('gavel.intervalstyle'), true), \
+    pg_catalog.set_config('extra_float_digits', pg_catalog.current_setting('gavel.extra_float_digits'), true)";
+
 /// The query for the rows of these tables on one shard, one snapshot for all of them, and the numbers of the statement's parameters that
 /// it uses, in order. Of one table: its columns. Of several: the number of the table and its columns as a record, table after table.
 pub(super) fn gather(tables: &[(usize, &Gathered)]) -> (String, Vec<u16>) {

@@ -89,6 +89,12 @@ fn text_field(fields: &mut &[u8], skip: usize, out: &mut BytesMut) -> Option<()>
     };
     let value = fields.get(..length)?;
     *fields = &fields[length..];
+    escape(value, out);
+    Some(())
+}
+
+/// A value as a field of COPY in text format.
+pub(in crate::exec) fn escape(value: &[u8], out: &mut BytesMut) {
     for &byte in value {
         match byte {
             b'\\' => out.put_slice(b"\\\\"),
@@ -98,7 +104,6 @@ fn text_field(fields: &mut &[u8], skip: usize, out: &mut BytesMut) -> Option<()>
             other => out.put_u8(other),
         }
     }
-    Some(())
 }
 
 #[cfg(test)]

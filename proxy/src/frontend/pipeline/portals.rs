@@ -53,12 +53,14 @@ impl Session {
         if self.may_mean_temporary(&facts, &prepared.shared.text) {
             Box::pin(self.check_temporary(&facts, &prepared.shared.text)).await?;
         }
+        let (prepared, facts) = self.over_temporary((prepared, facts)).await?;
         if self.explains_here(&facts, &prepared.shared.text).is_some() {
             self.check_explained(&prepared.shared.text)?;
             return self.bind_here(name, prepared, body.slice_ref(bind.rest));
         }
         let plan = self.plan_bound(&prepared, (bind.rest, offset), &facts).await?;
         let plan = self.of_furthest(plan, &facts, &prepared.shared.text).await?;
+        let plan = Box::pin(self.with_home_oids(plan, &prepared, bind.rest)).await?;
         let why = Why::of(&plan);
         self.note(why, &prepared.shared.text);
         let shard = match plan.target {

@@ -138,6 +138,9 @@ impl Session {
         {
             return *shard;
         }
+        if prepared.facts().is_some_and(|facts| self.needs_temporary(facts)) {
+            return ShardId(0);
+        }
         match (prepared.facts().map(|facts| &facts.scope), self.busy_shard()) {
             (Some(Scope::Nothing | Scope::Reference | Scope::Sharded(_)), Some(shard)) => shard,
             // What all shards have alike can be asked of one that is up.

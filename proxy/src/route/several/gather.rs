@@ -11,10 +11,11 @@ use router_config::key::{KeyType, KeyValue};
 use crate::route::key::{self, KeyOutcome, Usage};
 use crate::route::origins::Origins;
 use crate::route::place::Case;
-use crate::route::plan::{Fold, Gather, GatherKey, KeyColumn, ShardSet, Target};
+use crate::route::plan::{Fold, Gather, GatherKey, KeyColumn, Limited, ShardSet, Target};
 use crate::route::refusal::Refusal;
-use crate::sql::facts::{Access, ValueRef};
+use crate::sql::facts::{Access, Command, ValueRef};
 use crate::sql::gather_shape::{Bound, FoldShape, GatherShape, KeySource, SortKey};
+use crate::sql::normalise::identifiers;
 
 /// How many rows a clause asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +39,8 @@ impl Case<'_> {
     pub(super) fn gathered(&self, shape: &GatherShape, shards: ShardSet) -> Result<Target, Refusal> {
         let refused = || Refusal::needs_merge(shape.what());
         let cuts = shape.limit.is_some() || shape.offset.is_some();
-        // A lock on a row that is not among those wanted would be one too many.
-        if cuts && !matches!(self.facts.access, Access::Read) {
-            return Err(Refusal::needs_merge("LIMIT or OFFSET with FOR UPDATE or the like"));
+        if cuts && !matches!(self.facts.access, Access::Read) && !self.may_lock_more(shape) {
+            return self.limited(shape, shards);
         }
         let limit = self.rows(shape.limit.as_ref())?.ok_or_else(refused)?;
         let offset = self.rows(shape.offset.as_ref())?.ok_or_else(refused)?;
@@ -76,6 +76,38 @@ impl Case<'_> {
             shards,
             Arc::new(Gather { text, hidden: hidden.count, keys, folds, offset, limit }),
         ))
+    }
+
+    /// FOR UPDATE with an order: each shard locks as many rows as are wanted of all, since any of them may be among these. One that
+    /// NOWAIT could not lock may not be wanted.
+    fn may_lock_more(&self, shape: &GatherShape) -> bool {
+        let locks = matches!(&self.facts.access, Access::ReadPrimary(why) if why.starts_with("FOR UPDATE"));
+        let mut nowait = false;
+        identifiers(self.values.statement(), self.values.rules.standard_strings, false, &mut |name| {
+            nowait |= name == "nowait";
+        });
+        let query = matches!(self.facts.command, Command::Query);
+        locks && !nowait && query && !shape.keys.is_empty() && shape.folds.is_empty()
+    }
+
+    /// LIMIT with FOR UPDATE or a volatile function: a lock on a row that is not among those wanted would be one too many.
+    fn limited(&self, shape: &GatherShape, shards: ShardSet) -> Result<Target, Refusal> {
+        let refused = || Refusal::needs_merge("LIMIT or OFFSET with FOR UPDATE or the like");
+        let any = shape.keys.is_empty() && shape.folds.is_empty() && shape.offset.is_none();
+        let bound = shape.limit.as_ref().filter(|bound| bound.term.is_some()).ok_or_else(refused)?;
+        if !any || !matches!(self.facts.command, Command::Query) || self.facts.effects.sequence {
+            return Err(refused());
+        }
+        let limit = match self.rows(Some(bound))?.ok_or_else(refused)? {
+            Rows::Some(limit) => limit,
+            Rows::All | Rows::Wrong => return Ok(Target::Concat(shards)),
+        };
+        let whole = std::str::from_utf8(self.values.statement()).map_err(|_| refused())?;
+        let at = self.values.here(bound.at.start)..self.values.here(bound.at.end);
+        let (head, tail) = (whole.get(..at.start), whole.get(at.end..));
+        let (head, tail) = head.zip(tail).ok_or_else(refused)?;
+        let (head, tail) = (head.to_owned(), (tail.to_owned(), at.end));
+        Ok(Target::Limited(Box::new(Limited { shards, head, param: parameter(bound), tail, limit })))
     }
 
     /// `None`: it cannot be told.
@@ -116,14 +148,7 @@ impl Case<'_> {
 
     /// Another number of rows in place of the one that is written. What is a parameter stays one.
     fn bounded(&self, bound: &Bound, rows: u64) -> Edit {
-        let param = bound.term.as_ref().and_then(|term| match term.value {
-            ValueRef::Param(number) => Some(number),
-            _ => None,
-        });
-        let text = match param {
-            Some(number) => format!(" (${number}::pg_catalog.int8 * 0 + {rows}) "),
-            None => format!(" {rows} "),
-        };
+        let text = rows_in_sql(parameter(bound), rows);
         Edit { at: self.values.here(bound.at.start)..self.values.here(bound.at.end), text }
     }
 
@@ -146,6 +171,33 @@ impl Case<'_> {
         origins.copied(text.len(), rest.len(), copied);
         text.push_str(rest);
         Some((text, origins))
+    }
+}
+
+fn parameter(bound: &Bound) -> Option<u16> {
+    match bound.term.as_ref()?.value {
+        ValueRef::Param(number) => Some(number),
+        ValueRef::Literal(_) | ValueRef::Null | ValueRef::Default | ValueRef::Computed => None,
+    }
+}
+
+/// A number of rows; what is a parameter stays one.
+fn rows_in_sql(param: Option<u16>, rows: u64) -> String {
+    match param {
+        Some(number) => format!(" (${number}::pg_catalog.int8 * 0 + {rows}) "),
+        None => format!(" {rows} "),
+    }
+}
+
+impl Limited {
+    /// The statement for so many rows, and where its pieces stand in the original.
+    pub fn text(&self, rows: u64) -> (String, Origins) {
+        let (tail, at) = &self.tail;
+        let front = format!("{}{}", self.head, rows_in_sql(self.param, rows));
+        let mut origins = Origins::default();
+        origins.copied(0, self.head.len(), 0);
+        origins.copied(front.len(), tail.len(), *at);
+        (front + tail, origins)
     }
 }
 

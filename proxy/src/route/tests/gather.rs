@@ -37,8 +37,36 @@ fn shown(plan: Result<plan::Plan, crate::route::refusal::Refusal>, whole: &str) 
             let offset = format!(" offset {}", gather.offset);
             format!("\n  {text}\n  {}{limit}{offset}\n", columns.join(" "))
         }
+        Ok(Target::Limited(limited)) => {
+            let (text, origins) = limited.text(2);
+            let copied = (0..text.len()).filter_map(|at| Some((at, origins.of(at)?)));
+            copied.for_each(|(at, from)| assert_eq!(text.as_bytes()[at], whole.as_bytes()[from]));
+            format!("\n  {}\n  one shard after the other, limit {}\n", text.trim(), limited.limit)
+        }
         Ok(other) => format!("\n  {other:?}\n"),
     }
+}
+
+/// Rows that are locked, where not all of them are wanted.
+#[test]
+fn locks_with_a_limit() {
+    let sql = "select id from bids order by id limit 3 for update;
+         select id from bids order by id limit 3 for update nowait;
+         select id from bids limit $1 for update;
+         select id from bids limit 3 offset 1 for update";
+    expect![[r#"
+        select id from bids order by id limit 3 for update
+          as it is
+          Output(0) limit 3 offset 0
+        select id from bids order by id limit 3 for update nowait
+          refused: this query over several shards is not supported: LIMIT or OFFSET with FOR UPDATE or the like
+        select id from bids limit $1 for update
+          select id from bids limit  ($1::pg_catalog.int8 * 0 + 2)  for update
+          one shard after the other, limit 12
+        select id from bids limit 3 offset 1 for update
+          refused: this query over several shards is not supported: LIMIT or OFFSET with FOR UPDATE or the like
+    "#]]
+    .assert_eq(&merges(sql, &[Some("12")]));
 }
 
 #[test]
@@ -56,7 +84,6 @@ fn texts_of_shards() {
          select id from bids order by amount -- of money
          ;
          select id from bids order by id limit 1.5;
-         select id from bids order by id limit 3 for update;
          select id from bids order by amount for update;
          select title from auctions order by title;
          select id from bids where auction_id = 1 order by lower(amount::text) limit 3";
@@ -94,8 +121,6 @@ fn texts_of_shards() {
           Hidden(0) offset 0
         select id from bids order by id limit 1.5
           refused: this query over several shards is not supported: ORDER BY
-        select id from bids order by id limit 3 for update
-          refused: this query over several shards is not supported: LIMIT or OFFSET with FOR UPDATE or the like
         select id from bids order by amount for update
           select id, (amount)::pg_catalog.numeric AS gavel_key_1 from bids order by amount for update
           Hidden(0) offset 0

@@ -8,8 +8,8 @@ use std::ops::Range;
 use super::combine::check_words;
 use super::extract::{Analysis, Context, analysis};
 use super::facts::{Command, Facts, Modify, Scope};
-use super::insert_rows::literal;
-use super::schema::Placement;
+use super::insert_rows::{literal, type_of};
+use super::schema::{Column, Placement};
 use super::sources::{Mention, Sources};
 use super::spelling::quote_ident;
 use super::tokens::Tokens;
@@ -31,18 +31,113 @@ pub struct Table {
     pub name: String,
     /// Its rows are on all shards; otherwise on the home shard.
     pub sharded: bool,
+    /// Those of a temporary table.
+    columns: Vec<Given>,
 }
 
 impl Table {
     /// The query that reads it on one shard: an array of its rows as a text, NULL where that has more than so many bytes, and how many
-    /// rows there are.
+    /// rows there are. Of a temporary table: an array of the arrays of its columns as texts.
     pub fn query(&self, limit: usize) -> String {
+        let (array, bytes) = if self.columns.is_empty() {
+            let array = "pg_catalog.array_agg(gavel_rows)".to_owned();
+            (array, "gavel_rows::pg_catalog.text".to_owned())
+        } else {
+            let arrays: Vec<String> = self.columns.iter().map(Given::array).collect();
+            let texts: Vec<String> = self.columns.iter().map(Given::text).collect();
+            (
+                format!("ARRAY[{}]", arrays.join(", ")),
+                format!("(ARRAY[{}])::pg_catalog.text", texts.join(", ")),
+            )
+        };
         format!(
-            "SELECT CASE WHEN pg_catalog.sum(pg_catalog.octet_length(gavel_rows::pg_catalog.text)) <= {limit} \
-             THEN pg_catalog.array_agg(gavel_rows)::pg_catalog.text END, pg_catalog.count(*) FROM {} AS gavel_rows",
+            "SELECT CASE WHEN pg_catalog.sum(pg_catalog.octet_length({bytes})) <= {limit} \
+             THEN ({array})::pg_catalog.text END, pg_catalog.count(*) FROM {} AS gavel_rows",
             self.name
         )
     }
+
+    /// In place of its name: its rows out of the text that [`Self::query`] has given.
+    fn rows(&self, array: &str) -> String {
+        if self.columns.is_empty() {
+            return format!("(SELECT * FROM pg_catalog.unnest({}::{}[]))", literal(array), self.name);
+        }
+        let mut arrays = elements(array).into_iter();
+        let given = |column: &Given| column.given(&arrays.next().unwrap_or_else(|| "{}".to_owned()));
+        let given: Vec<String> = self.columns.iter().map(given).collect();
+        let names: Vec<String> = (1..=self.columns.len()).map(|n| format!("gavel_{n}")).collect();
+        let items: Vec<String> =
+            self.columns.iter().zip(&names).map(|(column, name)| column.item(name)).collect();
+        format!(
+            "(SELECT {} FROM ROWS FROM ({}) AS gavel_rows ({}))",
+            items.join(", "),
+            given.join(", "),
+            names.join(", ")
+        )
+    }
+}
+
+/// A column of a temporary table: the type of such a table is not known to the other shards, those of its columns are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Given {
+    name: String,
+    /// Its type, without a modifier.
+    type_name: String,
+    collation: Option<String>,
+    /// Its values travel as an array of its type; otherwise as texts (arrays among them would become one array).
+    typed: bool,
+}
+
+impl Given {
+    fn of(column: &Column) -> Self {
+        let odd = ["int2vector", "oidvector", "record"].contains(&column.type_name.as_str());
+        let typed = !column.type_name.ends_with("[]") && !odd;
+        let collation = column.declared.split_once(" COLLATE ").map(|(_, collation)| collation.to_owned());
+        Self { name: column.name.clone(), type_name: type_of(column), collation, typed }
+    }
+
+    fn text(&self) -> String {
+        format!("gavel_rows.{}::pg_catalog.text", quote_ident(&self.name))
+    }
+
+    /// A domain over an array would become part of one array: that has no text which could be read.
+    fn array(&self) -> String {
+        if !self.typed {
+            return format!("pg_catalog.array_agg({})::pg_catalog.text", self.text());
+        }
+        let all = format!("pg_catalog.array_agg(gavel_rows.{})", quote_ident(&self.name));
+        format!("CASE WHEN pg_catalog.array_ndims({all}) = 1 THEN ({all})::pg_catalog.text END")
+    }
+
+    fn given(&self, array: &str) -> String {
+        let type_name = if self.typed { &self.type_name } else { "pg_catalog.text" };
+        format!("pg_catalog.unnest({}::{type_name}[])", literal(array))
+    }
+
+    fn item(&self, value: &str) -> String {
+        let cast = if self.typed { String::new() } else { format!("::{}", self.type_name) };
+        let collation = self.collation.as_ref().map_or(String::new(), |name| format!(" COLLATE {name}"));
+        format!("{value}{cast}{collation} AS {}", quote_ident(&self.name))
+    }
+}
+
+/// The elements of an array of texts of one dimension, as PostgreSQL writes it.
+fn elements(array: &str) -> Vec<String> {
+    let inner = array.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
+    let mut found: Vec<String> = Vec::new();
+    let (mut element, mut quoted, mut letters) = (String::new(), false, inner.chars());
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' => quoted = !quoted,
+            '\\' => element.extend(letters.next()),
+            ',' if !quoted => found.push(std::mem::take(&mut element)),
+            other => element.push(other),
+        }
+    }
+    if !inner.is_empty() {
+        found.push(element);
+    }
+    found
 }
 
 /// What a statement needs; the error says what stands in the way.
@@ -72,8 +167,7 @@ impl Broadcast {
         for (at, table, alias) in &self.places {
             out.push_str(self.text.get(copied..at.start).unwrap_or_default());
             let (Some(rows), Some(table)) = (rows.get(*table), self.tables.get(*table)) else { continue };
-            let (rows, name) = (literal(rows), &table.name);
-            out.push_str(&format!("(SELECT * FROM pg_catalog.unnest({rows}::{name}[]))"));
+            out.push_str(&table.rows(rows));
             if let Some(alias) = alias {
                 out.push_str(&format!(" AS {}", quote_ident(alias)));
             }
@@ -104,7 +198,9 @@ impl Broadcast {
         let table = match self.tables.iter().position(|table| table.name == name) {
             Some(known) => known,
             None => {
-                self.tables.push(Table { name, sharded });
+                let columns = relation.columns.iter().filter(|_| relation.is_temporary());
+                let columns = columns.map(Given::of).collect();
+                self.tables.push(Table { name, sharded, columns });
                 self.tables.len() - 1
             }
         };

@@ -65,3 +65,23 @@ fn rows_are_put_where_tables_are_named() {
           refused: its target is not found
     "#]].assert_eq(&cases.map(filled).concat());
 }
+
+#[test]
+fn columns_of_temporary_tables_travel_as_arrays() {
+    assert_eq!(elements("{}"), Vec::<String>::new());
+    assert_eq!(elements("{\"{1,2}\",\"{\\\"a b\\\",NULL}\",{}}"), ["{1,2}", "{\"a b\",NULL}", "{}"]);
+    let given = |name: &str, type_name: &str, collation: Option<&str>, typed| Given {
+        name: name.to_owned(),
+        type_name: type_name.to_owned(),
+        collation: collation.map(str::to_owned),
+        typed,
+    };
+    let columns =
+        vec![given("a", "bigint", None, true), given("b", "text[]", Some("pg_catalog.\"C\""), false)];
+    let table = Table { name: "\"pg_temp\".\"x\"".to_owned(), sharded: false, columns };
+    assert_eq!(
+        table.rows("{\"{1,2}\",\"{x,NULL}\"}"),
+        "(SELECT gavel_1 AS \"a\", gavel_2::text[] COLLATE pg_catalog.\"C\" AS \"b\" FROM ROWS FROM (\
+         pg_catalog.unnest('{1,2}'::bigint[]), pg_catalog.unnest('{x,NULL}'::pg_catalog.text[])) AS gavel_rows (gavel_1, gavel_2))"
+    );
+}

@@ -346,7 +346,8 @@ fn temporary_target(t: &Tokens<'_>, ctx: &Context<'_>) -> bool {
         Some((Some(table), _, end)) if t.is(2, "column") && end == at + 3 => table,
         _ => return false,
     };
-    ctx.temp_tables && ctx.schema.lookup(ctx.search_path, None, &name).is_none()
+    let found = ctx.schema.lookup(ctx.search_path, None, &name);
+    ctx.temp_tables && found.is_none_or(|relation| relation.is_temporary())
 }
 
 /// Where the name of the first table stands that a command is about, words like ONLY in front of it included.

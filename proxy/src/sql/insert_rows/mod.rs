@@ -188,7 +188,7 @@ fn columns(t: &Tokens<'_>, next: usize, relation: &Relation) -> Result<(Vec<Stri
 }
 
 /// A type by a name that has no modifier: `character` alone would be one character.
-fn type_of(column: &super::schema::Column) -> String {
+pub(super) fn type_of(column: &super::schema::Column) -> String {
     let name = column.type_name.as_str();
     let (element, array) = match name.strip_suffix("[]") {
         Some(element) => (element, "[]"),

@@ -1,0 +1,134 @@
+//! Statements that use rows of a session's temporary tables together with sharded ones: they are read against the catalog with these
+//! tables in it, as their conn has them at that moment.
+//!
+//! Invariant: what was read so holds for one statement; the next one begins with the catalog that all sessions have.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use router_config::topology::ShardId;
+
+use super::failure::Failure;
+use super::names::Prepared;
+use super::session::Session;
+use crate::control::{OwnCatalog, TextRow};
+use crate::route::plan::{Plan, Reason, Target};
+use crate::route::refusal::Refusal;
+use crate::route::values::Values;
+use crate::sql::cache::Analysed;
+use crate::sql::facts::{Command, DdlKind, Facts, Scope};
+use crate::sql::fill;
+use crate::sql::schema::{Schema, TEMPORARY};
+use crate::wire::backend::Status;
+use crate::wire::reply;
+
+/// A session's temporary tables, as they were found last.
+#[derive(Debug, Default)]
+pub struct TemporaryTables(Option<Box<Found>>);
+
+/// The same answers over the same catalog are the same catalog again, of which facts are kept.
+#[derive(Debug)]
+struct Found {
+    answers: [Vec<TextRow>; 2],
+    base: u64,
+    schema: Arc<Schema>,
+    /// The statement under way is read against it.
+    in_force: bool,
+}
+
+impl TemporaryTables {
+    /// The catalog with them, if the statement under way is read against it.
+    pub fn schema(&self) -> Option<&Arc<Schema>> {
+        self.0.as_ref().filter(|found| found.in_force).map(|found| &found.schema)
+    }
+
+    /// The statement is over.
+    pub fn forget(&mut self) {
+        if let Some(found) = &mut self.0 {
+            found.in_force = false;
+        }
+    }
+}
+
+impl Session {
+    /// Whether a statement may use temporary tables and others whose rows are elsewhere, and has not been read so.
+    pub(super) fn needs_temporary(&self, facts: &Facts) -> bool {
+        let several = match &facts.scope {
+            Scope::Sharded(sharded) => sharded.needs_home.is_some(),
+            Scope::Unknown { .. } => true,
+            Scope::Nothing | Scope::Reference | Scope::Home | Scope::ReferenceWrite | Scope::Everywhere => {
+                false
+            }
+        };
+        several && self.temporary.schema().is_none() && self.has_temporary()
+    }
+
+    /// Has the statement under way read against the temporary tables too; whether it is.
+    async fn see_temporary(&mut self, facts: &Facts) -> Result<bool, Failure> {
+        let named =
+            self.context.as_ref().is_some_and(|known| known.search_path.iter().any(|s| s == TEMPORARY));
+        let lost = self.status() == Status::Failed || !self.is_placed();
+        if lost || named || !self.needs_temporary(facts) {
+            return Ok(false);
+        }
+        self.leave_all().await?;
+        let base = self.schema();
+        let at = self.acquire(ShardId(0), false).await?;
+        let [relations, columns] = OwnCatalog::temporary_questions();
+        let answers = [self.ask_rows(at, &relations).await?, self.ask_rows(at, &columns).await?];
+        let same = |found: &&Found| found.base == base.generation && found.answers == answers;
+        let schema = match self.temporary.0.as_deref().filter(same) {
+            Some(found) => Arc::clone(&found.schema),
+            None => Arc::new(self.worker.shared.control.with_temporary(&answers, &base)),
+        };
+        let found = Found { answers, base: base.generation, schema, in_force: true };
+        self.temporary.0 = Some(Box::new(found));
+        Ok(true)
+    }
+
+    /// A statement of Parse, read so if it has to be.
+    pub(super) async fn over_temporary(
+        &mut self,
+        (statement, facts): (Arc<Prepared>, Arc<Facts>),
+    ) -> Result<(Arc<Prepared>, Arc<Facts>), Failure> {
+        if !self.needs_temporary(&facts) || !Box::pin(self.see_temporary(&facts)).await? {
+            return Ok((statement, facts));
+        }
+        let analysed = self.analyse_extended(&statement.shared.text);
+        let reading = self.reading();
+        let statement = Arc::new(Prepared { analysed, reading, ..(*statement).clone() });
+        let facts = statement.facts().cloned().unwrap_or(facts);
+        Ok((statement, facts))
+    }
+
+    /// A statement of the simple protocol, read so if it has to be: the frame of it alone, and what it says.
+    pub(super) async fn over_temporary_text(
+        &mut self,
+        facts: &Facts,
+        own: &[u8],
+    ) -> Result<Option<(Bytes, Analysed)>, Failure> {
+        if !self.needs_temporary(facts) || !Box::pin(self.see_temporary(facts)).await? {
+            return Ok(None);
+        }
+        let mut frame = BytesMut::new();
+        reply::query(&mut frame, own);
+        Ok(Some((frame.freeze(), self.analyse_simple(own))))
+    }
+
+    /// A plan for what makes a temporary table out of rows of several shards, or the refusal as it was.
+    pub(super) fn plan_filling(&self, refusal: Refusal, values: &Values<'_>) -> Result<Plan, Refusal> {
+        let Some((facts, text)) = super::combining::explained(values) else { return Err(refusal) };
+        let makes = matches!(facts.command, Command::Ddl(DdlKind::Temporary)) && facts.barred.is_none();
+        let Some(known) = self.context.as_ref().filter(|_| makes && values.rules.ascii_safe) else {
+            return Err(refusal);
+        };
+        let schema = self.schema();
+        let context = known.over(&schema, &self.worker.shared.settings.load());
+        match fill::shape(text, &context) {
+            Ok(fill) => {
+                Ok(Plan { target: Target::Fill(Box::new(fill)), replica: false, reason: Reason::ReadFirst })
+            }
+            Err(why) => Err(refusal.because_too(&format!("Its rows cannot be read first: {why}."))),
+        }
+    }
+}
