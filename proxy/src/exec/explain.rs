@@ -112,6 +112,8 @@ impl Session {
             | Target::EverywhereAs(_)
             | Target::EachAlone
             | Target::InsertRows(_)
+            | Target::WithWrites(_)
+            | Target::MergeRows(_)
             | Target::Move(_)
             | Target::Broadcast(_)
             | Target::Fill(_)
