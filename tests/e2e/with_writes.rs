@@ -182,6 +182,18 @@ async fn parts_have_the_parameters_and_the_time_of_the_statement() {
         let [ours, theirs] = beside.sides().map(|side| said(side, &steps.concat()) + &tables(side));
         assert_eq!(ours, theirs);
     }
+    // Of a text, what stands behind it is in force everywhere.
+    let text = "merge into lots using (values (1, 'a'), (2, 'b'), (3, 'c')) v (id, t) on lots.auction_id = v.id when matched then \
+                update set title = v.t when not matched then insert (auction_id, title) values (v.id, v.t); \
+                set application_name = 'behind'; with d as (delete from notes) select 1; set statement_timeout = '77s'";
+    beside.ours.rows(text).expect(text);
+    for key in 1..=12 {
+        let asked = format!(
+            "select current_setting('application_name') || current_setting('statement_timeout') from lots where auction_id = {key}"
+        );
+        let set = beside.ours.rows(&asked).expect("the settings");
+        assert_eq!(set, [[Some("behind77s".to_owned())]], "{key}");
+    }
     let text = "with u as (update lots set seen = now() returning seen) \
                 insert into archive (auction_id, why) select auction_id, (now() = max(u.seen))::text from u, bids group by 1";
     beside.ours.rows(text).expect(text);

@@ -55,8 +55,9 @@ impl Session {
                 return Ok(());
             }
             tags.extend(self.take_tag(start));
-            self.events.completed -= 1;
         }
+        // One tag stands for all, of which each was counted.
+        self.events.completed -= 1;
         let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
         self.complete(&sum_tags(&tags).unwrap_or_default());
         Ok(())

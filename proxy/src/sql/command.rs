@@ -324,7 +324,7 @@ fn explain(t: &Tokens<'_>) -> Head {
 }
 
 /// Where the statement begins that an EXPLAIN is of, and whether it is run.
-pub fn explained(text: &str, standard_strings: bool) -> Option<(usize, bool)> {
+pub(crate) fn explained(text: &str, standard_strings: bool) -> Option<(usize, bool)> {
     let t = Tokens::new(text.as_bytes(), standard_strings);
     match recognise(&t) {
         Head::Explain { gavel: false, analyze, inner } => Some((t.list.get(inner)?.start, analyze)),

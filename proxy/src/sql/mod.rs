@@ -8,7 +8,7 @@ pub mod cache;
 pub mod calls;
 pub mod clocks;
 pub mod combine;
-pub mod command;
+pub(crate) mod command;
 pub mod constraints;
 pub mod copy_shape;
 pub mod extract;
