@@ -209,9 +209,13 @@ mod tests {
             merge into bids b using (select 1) on b.auction_id = 1 when not matched then insert values (1, 1)
               refused: its source has no plain alias
             merge into bids b using users k on k.user_id > b.auction_id when not matched then do nothing
-              refused: ON does not compare the key with a column
+              refused: it has a subquery, or inserts nothing
             merge into only bids b using users k on k.user_id = b.auction_id when not matched then do nothing
               refused: only is not known
+            merge into bids b using users k on k.user_id = b.auction_id when matched then delete
+              refused: it has a subquery, or inserts nothing
+            merge into bids b using users k on k.user_id = b.auction_id when not matched then insert values (k.user_id, (select 1))
+              refused: it has a subquery, or inserts nothing
             delete from bids
               refused: it is no MERGE
         "#]].assert_eq(&cases.map(pieces).concat());
