@@ -50,10 +50,10 @@ const FLOORS: [(Class, f64); 10] = [
     (Class::Ordering, 100.0),
     (Class::WindowsAndSets, 100.0),
     (Class::Subqueries, 100.0),
-    (Class::Writes, 92.0),
-    (Class::Copy, 96.0),
+    (Class::Writes, 98.0),
+    (Class::Copy, 98.0),
     (Class::Catalog, 100.0),
-    (Class::Transactions, 92.0),
+    (Class::Transactions, 96.0),
 ];
 
 /// On one shard nothing needs to be refused.
