@@ -239,7 +239,6 @@ async fn what_the_proxy_cannot_put_in_order_is_not_guessed() {
         "select auction_id from t order by a, auction_id",
         "select auction_id from t order by i + 1, auction_id",
         "select auction_id from t order by c collate \"en_US\", auction_id",
-        "select auction_id from t order by i, auction_id limit 3 for update",
         "select tied from t order by tied fetch first 1 rows with ties",
         "select distinct auction_id, d from t order by d, auction_id",
         "copy (select auction_id from t order by i, auction_id) to stdout",

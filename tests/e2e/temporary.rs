@@ -43,7 +43,7 @@ fn permanent(both: &mut Beside) -> Vec<String> {
             brief(&side.query(&sql).expect("an answer"))
         })
         .collect();
-    found.push(brief(&side.query("select auction_id, n from t").expect("an answer")));
+    found.push(brief(&side.query("select auction_id, n from t order by 1").expect("an answer")));
     found.push(brief(&side.query("select a, b from hidden").expect("an answer")));
     found
 }

@@ -88,6 +88,8 @@ impl Session {
         }
         match self.check_containers(None, prepared, bind).await {
             Ok(()) => Ok(plan),
+            // The application has been told what is wrong.
+            Err(failure) if self.events.error.is_some() => Err(failure),
             Err(failure) => self.plan_at_home(prepared, bind).ok_or(failure),
         }
     }

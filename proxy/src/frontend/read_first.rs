@@ -54,9 +54,11 @@ impl Session {
             {
                 return Err(refusal);
             }
-            (Command::Modify(Modify::Insert), _) => {
-                insert_rows::shape(text, &context).map(|rows| Target::InsertRows(Box::new(rows)))
-            }
+            (Command::Modify(Modify::Insert), _) => match insert_rows::shape(text, &context) {
+                // Nothing but the keys of rows of VALUES has to be known first.
+                Ok(rows) if rows.is_of_values() && !refusal.is_of_insert_key() => return Err(refusal),
+                shape => shape.map(|rows| Target::InsertRows(Box::new(rows))),
+            },
             (Command::Modify(_), _) => broadcast::shape(text, &context)
                 .map(|shape| Target::Broadcast(Box::new(shape)))
                 .or_else(|why| match merge_rows::shape(text, &context) {

@@ -94,7 +94,7 @@ impl Session {
         if self.may_mean_temporary(&facts, &own) {
             Box::pin(self.check_temporary(&facts, &own)).await?;
         }
-        if let Some((frame, again)) = self.over_temporary_text(&facts, &own).await? {
+        if let Some((frame, again)) = self.over_temporary_text(&facts, &own, analysed).await? {
             self.stands_behind(&text[..analysed.range(index).start]);
             return Box::pin(self.statement(&frame, &own, &again, 0)).await;
         }

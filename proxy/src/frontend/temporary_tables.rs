@@ -106,8 +106,11 @@ impl Session {
         &mut self,
         facts: &Facts,
         own: &[u8],
+        analysed: &Analysed,
     ) -> Result<Option<(Bytes, Analysed)>, Failure> {
-        if !self.needs_temporary(facts) || !Box::pin(self.see_temporary(facts)).await? {
+        // A hint stands in front of the statement, and says where it goes.
+        let hinted = analysed.hints().key.is_some() || analysed.hints().shard.is_some();
+        if hinted || !self.needs_temporary(facts) || !Box::pin(self.see_temporary(facts)).await? {
             return Ok(None);
         }
         let mut frame = BytesMut::new();

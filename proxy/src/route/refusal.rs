@@ -166,6 +166,11 @@ impl Refusal {
         .because(why.to_owned())
     }
 
+    /// Whether it is one of [`Self::insert_key`].
+    pub(crate) fn is_of_insert_key(&self) -> bool {
+        self.message.starts_with("the shard key of row ")
+    }
+
     /// NULL as a new row's key.
     pub(super) fn null_key(table: &str) -> Self {
         Self::new(

@@ -85,6 +85,11 @@ impl InsertRows {
         format!("{} {}", self.with, self.source)
     }
 
+    /// Whether its rows are those of VALUES.
+    pub fn is_of_values(&self) -> bool {
+        self.values.is_some()
+    }
+
     /// Columns of each row, if that is known without the query.
     pub fn width(&self) -> Option<usize> {
         match &self.values {
