@@ -9,9 +9,9 @@ use crate::control::TextRow;
 use crate::frontend::failure::Failure;
 use crate::frontend::session::Session;
 use crate::route::plan::{Plan, Target};
+use crate::route::refusal::Refusal;
 use crate::sql::merge_rows::MergeRows;
 use crate::wire::backend::tag;
-use crate::wire::frame::{self, HEADER};
 
 /// Rows of a source, as texts.
 type Rows = Vec<Vec<Option<String>>>;
@@ -19,17 +19,13 @@ type Rows = Vec<Vec<Option<String>>>;
 impl Session {
     /// Runs the source, then the statements of its rows.
     pub(super) async fn merge_rows(&mut self, ask: Ask, merge: &MergeRows) -> Result<(), Failure> {
-        self.check_exact_texts()?;
         self.may_prepare()?;
         self.open_implicit();
-        let types = self.types_of(&ask).await?;
-        if !self.is_sound(&ask).await? {
-            return Ok(());
-        }
+        let Some(types) = self.begin_in_steps(&ask).await? else { return Ok(()) };
         let clock = self.clock_of(&ask.text).await?;
         let query = self.timed(merge.query(), clock.as_ref());
         let columns = self.named_columns_of(&ask, (&query, &types)).await?;
-        let key_at = merge.key_at(&columns).map_err(|why| refused(&why))?;
+        let key_at = merge.key_at(&columns).map_err(|why| Refusal::merge(&why))?;
         let stand = self.stand_in(&ask, (&query, &types), false).await?;
         let Some(read) = self.capture(&stand, query).await? else { return Ok(()) };
         let groups = by_key(read.into_iter().map(TextRow::into_values), key_at);
@@ -45,7 +41,9 @@ impl Session {
             self.check_length(&text)?;
             let stand = self.stand_in(&ask, (&text, &types), true).await?;
             if !matches!(stand.target(), Target::One(_)) {
-                return Err(refused("with one key of its source it is not one of a single shard"));
+                return Err(
+                    Refusal::merge("with one key of its source it is not one of a single shard").into()
+                );
             }
             let start = self.io.out.len();
             let ask = stand.ask(text);
@@ -65,15 +63,14 @@ impl Session {
 
     /// Takes the tag of a statement out of what is to be written; what else there is stays.
     fn take_tag(&mut self, start: usize) -> Option<Vec<u8>> {
-        let mut said = self.io.out.split_off(start);
         let mut found = None;
-        while let Ok(Some(header)) = frame::header(&said, usize::MAX) {
-            let frame = said.split_to(header.len.min(said.len()));
-            match header.tag {
-                tag::COMMAND_COMPLETE => found = frame.get(HEADER..frame.len() - 1).map(<[u8]>::to_vec),
-                _ => self.io.out.extend_from_slice(&frame),
+        self.sift(start, |tag, body| {
+            let is_tag = tag == tag::COMMAND_COMPLETE;
+            if is_tag {
+                found = body.strip_suffix(b"\0").map(<[u8]>::to_vec);
             }
-        }
+            is_tag
+        });
         found
     }
 }
@@ -93,11 +90,4 @@ fn by_key(rows: impl Iterator<Item = Vec<Option<String>>>, key_at: usize) -> Vec
         }
     }
     groups
-}
-
-fn refused(why: &str) -> Failure {
-    let hint = "Write it as an UPDATE and an INSERT ... ON CONFLICT, or run it once for each key.";
-    let refusal =
-        crate::route::refusal::Refusal::unsupported("MERGE over several shards is not supported", hint);
-    refusal.because(format!("Its source is read first, and {why}.")).into()
 }

@@ -47,12 +47,8 @@ impl Stand {
 impl Session {
     /// INSERT … SELECT whose rows belong elsewhere than where they are read.
     pub(super) async fn insert_rows(&mut self, ask: Ask, rows: &InsertRows) -> Result<(), Failure> {
-        self.check_exact_texts()?;
         self.open_to_read();
-        let types = self.types_of(&ask).await?;
-        if !self.is_sound(&ask).await? {
-            return Ok(());
-        }
+        let Some(types) = self.begin_in_steps(&ask).await? else { return Ok(()) };
         let width = match rows.width() {
             Some(width) => width,
             None => self.columns_of(&ask, (&rows.source(), &types)).await?,
@@ -80,12 +76,8 @@ impl Session {
 
     /// UPDATE, DELETE or MERGE that reads tables whose rows are elsewhere.
     pub(super) async fn broadcast(&mut self, ask: Ask, broadcast: &Broadcast) -> Result<(), Failure> {
-        self.check_exact_texts()?;
         self.open_to_read();
-        let types = self.types_of(&ask).await?;
-        if !self.is_sound(&ask).await? {
-            return Ok(());
-        }
+        let Some(types) = self.begin_in_steps(&ask).await? else { return Ok(()) };
         // Where it goes does not depend on the rows.
         let empty = Bytes::from(broadcast.with(&vec!["{}".to_owned(); broadcast.tables.len()]));
         let Stand { plan, facts, .. } = self.stand_in(&ask, (&empty, &types), true).await?;
@@ -94,6 +86,14 @@ impl Session {
         let text = Bytes::from(broadcast.with(&rows));
         let form = self.form_of(&ask, (&text, &types), true);
         Box::pin(self.spread(Ask { plan, facts, text, form })).await
+    }
+
+    /// Begins a statement that is run in several steps: the types of its parameters. `None`: it is wrong, and the application has been
+    /// told.
+    pub(super) async fn begin_in_steps(&mut self, ask: &Ask) -> Result<Option<Vec<u8>>, Failure> {
+        self.check_exact_texts()?;
+        let types = self.types_of(ask).await?;
+        Ok(self.is_sound(ask).await?.then_some(types))
     }
 
     /// Opens a block around what is read and then written, unless one is open. What has read a temporary table cannot be prepared: such
@@ -283,24 +283,30 @@ impl Session {
 
     /// Takes rows, their description and their tag out of what is to be written; what else there is stays.
     fn take_rows(&mut self, start: usize) -> Result<Vec<TextRow>, Failure> {
-        let mut said = self.io.out.split_off(start);
         let mut rows = Vec::new();
+        self.sift(start, |tag, body| {
+            if tag == tag::DATA_ROW {
+                rows.push(TextRow::of_data_row(body));
+            }
+            matches!(tag, tag::DATA_ROW | tag::ROW_DESCRIPTION | tag::COMMAND_COMPLETE | tag::EMPTY_QUERY)
+        });
+        let unread = || {
+            let message = "a row that the proxy reads is not UTF-8";
+            Failure::error(sqlstate::CHARACTER_NOT_IN_REPERTOIRE, message)
+        };
+        rows.into_iter().map(|row| row.ok_or_else(unread)).collect()
+    }
+
+    /// Takes out of what is to be written, from a byte on, the messages that `takes` (their tag and body) says.
+    pub(super) fn sift(&mut self, start: usize, mut takes: impl FnMut(u8, &[u8]) -> bool) {
+        let mut said = self.io.out.split_off(start);
         while let Ok(Some(header)) = frame::header(&said, usize::MAX) {
             let frame = said.split_to(header.len.min(said.len()));
-            match header.tag {
-                tag::DATA_ROW => {
-                    let row = frame.get(HEADER..).and_then(TextRow::of_data_row);
-                    rows.push(row.ok_or_else(|| {
-                        let message = "a row that the proxy reads is not UTF-8";
-                        Failure::error(sqlstate::CHARACTER_NOT_IN_REPERTOIRE, message)
-                    })?);
-                }
-                tag::ROW_DESCRIPTION | tag::COMMAND_COMPLETE | tag::EMPTY_QUERY => {}
-                _ => self.io.out.extend_from_slice(&frame),
+            if !takes(header.tag, frame.get(HEADER..).unwrap_or_default()) {
+                self.io.out.extend_from_slice(&frame);
             }
         }
         self.io.out.extend_from_slice(said.chunk());
-        Ok(rows)
     }
 
     /// Values travel as texts: settings under which a text is not exactly the value are not served.
@@ -336,11 +342,5 @@ fn unread() -> Failure {
 }
 
 fn too_much(limit: usize, name: &str) -> Failure {
-    Refusal {
-        sqlstate: "53400",
-        message: format!("the statement needs more than {limit} bytes of rows of other shards"),
-        detail: Some(format!("The limit is {name}.")),
-        hint: Some(format!("Write fewer rows at a time, or raise {name}.")),
-    }
-    .into()
+    Refusal::too_many_bytes(limit, name, "Write fewer rows at a time").into()
 }

@@ -30,13 +30,9 @@ const FOREIGN_KEY_CHECK: &[u8] = b"ri_ReportViolation";
 impl Session {
     /// Runs the parts in their order; the last one's answer is the statement's.
     pub(super) async fn with_writes(&mut self, ask: Ask, with: &WithWrites) -> Result<(), Failure> {
-        self.check_exact_texts()?;
         self.may_prepare()?;
         self.open_implicit();
-        let types = self.types_of(&ask).await?;
-        if !self.is_sound(&ask).await? {
-            return Ok(());
-        }
+        let Some(types) = self.begin_in_steps(&ask).await? else { return Ok(()) };
         for written in &with.writes {
             self.check_apart(written).await?;
         }

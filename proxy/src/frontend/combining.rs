@@ -25,26 +25,20 @@ impl Session {
         topology: &Topology,
         view: &SessionView<'_>,
     ) -> Result<Plan, Refusal> {
-        let Some((facts, text)) = explained(values) else { return Err(refusal) };
+        let Some((facts, text)) = unsupported(&refusal, values, view) else { return Err(refusal) };
         let reads = matches!(facts.command, Command::Query | Command::CopyOut(_) | Command::Declare { .. });
-        let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
-        let fit = refusal.sqlstate == sqlstate::FEATURE_NOT_SUPPORTED && values.rules.ascii_safe;
-        if !reads || !fit || hinted || facts.access == Access::Write || self.needs_temporary(facts) {
+        if !reads || facts.access == Access::Write || self.needs_temporary(facts) {
             return Err(refusal);
         }
         // What the transaction has changed is seen on its own conns alone.
         let changed = self.changes.any() || self.held.iter().any(|held| held.enlisted && held.wrote);
         let everything = changed || self.snapshot_level().is_some();
-        let Some(known) = &self.context else { return Err(refusal) };
-        let schema = self.schema();
-        let context = known.over(&schema, &self.worker.shared.settings.load());
         // Of a catalog that has just been read anew nothing is remembered under the number of the one before.
-        let shape = if known.generation == schema.generation {
-            self.worker.shared.facts.combined(text, &context, everything)
-        } else {
-            combine::shape(text, &context, everything).map(Arc::new)
-        };
-        match shape {
+        let shape = self.in_context(|context, known| match known {
+            true => self.worker.shared.facts.combined(text, context, everything),
+            false => combine::shape(text, context, everything).map(Arc::new),
+        });
+        match shape.ok_or_else(|| refusal.clone())? {
             Ok(shape) => {
                 // They are on one conn to a primary.
                 let temporary = shape.tables.iter().any(|table| table.relation.is_temporary());
@@ -95,8 +89,19 @@ impl Session {
     }
 }
 
+/// Facts and text of a statement that has been refused as not supported, and that no hint sends to one shard.
+pub(super) fn unsupported<'a>(
+    refusal: &Refusal,
+    values: &Values<'a>,
+    view: &SessionView<'_>,
+) -> Option<(&'a Facts, &'a str)> {
+    let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
+    let fit = refusal.sqlstate == sqlstate::FEATURE_NOT_SUPPORTED && values.rules.ascii_safe && !hinted;
+    fit.then(|| explained(values)).flatten()
+}
+
 /// Facts and text of the statement to plan: of `EXPLAIN (GAVEL)` what it explains. `None`: the text is not UTF-8.
-pub(super) fn explained<'a>(values: &Values<'a>) -> Option<(&'a Facts, &'a str)> {
+fn explained<'a>(values: &Values<'a>) -> Option<(&'a Facts, &'a str)> {
     let facts = &*values.analysed.statements().get(values.index)?.facts;
     let text = std::str::from_utf8(values.statement()).ok()?;
     let Command::ExplainGavel(inner) = &facts.command else { return Some((facts, text)) };

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::combining::explained;
+use super::combining::unsupported;
 use super::session::Session;
 use crate::route::explain;
 use crate::route::plan::{Plan, Reason, SessionView, Target};
@@ -10,7 +10,7 @@ use crate::route::refusal::Refusal;
 use crate::route::values::Values;
 use crate::sql::command;
 use crate::sql::facts::Command;
-use crate::wire::{reply, sqlstate};
+use crate::wire::reply;
 
 impl Session {
     /// The answer to EXPLAIN (GAVEL), with its description or without.
@@ -40,7 +40,7 @@ impl Session {
         view: &SessionView<'_>,
     ) -> Result<Plan, Refusal> {
         self.plan_read_first(refusal, values, view)
-            .or_else(|refusal| self.plan_filling(refusal, values))
+            .or_else(|refusal| self.plan_filling(refusal, values, view))
             .or_else(|refusal| self.plan_explained(refusal, values, view))
     }
 
@@ -51,10 +51,8 @@ impl Session {
         values: &Values<'_>,
         view: &SessionView<'_>,
     ) -> Result<Plan, Refusal> {
-        let Some((facts, text)) = explained(values) else { return Err(refusal) };
-        let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
-        let explains = matches!(facts.command, Command::Explain) && facts.barred.is_none();
-        if !explains || hinted || refusal.sqlstate != sqlstate::FEATURE_NOT_SUPPORTED {
+        let Some((facts, text)) = unsupported(&refusal, values, view) else { return Err(refusal) };
+        if !matches!(facts.command, Command::Explain) || facts.barred.is_some() {
             return Err(refusal);
         }
         let found = command::explained(text, values.rules.standard_strings);

@@ -54,6 +54,15 @@ impl Session {
         use_it(&shared.facts, &made.over(&schema, &shared.settings.load()))
     }
 
+    /// Reads something as the statement under way was read, and over a catalog that may have been read anew since (then the second
+    /// argument is false); `None`: nothing was read yet.
+    pub(super) fn in_context<R>(&self, use_it: impl FnOnce(&Context<'_>, bool) -> R) -> Option<R> {
+        let known = self.context.as_ref()?;
+        let schema = self.schema();
+        let settings = self.worker.shared.settings.load();
+        Some(use_it(&known.over(&schema, &settings), known.generation == schema.generation))
+    }
+
     /// Makes the facts' context anew where it is missing or out of date; the catalog that it is of.
     fn renew_context(&mut self) -> Arc<Schema> {
         let schema = self.schema();

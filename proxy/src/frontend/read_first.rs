@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use router_config::topology::ShardId;
 
-use super::combining::explained;
+use super::combining::unsupported;
 use super::failure::Failure;
 use super::names::{Prepared, Told};
 use super::param_types::{describe, described};
@@ -17,12 +17,11 @@ use crate::gather::row;
 use crate::route::plan::{Plan, Reason, SessionView, Target};
 use crate::route::refusal::Refusal;
 use crate::route::values::Values;
-use crate::sql::extract::is_default;
+use crate::sql::extract::{Context, is_default};
 use crate::sql::facts::{Command, Facts, Modify, Scope};
 use crate::sql::{broadcast, insert_rows, merge_rows, with_writes};
 use crate::wire::backend::tag;
 use crate::wire::frame::HEADER;
-use crate::wire::sqlstate;
 
 impl Session {
     /// A plan to read first what cannot be written otherwise, or the refusal as it was.
@@ -32,49 +31,15 @@ impl Session {
         values: &Values<'_>,
         view: &SessionView<'_>,
     ) -> Result<Plan, Refusal> {
-        let Some((facts, text)) = explained(values) else { return Err(refusal) };
-        let hinted = view.hint_key.is_some() || view.hint_shard.is_some();
-        let fit = refusal.sqlstate == sqlstate::FEATURE_NOT_SUPPORTED
-            && values.rules.ascii_safe
-            && is_simple(facts)
-            && !self.needs_temporary(facts);
-        let Some(known) = self.context.as_ref().filter(|_| fit && !hinted) else { return Err(refusal) };
-        let schema = self.schema();
-        let context = known.over(&schema, &self.worker.shared.settings.load());
-        let target = match (&facts.command, with_writes::shape(text, &context)) {
-            (Command::Modify(_), Err(why)) => {
-                return Err(Refusal::parts_of_with(&format!(
-                    "Its parts cannot be run one after the other: {why}."
-                )));
-            }
-            (Command::Modify(_), Ok(Some(with))) => Ok(Target::WithWrites(Box::new(with))),
-            // What a reference table is given is refused where it may differ; defaults are drawn for rows of VALUES.
-            (Command::Modify(_), _)
-                if matches!(facts.scope, Scope::ReferenceWrite) && !differs_by_default(facts) =>
-            {
-                return Err(refusal);
-            }
-            (Command::Modify(Modify::Insert), _) => match insert_rows::shape(text, &context) {
-                // Nothing but the keys of rows of VALUES has to be known first.
-                Ok(rows) if rows.is_of_values() && !refusal.is_of_insert_key() => return Err(refusal),
-                shape => shape.map(|rows| Target::InsertRows(Box::new(rows))),
-            },
-            (Command::Modify(_), _) => broadcast::shape(text, &context)
-                .map(|shape| Target::Broadcast(Box::new(shape)))
-                .or_else(|why| match merge_rows::shape(text, &context) {
-                    Ok(merge) => Ok(Target::MergeRows(Box::new(merge))),
-                    Err(_) => Err(why),
-                }),
-            _ => return Err(refusal),
-        };
-        match target {
-            Ok(_) if !view.two_phase => {
-                Err(Refusal::two_phase_off("a write that needs rows of several shards"))
-            }
-            Ok(target) => Ok(Plan { target, replica: false, reason: Reason::ReadFirst }),
-            Err(why) => {
-                Err(refusal.because_too(&format!("The rows that it needs cannot be read first: {why}.")))
-            }
+        let Some((facts, text)) = unsupported(&refusal, values, view) else { return Err(refusal) };
+        let Command::Modify(modify) = &facts.command else { return Err(refusal) };
+        if !is_simple(facts) || self.needs_temporary(facts) {
+            return Err(refusal);
+        }
+        let target = self.in_context(|context, _| read_first(&refusal, (*modify, facts), (text, context)));
+        match target.ok_or(refusal)?? {
+            _ if !view.two_phase => Err(Refusal::two_phase_off("a write that needs rows of several shards")),
+            target => Ok(Plan { target, replica: false, reason: Reason::ReadFirst }),
         }
     }
 
@@ -128,6 +93,40 @@ pub(crate) struct ColumnOf {
     pub(crate) name: String,
     pub(crate) type_oid: u32,
     pub(crate) modifier: i32,
+}
+
+/// How a write that was refused is done in steps.
+fn read_first(
+    refusal: &Refusal,
+    (modify, facts): (Modify, &Facts),
+    (text, context): (&str, &Context<'_>),
+) -> Result<Target, Refusal> {
+    let with = with_writes::shape(text, context).map_err(|why| {
+        Refusal::parts_of_with(&format!("Its parts cannot be run one after the other: {why}."))
+    })?;
+    if let Some(with) = with {
+        return Ok(Target::WithWrites(Box::new(with)));
+    }
+    // What a reference table is given is refused where it may differ; defaults are drawn for rows of VALUES.
+    if matches!(facts.scope, Scope::ReferenceWrite) && !differs_by_default(facts) {
+        return Err(refusal.clone());
+    }
+    let target = match modify {
+        Modify::Insert => match insert_rows::shape(text, context) {
+            // Nothing but the keys of rows of VALUES has to be known first.
+            Ok(rows) if rows.is_of_values() && !refusal.is_of_insert_key() => return Err(refusal.clone()),
+            shape => shape.map(|rows| Target::InsertRows(Box::new(rows))),
+        },
+        _ => broadcast::shape(text, context).map(|shape| Target::Broadcast(Box::new(shape))).or_else(|why| {
+            match merge_rows::shape(text, context) {
+                Ok(merge) => Ok(Target::MergeRows(Box::new(merge))),
+                Err(_) => Err(why),
+            }
+        }),
+    };
+    target.map_err(|why| {
+        refusal.clone().because_too(&format!("The rows that it needs cannot be read first: {why}."))
+    })
 }
 
 /// Whether nothing but a default of the table would differ from shard to shard.

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use router_config::topology::ShardId;
 
+use super::combining::unsupported;
 use super::failure::Failure;
 use super::names::Prepared;
 use super::session::Session;
 use crate::control::{OwnCatalog, TextRow};
-use crate::route::plan::{Plan, Reason, Target};
+use crate::route::plan::{Plan, Reason, SessionView, Target};
 use crate::route::refusal::Refusal;
 use crate::route::values::Values;
 use crate::sql::cache::Analysed;
@@ -119,15 +120,16 @@ impl Session {
     }
 
     /// A plan for what makes a temporary table out of rows of several shards, or the refusal as it was.
-    pub(super) fn plan_filling(&self, refusal: Refusal, values: &Values<'_>) -> Result<Plan, Refusal> {
-        let Some((facts, text)) = super::combining::explained(values) else { return Err(refusal) };
+    pub(super) fn plan_filling(
+        &self,
+        refusal: Refusal,
+        values: &Values<'_>,
+        view: &SessionView<'_>,
+    ) -> Result<Plan, Refusal> {
+        let Some((facts, text)) = unsupported(&refusal, values, view) else { return Err(refusal) };
         let makes = matches!(facts.command, Command::Ddl(DdlKind::Temporary)) && facts.barred.is_none();
-        let Some(known) = self.context.as_ref().filter(|_| makes && values.rules.ascii_safe) else {
-            return Err(refusal);
-        };
-        let schema = self.schema();
-        let context = known.over(&schema, &self.worker.shared.settings.load());
-        match fill::shape(text, &context) {
+        let shape = if makes { self.in_context(|context, _| fill::shape(text, context)) } else { None };
+        match shape.ok_or_else(|| refusal.clone())? {
             Ok(fill) => {
                 Ok(Plan { target: Target::Fill(Box::new(fill)), replica: false, reason: Reason::ReadFirst })
             }

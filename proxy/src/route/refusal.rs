@@ -5,6 +5,9 @@
 
 use std::borrow::Cow;
 
+/// How [`Refusal::insert_key`] begins.
+const KEY_OF_ROW: &str = "the shard key of row ";
+
 /// A typed refusal: becomes an ErrorResponse of severity ERROR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -160,7 +163,7 @@ impl Refusal {
     /// A key in VALUES that cannot be known.
     pub(super) fn insert_key(row: usize, why: &str) -> Self {
         Self::unsupported(
-            format!("the shard key of row {} of the INSERT cannot be determined", row + 1),
+            format!("{KEY_OF_ROW}{} of the INSERT cannot be determined", row + 1),
             "Give the shard key as a literal or a parameter of the key column's type.",
         )
         .because(why.to_owned())
@@ -168,7 +171,7 @@ impl Refusal {
 
     /// Whether it is one of [`Self::insert_key`].
     pub(crate) fn is_of_insert_key(&self) -> bool {
-        self.message.starts_with("the shard key of row ")
+        self.message.starts_with(KEY_OF_ROW)
     }
 
     /// NULL as a new row's key.
@@ -188,6 +191,25 @@ impl Refusal {
             "Send its parts as statements of their own, in one transaction.",
         )
         .because(why.to_owned())
+    }
+
+    /// MERGE whose source cannot be read first.
+    pub(crate) fn merge(why: &str) -> Self {
+        Self::unsupported(
+            "MERGE over several shards is not supported",
+            "Write it as an UPDATE and an INSERT ... ON CONFLICT, or run it once for each key.",
+        )
+        .because(format!("Its source is read first, and {why}."))
+    }
+
+    /// More rows of other shards than a limit allows; `cure`: what else than raising it.
+    pub(crate) fn too_many_bytes(limit: usize, name: &str, cure: &str) -> Self {
+        Self {
+            sqlstate: "53400",
+            message: format!("the statement needs more than {limit} bytes of rows of other shards"),
+            detail: Some(format!("The limit is {name}.")),
+            hint: Some(format!("{cure}, or raise {name}.")),
+        }
     }
 
     /// Something evaluated on each shard that must be the same on all.

@@ -77,12 +77,7 @@ fn selected(t: &Tokens<'_>, text: &str) -> Result<Fill, String> {
 
 /// The first such word outside of parentheses.
 fn outermost(t: &Tokens<'_>, from: usize, word: &str) -> Option<usize> {
-    let mut depth = 0_usize;
-    (from..t.len()).find(|&at| {
-        depth += usize::from(t.is_mark(at, "("));
-        depth = depth.saturating_sub(usize::from(t.is_mark(at, ")")));
-        depth == 0 && t.is(at, word)
-    })
+    t.outermost(from, t.len()).find(|&at| t.is(at, word))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use super::extract::Context;
 use super::insert_rows::literal;
 use super::tokens::Tokens;
-use super::with_writes::{rows_as_query, verb};
+use super::with_writes::rows_as_query;
 
 /// The pieces of such a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ const EXACT: [&str; 7] = ["smallint", "integer", "bigint", "text", "character va
 /// Takes a statement apart; the error says what stands in the way.
 pub fn shape(text: &str, ctx: &Context<'_>) -> Result<MergeRows, String> {
     let t = Tokens::new(text.as_bytes(), ctx.standard_conforming_strings);
-    let merge = verb(&t).filter(|&at| t.is(at, "merge") && t.is(at + 1, "into")).ok_or("it is no MERGE")?;
+    let merge = t.verb().filter(|&at| t.is(at, "merge") && t.is(at + 1, "into")).ok_or("it is no MERGE")?;
     let (schema, name, next) = t.qualified(merge + 2).ok_or("its target is not found")?;
     let relation = ctx.schema.lookup(ctx.search_path, schema.as_deref(), &name);
     let relation = relation.ok_or_else(|| format!("{name} is not known"))?;
@@ -98,12 +98,7 @@ impl MergeRows {
 
 /// The token ON behind the source.
 fn end_of_source(t: &Tokens<'_>, from: usize) -> Option<usize> {
-    let mut depth = 0_usize;
-    let on = (from..t.len()).find(|&at| {
-        depth += usize::from(t.is_mark(at, "("));
-        depth = depth.saturating_sub(usize::from(t.is_mark(at, ")")));
-        depth == 0 && t.is(at, "on")
-    })?;
+    let on = t.outermost(from, t.len()).find(|&at| t.is(at, "on"))?;
     let joins = (from..on).any(|at| t.is_any(at, &["join", "only", "lateral", "tablesample"]));
     (!joins || t.is_mark(from, "(")).then_some(on)
 }

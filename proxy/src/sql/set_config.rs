@@ -1,7 +1,7 @@
 //! `SELECT set_config(…)` as the SET that it is, where it is certain to run exactly once.
 
 use super::lexer::Kind;
-use super::sql_prepare::{argument, items};
+use super::sql_prepare::argument;
 use super::tokens::Tokens;
 
 /// Words after which a select list is no longer one row without conditions.
@@ -84,9 +84,9 @@ fn where_known(t: &Tokens<'_>, conforming: bool) -> Option<Call> {
     let equals = t.is(close + 4, "name") && t.is_mark(close + 5, "=");
     let ends = t.len() == close + 7 || (t.len() == close + 8 && t.is_mark(close + 7, ";"));
     let name = argument(t, close + 6, close + 6, conforming)??;
-    let (value, local) = match items(t, 2, close).as_slice() {
+    let (value, local) = match t.items(3, close).as_slice() {
         [_, value, local] => {
-            (argument(t, value.0, value.1, conforming)?, argument(t, local.0, local.1, conforming)?)
+            (argument(t, value.0, value.1 - 1, conforming)?, argument(t, local.0, local.1 - 1, conforming)?)
         }
         _ => return None,
     };
@@ -99,7 +99,8 @@ fn is_call(t: &Tokens<'_>, at: usize) -> bool {
 }
 
 fn call(t: &Tokens<'_>, open: usize, close: usize, conforming: bool) -> Option<Call> {
-    let mut arguments = items(t, open, close).into_iter().map(|(first, last)| {
+    let mut arguments = t.items(open + 1, close).into_iter().map(|(first, end)| {
+        let last = end - 1;
         let cast =
             last == first + 2 && t.is_mark(first + 1, "::") && t.is_any(last, &["text", "bool", "boolean"]);
         let last = if cast { first } else { last };

@@ -21,7 +21,7 @@ pub fn prepare(text: &[u8], conforming: bool) -> Option<SqlPrepare> {
     let mut types = Vec::new();
     if t.is_mark(at, "(") {
         let close = t.closing(at)?;
-        types = items(&t, at, close).into_iter().map(|(first, last)| t.source(first, last)).collect();
+        types = t.items(at + 1, close).into_iter().map(|(first, end)| t.source(first, end - 1)).collect();
         at = close + 1;
     }
     let (first, last) = (t.list.get(at + 1)?, t.list.last()?);
@@ -36,10 +36,10 @@ pub fn arguments(text: &[u8], conforming: bool, types: &[u32]) -> Option<Vec<Opt
         return Some(Vec::new());
     }
     let close = t.closing(2).filter(|close| t.is_mark(2, "(") && close + 1 == t.len())?;
-    let items = items(&t, 2, close).into_iter().enumerate();
-    let read = |(n, (first, last)): (usize, (usize, usize))| {
+    let items = t.items(3, close).into_iter().enumerate();
+    let read = |(n, (first, end)): (usize, (usize, usize))| {
         let of = types.get(n).copied().unwrap_or(0);
-        fits(&t, last, of).then(|| argument(&t, first, last, conforming)).flatten()
+        fits(&t, end - 1, of).then(|| argument(&t, first, end - 1, conforming)).flatten()
     };
     items.map(read).collect()
 }
@@ -52,7 +52,7 @@ pub fn expressions(text: &[u8], conforming: bool) -> Option<Vec<String>> {
         return Some(Vec::new());
     }
     let close = t.closing(2).filter(|close| t.is_mark(2, "(") && close + 1 == t.len() && *close > 3)?;
-    Some(items(&t, 2, close).into_iter().map(|(first, last)| t.source(first, last)).collect())
+    Some(t.items(3, close).into_iter().map(|(first, end)| t.source(first, end - 1)).collect())
 }
 
 /// `EXPLAIN options EXECUTE name (arguments)`: the name, and where EXECUTE begins.
@@ -96,24 +96,6 @@ fn fits(t: &Tokens<'_>, last: usize, of: u32) -> bool {
         }
         _ => false,
     }
-}
-
-/// First and last token of each item between parentheses.
-pub(super) fn items(t: &Tokens<'_>, open: usize, close: usize) -> Vec<(usize, usize)> {
-    let (mut items, mut first, mut depth) = (Vec::new(), open + 1, 0_usize);
-    for at in open + 1..=close {
-        if depth == 0 && (at == close || t.is_mark(at, ",")) {
-            if first < at {
-                items.push((first, at - 1));
-            }
-            first = at + 1;
-        } else if t.is_mark(at, "(") || t.is_mark(at, "[") {
-            depth += 1;
-        } else if t.is_mark(at, ")") || t.is_mark(at, "]") {
-            depth = depth.saturating_sub(1);
-        }
-    }
-    items
 }
 
 /// A plain literal in text format, `None` within for NULL.

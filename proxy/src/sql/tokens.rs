@@ -14,6 +14,16 @@ pub(crate) struct Tokens<'a> {
     pub(crate) literals_before: usize,
 }
 
+/// Where the pieces of a query in WITH are.
+pub(crate) struct WithItem {
+    /// The word AS.
+    pub(crate) word: usize,
+    /// Its parenthesis.
+    pub(crate) open: usize,
+    /// The one that closes it.
+    pub(crate) close: usize,
+}
+
 impl<'a> Tokens<'a> {
     /// All tokens of `text`; a trailing semicolon is left out.
     pub(crate) fn new(text: &'a [u8], conforming: bool) -> Self {
@@ -96,6 +106,63 @@ impl<'a> Tokens<'a> {
             next += 2;
         }
         Some((schema, name, next))
+    }
+
+    /// Indices of the tokens between two that are outside of all parentheses and brackets between them.
+    pub(crate) fn outermost(&self, from: usize, to: usize) -> impl Iterator<Item = usize> + '_ {
+        let mut depth = 0_usize;
+        (from..to).filter(move |&at| {
+            if self.is_mark(at, "(") || self.is_mark(at, "[") {
+                depth += 1;
+            } else if self.is_mark(at, ")") || self.is_mark(at, "]") {
+                depth = depth.saturating_sub(1);
+            }
+            depth == 0
+        })
+    }
+
+    /// The items of a list between two tokens, each as its first token and the one behind it; none of them is empty.
+    pub(crate) fn items(&self, from: usize, to: usize) -> Vec<(usize, usize)> {
+        let commas = self.outermost(from, to).filter(|&at| self.is_mark(at, ","));
+        let mut start = from;
+        let mut items: Vec<(usize, usize)> =
+            commas.chain([to]).map(|end| (std::mem::replace(&mut start, end + 1), end)).collect();
+        items.retain(|(first, end)| first < end);
+        items
+    }
+
+    /// Index of the word that says what the statement does, behind its own WITH.
+    pub(crate) fn verb(&self) -> Option<usize> {
+        if !self.is(0, "with") {
+            return Some(0);
+        }
+        let mut at = 1 + usize::from(self.is(1, "recursive"));
+        loop {
+            at = self.with_item(at)?.close + 1;
+            for (clause, last) in [("search", "set"), ("cycle", "using")] {
+                if self.is(at, clause) {
+                    at = (at..self.len()).find(|&at| self.is(at, last))? + 2;
+                }
+            }
+            if !self.is_mark(at, ",") {
+                return (at < self.len()).then_some(at);
+            }
+            at += 1;
+        }
+    }
+
+    /// The query of WITH whose name is at `name`.
+    pub(crate) fn with_item(&self, name: usize) -> Option<WithItem> {
+        self.name(name)?;
+        let word = if self.is_mark(name + 1, "(") { self.closing(name + 1)? + 1 } else { name + 1 };
+        let open = match () {
+            () if !self.is(word, "as") => return None,
+            () if self.is(word + 1, "materialized") => word + 2,
+            () if self.is(word + 1, "not") && self.is(word + 2, "materialized") => word + 3,
+            () => word + 1,
+        };
+        let close = self.is_mark(open, "(").then(|| self.closing(open)).flatten()?;
+        Some(WithItem { word, open, close })
     }
 
     /// Index of the parenthesis that closes the one at `open`.

@@ -204,7 +204,8 @@ impl Session {
             Ok(Outcome::TooMany) => {
                 // It is in the midst of a COPY.
                 combiner.lease.spoiled = true;
-                Err(too_much(limit).into())
+                let cure = "Add conditions that leave fewer rows, name the shard key";
+                Err(Refusal::too_many_bytes(limit, "limits.combine_max_bytes", cure).into())
             }
             Ok(Outcome::Failed) => {
                 combiner.lease.spoiled = true;
@@ -319,16 +320,4 @@ fn queue_aside(conn: &mut Conn, text: &[u8]) {
     conn.owe(Owed::Execute(Show::NOTHING));
     reply::named(&mut conn.write, frontend::tag::CLOSE, true, ASIDE);
     conn.owe(Owed::Close(Show::NOTHING));
-}
-
-fn too_much(limit: usize) -> Refusal {
-    Refusal {
-        sqlstate: "53400",
-        message: format!("the query needs more than {limit} bytes of rows of other shards in one place"),
-        detail: Some("The limit is limits.combine_max_bytes.".to_owned()),
-        hint: Some(
-            "Add conditions that leave fewer rows, name the shard key, or raise limits.combine_max_bytes."
-                .to_owned(),
-        ),
-    }
 }

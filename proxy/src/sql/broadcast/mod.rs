@@ -234,16 +234,7 @@ fn fit(facts: &Facts, sources: &Sources, reference: bool) -> Result<(), String> 
 
 /// First byte of the name of the table that is written, and the index of ONLY in front of it.
 fn target(t: &Tokens<'_>) -> Option<(usize, Option<usize>)> {
-    let verb = if t.is(0, "with") {
-        let mut depth = 0_usize;
-        (0..t.len()).find(|&at| {
-            depth += usize::from(t.is_mark(at, "("));
-            depth = depth.saturating_sub(usize::from(t.is_mark(at, ")")));
-            depth == 0 && t.is_any(at, &["update", "delete", "merge"])
-        })?
-    } else {
-        0
-    };
+    let verb = t.verb()?;
     let name = if t.is(verb, "update") { verb + 1 } else { verb + 2 };
     let only = t.is(name, "only").then_some(name);
     let name = name + usize::from(only.is_some());

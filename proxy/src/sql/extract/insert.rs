@@ -318,16 +318,7 @@ impl<'q> Reader<'_, 'q> {
         // Rows of one VALUES list have the same length: count the first one's values by its commas.
         let first_row = self.tokens.list.partition_point(|t| t.start < shape.rows[0].span.start);
         let close = self.tokens.closing(first_row)?;
-        let mut depth = 0usize;
-        let mut given = usize::from(close > first_row + 1);
-        for i in first_row + 1..close {
-            if self.tokens.is_mark(i, "(") || self.tokens.is_mark(i, "[") {
-                depth += 1;
-            } else if self.tokens.is_mark(i, ")") || self.tokens.is_mark(i, "]") {
-                depth = depth.saturating_sub(1);
-            }
-            given += usize::from(depth == 0 && self.tokens.is_mark(i, ","));
-        }
+        let given = self.tokens.items(first_row + 1, close).len();
         let mut names: Vec<String> =
             relation.columns.iter().take(given).map(|c| quote_ident(&c.name)).collect();
         names.push(quote_ident(&relation.columns[key].name));
@@ -376,21 +367,9 @@ impl<'q> Reader<'_, 'q> {
         if !t.is_any(start, &["select", "with"]) {
             return None;
         }
-        let mut depth = 0_usize;
-        let mut end = t.len();
-        if wrapped {
-            end = t.closing(close + 1)?;
-        }
-        for at in start..end {
-            if t.is_mark(at, "(") {
-                depth += 1;
-            } else if t.is_mark(at, ")") {
-                depth = depth.saturating_sub(1);
-            } else if depth == 0 && (t.is(at, "returning") || (t.is(at, "on") && t.is(at + 1, "conflict"))) {
-                end = at;
-                break;
-            }
-        }
+        let last = if wrapped { t.closing(close + 1)? } else { t.len() };
+        let behind = |&at: &usize| t.is(at, "returning") || (t.is(at, "on") && t.is(at + 1, "conflict"));
+        let end = t.outermost(start, last).find(behind).unwrap_or(last);
         let key = match place.position {
             Some(position) => SelectKey::Column(position),
             None => {

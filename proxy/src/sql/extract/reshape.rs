@@ -105,7 +105,7 @@ fn alter_table(t: &Tokens<'_>, ctx: &Context<'_>, mut at: usize, facts: &mut Fac
     let Some(relation) = found.filter(|relation| is_table(relation)) else { return };
     at += usize::from(t.is_mark(at, "*"));
     let mut table = as_is(&relation);
-    for (from, to) in actions(t, at) {
+    for (from, to) in t.items(at, t.len()) {
         if let Some(why) = action(t, ctx, (from, to), &mut table) {
             facts.barred.get_or_insert(why);
         }
@@ -117,23 +117,6 @@ fn alter_table(t: &Tokens<'_>, ctx: &Context<'_>, mut at: usize, facts: &mut Fac
         table = as_is(&child.unwrap_or(relation));
     }
     facts.reshaped.push(table);
-}
-
-/// The comma-separated actions of ALTER TABLE, as ranges of tokens.
-fn actions(t: &Tokens<'_>, from: usize) -> Vec<(usize, usize)> {
-    let (mut found, mut start, mut depth) = (Vec::new(), from, 0_usize);
-    for at in from..t.len() {
-        if t.is_mark(at, "(") || t.is_mark(at, "[") {
-            depth += 1;
-        } else if t.is_mark(at, ")") || t.is_mark(at, "]") {
-            depth = depth.saturating_sub(1);
-        } else if depth == 0 && t.is_mark(at, ",") {
-            found.push((start, at));
-            start = at + 1;
-        }
-    }
-    found.push((start, t.len()));
-    found
 }
 
 /// Applies one action; why it is barred, if it is.

@@ -43,7 +43,8 @@ const MAX_COLUMNS: usize = 1_600;
 /// Takes a statement apart; the error says what stands in the way.
 pub fn shape(text: &str, ctx: &Context<'_>) -> Result<InsertRows, String> {
     let t = Tokens::new(text.as_bytes(), ctx.standard_conforming_strings);
-    let insert = start(&t).ok_or("its INSERT is not found")?;
+    let insert = t.verb().filter(|&at| t.is(at, "insert") && t.is(at + 1, "into"));
+    let insert = insert.ok_or("its INSERT is not found")?;
     let (schema, name, next) = t.qualified(insert + 2).ok_or("its table is not found")?;
     let relation = ctx.schema.lookup(ctx.search_path, schema.as_deref(), &name);
     let relation = relation.ok_or_else(|| format!("{name} is not known"))?;
@@ -150,31 +151,6 @@ pub fn literal(value: &str) -> String {
     format!("{prefix}'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// Index of the statement's own INSERT.
-fn start(t: &Tokens<'_>) -> Option<usize> {
-    let insert = |at: usize| t.is(at, "insert") && t.is(at + 1, "into");
-    if insert(0) {
-        return Some(0);
-    }
-    if !t.is(0, "with") {
-        return None;
-    }
-    at_depth_zero(t, 0, t.len()).find(|&at| insert(at))
-}
-
-/// Tokens outside of parentheses.
-fn at_depth_zero<'t>(t: &'t Tokens<'_>, from: usize, to: usize) -> impl Iterator<Item = usize> + 't {
-    let mut depth = 0_usize;
-    (from..to).filter(move |&at| {
-        if t.is_mark(at, "(") {
-            depth += 1;
-        } else if t.is_mark(at, ")") {
-            depth = depth.saturating_sub(1);
-        }
-        depth == 0
-    })
-}
-
 /// Types of the columns listed, or of all; whether they are listed; the token behind.
 fn columns(t: &Tokens<'_>, next: usize, relation: &Relation) -> Result<(Vec<String>, bool, usize), String> {
     let query = ["select", "with", "values", "table"];
@@ -209,7 +185,7 @@ pub(super) fn type_of(column: &super::schema::Column) -> String {
 /// Where ON CONFLICT or RETURNING begins.
 fn end(t: &Tokens<'_>, source: usize) -> usize {
     let ends = |&at: &usize| t.is(at, "returning") || (t.is(at, "on") && t.is(at + 1, "conflict"));
-    at_depth_zero(t, source, t.len()).find(ends).unwrap_or(t.len())
+    t.outermost(source, t.len()).find(ends).unwrap_or(t.len())
 }
 
 /// The query without parentheses around it.
@@ -229,7 +205,7 @@ fn rows_of_values(t: &Tokens<'_>, from: usize, to: usize) -> Result<(Vec<String>
     while at < to {
         let close = t.closing(at).filter(|close| t.is_mark(at, "(") && *close < to).ok_or(UNREAD)?;
         let before = items.len();
-        for (first, last) in split_at_commas(t, at + 1, close) {
+        for (first, last) in t.items(at + 1, close) {
             let default = first + 1 == last && t.is(first, "default");
             items.push(if default { "NULL".to_owned() } else { t.source(first, last - 1) });
             rows.defaults.push(default);
@@ -248,28 +224,10 @@ fn rows_of_values(t: &Tokens<'_>, from: usize, to: usize) -> Result<(Vec<String>
     }
 }
 
-/// The items of a list between two tokens, none of them empty.
-fn split_at_commas(t: &Tokens<'_>, from: usize, to: usize) -> Vec<(usize, usize)> {
-    let (mut items, mut start, mut depth) = (Vec::new(), from, 0_usize);
-    for at in from..to {
-        if t.is_mark(at, "(") || t.is_mark(at, "[") {
-            depth += 1;
-        } else if t.is_mark(at, ")") || t.is_mark(at, "]") {
-            depth = depth.saturating_sub(1);
-        } else if depth == 0 && t.is_mark(at, ",") {
-            items.push((start, at));
-            start = at + 1;
-        }
-    }
-    items.push((start, to));
-    items.retain(|(first, last)| first < last);
-    items
-}
-
 /// The rows come in an order that a query around it need not keep.
 fn needs_order(t: &Tokens<'_>, from: usize, to: usize) -> bool {
-    let ordered = at_depth_zero(t, from, to).any(|at| t.is(at, "order") && t.is(at + 1, "by"));
-    ordered && !at_depth_zero(t, from, to).any(|at| t.is_any(at, &["limit", "offset", "fetch", "for"]))
+    let ordered = t.outermost(from, to).any(|at| t.is(at, "order") && t.is(at + 1, "by"));
+    ordered && !t.outermost(from, to).any(|at| t.is_any(at, &["limit", "offset", "fetch", "for"]))
 }
 
 #[cfg(test)]

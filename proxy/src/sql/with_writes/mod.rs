@@ -12,7 +12,7 @@ use super::facts::{Access, Command};
 use super::insert_rows::literal;
 use super::schema::{Deed, Relation, RelationKind};
 use super::spelling::quote_ident;
-use super::tokens::Tokens;
+use super::tokens::{Tokens, WithItem};
 
 /// The parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,7 +205,7 @@ fn deeds(text: &str, ctx: &Context<'_>) -> Result<Deeds, String> {
     let mut reads: Vec<Arc<Relation>> =
         analysis.sources.mentions.iter().map(|mention| Arc::clone(&mention.relation)).collect();
     let t = Tokens::new(text.as_bytes(), ctx.standard_conforming_strings);
-    let verb = verb(&t).ok_or("one of its parts is not understood")?;
+    let verb = t.verb().ok_or("one of its parts is not understood")?;
     if !t.is_any(verb, &WRITES) {
         return Ok(Deeds { reads, writes: None });
     }
@@ -256,49 +256,13 @@ fn written(parts: &[Deeds]) -> Result<Vec<Written>, String> {
 
 const WRITES: [&str; 4] = ["insert", "update", "delete", "merge"];
 
-/// Index of the word that says what a statement does, behind its own WITH.
-pub(super) fn verb(t: &Tokens<'_>) -> Option<usize> {
-    if !t.is(0, "with") {
-        return Some(0);
-    }
-    let mut at = 1 + usize::from(t.is(1, "recursive"));
-    loop {
-        at = item_at(t, at)?.close + 1;
-        if !t.is_mark(at, ",") {
-            return (at < t.len()).then_some(at);
-        }
-        at += 1;
-    }
-}
-
-/// Where the pieces of a WITH query are.
-struct ItemAt {
-    /// The word AS.
-    word: usize,
-    open: usize,
-    close: usize,
-}
-
-fn item_at(t: &Tokens<'_>, name: usize) -> Option<ItemAt> {
-    t.name(name)?;
-    let word = if t.is_mark(name + 1, "(") { t.closing(name + 1)? + 1 } else { name + 1 };
-    let open = match () {
-        () if !t.is(word, "as") => return None,
-        () if t.is(word + 1, "materialized") => word + 2,
-        () if t.is(word + 1, "not") && t.is(word + 2, "materialized") => word + 3,
-        () => word + 1,
-    };
-    let close = t.is_mark(open, "(").then(|| t.closing(open)).flatten()?;
-    Some(ItemAt { word, open, close })
-}
-
 fn parse(t: &Tokens<'_>, text: &str) -> Result<WithWrites, String> {
     const UNREAD: &str = "its WITH is not understood";
     let recursive = t.is(1, "recursive");
     let mut at = 1 + usize::from(recursive);
     let (mut items, mut names, mut spans) = (Vec::new(), Vec::new(), Vec::new());
     loop {
-        let ItemAt { word, open, close } = item_at(t, at).ok_or(UNREAD)?;
+        let WithItem { word, open, close } = t.with_item(at).ok_or(UNREAD)?;
         let name = t.name(at).ok_or(UNREAD)?.into_owned();
         if names.contains(&name) {
             return Err(format!("WITH has two queries of the name {name}"));
@@ -308,7 +272,7 @@ fn parse(t: &Tokens<'_>, text: &str) -> Result<WithWrites, String> {
         let how = if open > word + 1 { t.source(word + 1, open - 1) } else { String::new() };
         let part = part(t, text, (open + 1, close))?;
         let writes = t.part(open + 1, close);
-        let writes = verb(&writes).is_some_and(|verb| writes.is_any(verb, &WRITES));
+        let writes = writes.verb().is_some_and(|verb| writes.is_any(verb, &WRITES));
         items.push(Item { head: t.source(at, word - 1), how, part, writes });
         at = close + 1;
         if t.is_any(at, &["search", "cycle"]) {
@@ -329,7 +293,7 @@ fn parse(t: &Tokens<'_>, text: &str) -> Result<WithWrites, String> {
 /// The statement between two tokens; a query of it in parentheses stays as it is.
 fn part(t: &Tokens<'_>, text: &str, (from, to): (usize, usize)) -> Result<Part, String> {
     let inner = t.part(from, to);
-    let verb = verb(&inner).ok_or("a part of its WITH is not understood")?;
+    let verb = inner.verb().ok_or("a part of its WITH is not understood")?;
     let with = match verb {
         0 => None,
         _ if inner.is(1, "recursive") => return Err("WITH RECURSIVE inside of a WITH query".to_owned()),

@@ -1,6 +1,7 @@
 //! What a comparison with PostgreSQL's own parser found (`make oracle`), and its siblings.
 
-use super::support::{context, facts, facts_with};
+use super::support::{facts, facts_with};
+use crate::route::testing::context;
 use crate::sql::facts::{Access, Scope};
 
 fn unknown(sql: &str) -> bool {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use router_config::key::KeyType;
 
+use crate::route::testing::context;
 use crate::sql::extract::{Context, analyse};
 use crate::sql::facts::{Access, Command, Facts, KeyTerm, Pin, Scope, Sharded, ValueRef};
 use crate::sql::gather_shape::{Comparable, FoldShape, GatherShape, KeySource, SortKey};
@@ -182,18 +183,6 @@ pub(super) fn schema() -> Schema {
         .functions
         .insert("close_all".into(), Function { volatile: true, touches_sharded: Touches::Unknown, ..user });
     schema
-}
-
-/// A session without temporary tables.
-pub(super) fn context<'a>(schema: &'a Schema, search_path: &'a [String]) -> Context<'a> {
-    Context {
-        schema,
-        search_path,
-        temp_tables: false,
-        standard_conforming_strings: true,
-        statement_parse_bytes: 1 << 20,
-        id: 0,
-    }
 }
 
 /// Facts in that catalog.
