@@ -278,7 +278,7 @@ async fn a_portal_of_the_protocol_is_moved_by_sql() {
     let runs: &[(&str, &[&str])] = &[
         (all, &["2", "MOVE FORWARD 2 p", "100", "MOVE p", "0"]),
         (all, &["MOVE 3 FROM p", "2", "MOVE ALL p", "MOVE FORWARD 1 p", "5"]),
-        (all, &["0", "MOVE p"]),
+        ("SELECT auction_id FROM auctions ORDER BY auction_id", &["0", "MOVE p"]),
         (all, &["7", "SELECT 1", "MOVE FORWARD 7 p", "0"]),
         ("SELECT auction_id FROM auctions LIMIT 5", &["2", "MOVE 2 p", "9", "MOVE p"]),
         (&one, &["SELECT 1", "MOVE p", "0"]),

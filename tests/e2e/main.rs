@@ -42,6 +42,7 @@ mod settings;
 mod snapshots;
 mod spread;
 mod sql_prepare;
+mod stopped;
 mod temporary;
 mod temporary_rows;
 mod texts;

@@ -46,6 +46,11 @@ impl Show {
         Self(self.0 | other.0)
     }
 
+    /// What is in both.
+    pub const fn within(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// This without the other.
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
@@ -107,17 +112,18 @@ impl Owed {
         }
     }
 
-    /// The same, hidden from the application.
-    pub fn hidden(self) -> Option<Self> {
-        Some(match self {
-            Self::Parse { statement, .. } => Self::Parse { show: Show::NOTHING, statement },
-            Self::Bind(_) => Self::Bind(Show::NOTHING),
-            Self::Close(_) => Self::Close(Show::NOTHING),
-            Self::Describe(_) => Self::Describe(Show::NOTHING),
-            Self::Execute(_) => Self::Execute(Show::NOTHING),
-            Self::Local(_) => return None,
-            Self::Query(_) | Self::Sync(_) | Self::Function | Self::Shape { .. } => self,
-        })
+    /// Has nothing more of it shown, but for this part.
+    pub fn hide_but(&mut self, part: Show) {
+        match self {
+            Self::Parse { show, .. }
+            | Self::Bind(show)
+            | Self::Close(show)
+            | Self::Describe(show)
+            | Self::Execute(show)
+            | Self::Query(show)
+            | Self::Sync(show) => *show = show.within(part),
+            Self::Function | Self::Local(_) | Self::Shape { .. } => {}
+        }
     }
 
     /// Whether it ends with ReadyForQuery, where error recovery ends too.

@@ -7,7 +7,6 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -16,7 +15,6 @@ use super::bind;
 use super::merge::Merge;
 use crate::backend::conn::{Conn, Events};
 use crate::backend::shape::Agreed;
-use crate::frontend::cancel::deliver;
 use crate::frontend::failure::Failure;
 use crate::frontend::io::{ClientIo, OUT_HIGH_BYTES, StepError};
 use crate::frontend::session::Session;
@@ -24,9 +22,6 @@ use crate::gather::merge::{Broken, Merger, Step};
 use crate::route::plan::{Gather, Target};
 use crate::sql::facts::{Access, Command};
 use crate::wire::sqlstate;
-
-/// How long a cancel request of the proxy's own may take; the statement goes on then, and is read to its end.
-const CANCEL_LIMIT: Duration = Duration::from_secs(2);
 
 /// How a merge has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +167,7 @@ impl Session {
                 *merge = Merge::Gathered(rows);
                 Ok(events)
             }
-            None => self.drive_as(order, ask.mixes() && *merge == Merge::Concat).await,
+            None => self.drive_to_error(order, ask.mixes() && *merge == Merge::Concat).await,
         }
     }
 
@@ -193,13 +188,10 @@ impl Session {
         let rows = match merged {
             Merged::Rows(rows) => rows,
             Merged::Failed(_) | Merged::Broken(_) => {
+                let first = if let Merged::Failed(first) = merged { Some(first) } else { None };
+                let description = self.stop_others(order, &mut events, first).await?;
+                merger.ahead(0).extend_from_slice(&description);
                 merger.stop(&mut self.io.out);
-                self.cancel_others(order).await;
-                let ended = {
-                    let (io, mut conns) = self.conns_in(order);
-                    run_down(io, &mut conns, &mut events).await
-                };
-                ended.map_err(|(turn, error)| self.lose(order[turn], error))?;
                 merger.rows()
             }
         };
@@ -207,29 +199,7 @@ impl Session {
         if let Merged::Broken(broken) = merged {
             return Err(broken_rows(broken));
         }
-        if let Merged::Failed(first) = merged {
-            // What the others say is that they were cancelled.
-            let others = events.iter_mut().enumerate().filter(|(turn, _)| *turn != first);
-            others.for_each(|(_, events)| events.error = None);
-        }
         Ok((events, rows))
-    }
-
-    /// Cancels what still runs on these conns.
-    async fn cancel_others(&mut self, order: &[usize]) {
-        let mut running = Vec::new();
-        for &at in order {
-            let held = &mut self.held[at];
-            if !held.lease.is_quiet() {
-                // A request that comes late must meet nobody else.
-                held.lease.spoiled = true;
-                running.push(held.shown());
-            }
-        }
-        let delivered = deliver(&self.worker.shared, running);
-        if tokio::time::timeout(CANCEL_LIMIT, delivered).await.is_err() {
-            tracing::warn!("cancel requests not delivered within {CANCEL_LIMIT:?}");
-        }
     }
 }
 
@@ -240,32 +210,4 @@ pub(super) fn broken_rows(broken: Broken) -> Failure {
         Broken::Unreadable(_) | Broken::Columns | Broken::Order => sqlstate::INTERNAL_ERROR,
     };
     Failure::error(sqlstate, broken.to_string())
-}
-
-/// Reads the conns to their end; nothing of it is passed on.
-async fn run_down(
-    io: &mut ClientIo,
-    conns: &mut [&mut Conn],
-    events: &mut [Events],
-) -> Result<(), (usize, StepError)> {
-    let mut nobody = BytesMut::new();
-    while !conns.iter().all(|conn| conn.is_quiet()) {
-        poll_fn(|cx| {
-            let mut progress = false;
-            for at in 0..conns.len() {
-                nobody.clear();
-                if conns[at].is_quiet() {
-                    continue;
-                }
-                match conns[at].poll_step(cx, &mut nobody, &mut events[at]) {
-                    Poll::Ready(Ok(())) => progress = true,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err((at, StepError::Backend(error)))),
-                    Poll::Pending => {}
-                }
-            }
-            if progress { Poll::Ready(Ok(())) } else { io.poll_hangup(cx).map_err(|error| (0, error)) }
-        })
-        .await?;
-    }
-    Ok(())
 }

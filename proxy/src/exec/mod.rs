@@ -20,6 +20,7 @@ mod read_first;
 mod rounds;
 pub mod single;
 pub mod spread;
+mod stop;
 mod together;
 pub mod two_phase;
 mod whole;

@@ -266,7 +266,8 @@ impl Conn {
     fn hide_to_ready(&mut self) {
         let ready = self.owed.iter().position(Owed::ends_ready).unwrap_or(self.owed.len());
         let rest = self.owed.split_off(ready);
-        self.owed = std::mem::take(&mut self.owed).into_iter().filter_map(Owed::hidden).collect();
+        self.owed.retain(|owed| !matches!(owed, Owed::Local(_)));
+        self.owed.iter_mut().for_each(|owed| owed.hide_but(Show::NOTHING));
         self.owed.extend(rest);
     }
 }

@@ -173,6 +173,11 @@ impl Conn {
         self.partial.is_some_and(|partial| partial.shown)
     }
 
+    /// Has nothing more shown than the rest of such a frame, and this part.
+    pub fn hide_but(&mut self, part: Show) {
+        self.owed.iter_mut().for_each(|owed| owed.hide_but(part));
+    }
+
     /// Whether it may go back to the pool.
     pub fn is_clean(&self) -> bool {
         !self.spoiled && self.status == Status::Idle && self.is_quiet() && self.read.is_empty()

@@ -73,7 +73,7 @@ pub(super) enum Outcome {
 /// Whose conn failed: a shard's, by its place among the supplies, or (`None`) the one where the rows go.
 pub(super) type Whose = Option<usize>;
 
-/// Brings all rows into their tables. The supplies' queries have been queued; they are read to their end whatever happens.
+/// Brings all rows into their tables. The supplies' queries have been queued; they are read to their end if nothing goes wrong.
 pub(super) async fn run(
     io: &mut ClientIo,
     supplies: &mut [Supply<'_>],
@@ -83,19 +83,14 @@ pub(super) async fn run(
     let mut gathered = 0;
     let mut outcome = Outcome::Done;
     for (number, table) in combine.tables.iter().enumerate() {
-        if outcome == Outcome::Done {
-            reply::query(&mut drain.conn.write, text::copy(table).as_bytes());
-            drain.conn.owe(Owed::Query(Show::NOTHING));
-            tuples::begin(table.binary, &mut drain.conn.write);
-        }
+        reply::query(&mut drain.conn.write, text::copy(table).as_bytes());
+        drain.conn.owe(Owed::Query(Show::NOTHING));
+        tuples::begin(table.binary, &mut drain.conn.write);
         loop {
-            if outcome == Outcome::Done {
-                gathered +=
-                    hand_over(supplies, drain, (number, table)).map_err(|at| (Some(at), malformed()))?;
-                outcome = judge(supplies, drain, gathered);
-            }
+            gathered += hand_over(supplies, drain, (number, table)).map_err(|at| (Some(at), malformed()))?;
+            outcome = judge(supplies, drain, gathered);
             if outcome != Outcome::Done {
-                supplies.iter_mut().for_each(|supply| supply.rows.clear());
+                return Ok(outcome);
             }
             let through = |supply: &Supply<'_>| !supply.tables.contains(&number) || supply.is_through(number);
             if supplies.iter().all(through) {
@@ -103,22 +98,16 @@ pub(super) async fn run(
             }
             poll_fn(|cx| step(io, supplies, drain, cx)).await?;
         }
-        if outcome == Outcome::Done {
-            tuples::end(table.binary, &mut drain.conn.write);
-            reply::bare(&mut drain.conn.write, tag::COPY_DONE);
-        }
+        tuples::end(table.binary, &mut drain.conn.write);
+        reply::bare(&mut drain.conn.write, tag::COPY_DONE);
     }
-    if let Some(keys) = text::keys(combine).filter(|_| outcome == Outcome::Done) {
+    if let Some(keys) = text::keys(combine) {
         reply::query(&mut drain.conn.write, keys.as_bytes());
         drain.conn.owe(Owed::Query(Show::NOTHING));
     }
     while outcome == Outcome::Done && !(drain.conn.is_quiet() && supplies.iter().all(|s| s.conn.is_quiet())) {
         poll_fn(|cx| step(io, supplies, drain, cx)).await?;
         outcome = judge(supplies, drain, gathered);
-    }
-    while !supplies.iter().all(|supply| supply.conn.is_quiet()) {
-        poll_fn(|cx| step(io, supplies, drain, cx)).await?;
-        supplies.iter_mut().for_each(|supply| supply.rows.clear());
     }
     Ok(outcome)
 }

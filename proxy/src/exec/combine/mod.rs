@@ -25,7 +25,7 @@ use self::kept::Kept;
 use super::ask::{Ask, Form};
 use super::bind::{self, Rebound};
 use super::spread::queue_shape;
-use crate::backend::conn::Conn;
+use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::frontend::failure::Failure;
 use crate::frontend::names::Cursor;
@@ -192,12 +192,16 @@ impl Session {
         // The LSN comes in front of what else the proxy has asked for.
         let first = |supply: &Supply<'_>| supply.events.rows.first().cloned();
         let rows: Vec<Option<Bytes>> = supplies.iter().map(first).collect();
+        let mut events: Vec<Events> = supplies.into_iter().map(|supply| supply.events).collect();
         for (at, row) in places.iter().zip(rows) {
             let held = &mut self.held[*at];
             held.lease.capture = false;
             if let Some(ticket) = held.asks_lsn.take() {
                 note_lsn(ticket, row);
             }
+        }
+        if matches!(ran, Ok(Outcome::TooMany | Outcome::Failed)) {
+            self.stop_others(&places, &mut events, None).await?;
         }
         match ran {
             Ok(Outcome::Done) => Ok(true),
