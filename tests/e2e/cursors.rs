@@ -394,3 +394,63 @@ async fn a_cursor_is_described_as_a_portal_is() {
     }
     assert_eq!(answers[0], answers[1]);
 }
+
+/// FETCH by the extended protocol is described as its rows come, whatever has happened to the cursor since it was parsed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fetch_is_described_as_it_answers() {
+    let mut both = Beside::start(&[
+        "create table t (auction_id bigint primary key, n int)",
+        "create table u (n int)",
+        "insert into t values (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0)",
+        "insert into u values (1), (2)",
+    ])
+    .await;
+    let parsed = |sql: &str| [message::parse("", sql, &[]), message::describe(b'S', "")].concat();
+    let ran = |sql: &str| {
+        [parsed(sql), message::bind("", "", &[], &[]), message::execute("", 0), message::sync()].concat()
+    };
+    for query in [
+        "select auction_id, n from t where auction_id = 1",
+        "select auction_id, n from t order by auction_id",
+        "select distinct n, 'x' as x from t",
+        "select n from u",
+    ] {
+        for steps in [
+            [format!("declare c cursor for {query}"), "fetch 2 from c".to_owned(), "move c".to_owned()],
+            [format!("declare c scroll cursor for {query}"), "fetch c".to_owned(), "close c".to_owned()],
+        ] {
+            for side in both.sides() {
+                side.query("begin").expect("an answer");
+            }
+            for sql in &steps {
+                let [ours, theirs] = both.sides().map(|side| said(side, &ran(sql)));
+                assert_eq!(ours, theirs, "{query}: {sql}");
+            }
+            for side in both.sides() {
+                side.query("commit").expect("an answer");
+            }
+            // Another session has no such cursor: the server says so, and lives on.
+            let described = [parsed(&steps[1]), message::sync()].concat();
+            let [ours, theirs] = both.others().map(|mut side| said(&mut side, &described));
+            assert_eq!(ours, theirs, "{query}: {}", steps[1]);
+        }
+    }
+    let copied = [
+        message::parse("", "copy (select count(*) from t) to stdout", &[]),
+        message::bind("", "", &[], &[]),
+        message::describe(b'P', ""),
+        message::execute("", 0),
+        message::sync(),
+    ];
+    let [ours, theirs] = both.sides().map(|side| said(side, &copied.concat()));
+    assert_eq!(ours, theirs);
+    // A portal over a FETCH is not read in parts.
+    both.ours.query("begin; declare c cursor for select auction_id from t order by 1").expect("an answer");
+    let part = [
+        message::parse("", "fetch 3 from c", &[]),
+        message::bind("", "", &[], &[]),
+        message::execute("", 1),
+        message::sync(),
+    ];
+    assert!(said(&mut both.ours, &part.concat()).contains("E 0A000"));
+}

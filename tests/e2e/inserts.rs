@@ -337,3 +337,33 @@ async fn rows_of_arrays_in_a_reference_table_draw_their_keys_once() {
     let shards = cluster.on_each_primary("SELECT (id, slug, made)::text FROM categories ORDER BY id").await;
     assert!(shards[0].len() == 5 && shards[0] == shards[1], "{shards:?}");
 }
+
+/// Reading a statement takes time in proportion to its parameters: as many as there can be are no reason to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_parameters_as_there_can_be() {
+    let cluster = Cluster::builder().shards(2).start().await;
+    let mut wire = Wire::login(&cluster.login()).expect("login");
+    wire.rows("create table t (auction_id bigint primary key, title text)").expect("create");
+    let keys: Vec<String> = (1..=30_000).map(|key| key.to_string()).collect();
+    let pairs: Vec<String> = (0..keys.len()).map(|n| format!("(${}, ${})", 2 * n + 1, 2 * n + 2)).collect();
+    let insert = format!("insert into t values {} returning auction_id", pairs.join(", "));
+    let places: Vec<String> = (1..=keys.len()).map(|n| format!("${n}")).collect();
+    let delete = format!("delete from t where auction_id in ({})", places.join(", "));
+    let text = |key: &String| message::Value::Text(key.as_bytes().to_vec());
+    let values: Vec<_> = keys.iter().map(text).collect();
+    let doubled: Vec<_> = keys.iter().flat_map(|key| [text(key), text(key)]).collect();
+    for (sql, values, rows) in [(insert, doubled, keys.len()), (delete, values, 0)] {
+        let frames =
+            [message::parse("", &sql, &[]), message::bind("", "", &values, &[]), message::execute("", 0)];
+        wire.send(&[frames.concat(), message::sync()].concat()).expect("sent");
+        let answer = wire.read_until_ready(1).expect("an answer");
+        assert_eq!(
+            answer.iter().filter(|frame| frame.tag == b'D').count(),
+            rows,
+            "{}",
+            wire_print::print(&answer[0])
+        );
+        assert!(answer.iter().all(|frame| frame.tag != b'E'));
+    }
+    assert_eq!(wire.rows("select count(*) from t").expect("rows"), [[Some("0".to_owned())]]);
+}

@@ -104,8 +104,13 @@ impl Ask {
     }
 
     pub(super) fn check_row_limit(&self, shares: usize) -> Result<(), Failure> {
+        if shares > 1 && self.facts.returns_rows { self.check_row_limit_below(u64::MAX) } else { Ok(()) }
+    }
+
+    /// Refuses a row limit that may leave some of so many rows for later.
+    pub(super) fn check_row_limit_below(&self, rows: u64) -> Result<(), Failure> {
         match self.form {
-            Form::Execute { max_rows: 1.., .. } if shares > 1 && self.facts.returns_rows => {
+            Form::Execute { max_rows: limit @ 1.., .. } if u64::from(limit.unsigned_abs()) <= rows => {
                 Err(Failure::unsupported(
                     "a row limit on rows that several shards return is not supported",
                     "Fetch all rows at once, or name the shard key.",

@@ -19,7 +19,7 @@ use crate::frontend::session::Session;
 use crate::gather::row;
 use crate::route::plan::{Plan, Target};
 use crate::sql::facts::{Command, Facts};
-use crate::sql::fetch::{self, Count};
+use crate::sql::fetch;
 use crate::sql::spelling::quote_ident;
 use crate::wire::backend::tag as backend_tag;
 use crate::wire::frame::HEADER;
@@ -353,19 +353,21 @@ impl Session {
     /// FETCH or MOVE.
     pub(super) async fn fetch(&mut self, ask: Ask) -> Result<(), Failure> {
         let Command::Fetch(name) = &ask.facts.command else { return Ok(()) };
+        let read = fetch::read(&ask.text, self.text_rules().standard_strings);
+        if !fetch::moves(&ask.text, self.text_rules().standard_strings) {
+            // As many rows as the text says are fetched at once.
+            let rows = read.and_then(|read| read.count.rows()).unwrap_or(u64::MAX);
+            ask.check_row_limit_below(rows)?;
+        }
         if self.fetch_kept(&ask, name).await? {
             return Ok(());
         }
-        let read = fetch::read(&ask.text, self.text_rules().standard_strings);
         let walk = match self.names.cursors.get(name) {
             Some(Cursor::Several(walk)) => Some(walk.clone()),
             Some(Cursor::One { .. } | Cursor::Combined { .. }) | None => None,
         };
         let Some(read) = read else { return Err(goes_forward()) };
-        let limit = match read.count {
-            Count::All => None,
-            Count::Rows(rows) => Some(rows),
-        };
+        let limit = read.count.rows();
         let Some(mut walk) = walk else {
             let (true, Form::Query) = (read.moves, &ask.form) else { return Err(goes_forward()) };
             return self.move_portal(&ask, &Bytes::copy_from_slice(name.as_bytes()), limit).await;

@@ -3,6 +3,7 @@
 //!
 //! Invariant: a key is never read as a value of another type than the one that PostgreSQL gives the parameter.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -201,9 +202,12 @@ fn in_doubt(facts: &Facts, statement: &Prepared) -> bool {
     let by_function = facts.tables.iter().any(|table| table.ends_with("()"));
     let mixed = by_function || sharded.groups.iter().any(mixes);
     let of_keys: Vec<u16> = key_params(sharded).filter(|n| *n > 0 && open(statement, *n).is_none()).collect();
-    of_keys
-        .iter()
-        .any(|n| mixed || param_numbers(&statement.shared.text).filter(|other| other == n).count() > 1)
+    if of_keys.is_empty() || mixed {
+        return !of_keys.is_empty();
+    }
+    let mut mentions: HashMap<u16, usize> = HashMap::new();
+    param_numbers(&statement.shared.text).for_each(|n| *mentions.entry(n).or_default() += 1);
+    of_keys.iter().any(|n| mentions.get(n).is_some_and(|count| *count > 1))
 }
 
 /// A list of parameters and numbers is of one type that all of them decide.

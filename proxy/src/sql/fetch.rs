@@ -11,6 +11,16 @@ pub enum Count {
     Rows(u64),
 }
 
+impl Count {
+    /// The number; `None`: all.
+    pub fn rows(self) -> Option<u64> {
+        match self {
+            Self::All => None,
+            Self::Rows(rows) => Some(rows),
+        }
+    }
+}
+
 /// A FETCH or MOVE that goes forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fetch {
@@ -25,6 +35,12 @@ impl Fetch {
     pub fn verb(&self) -> &'static str {
         if self.moves { "MOVE" } else { "FETCH" }
     }
+}
+
+/// Whether it is MOVE, which returns no rows.
+pub fn moves(text: &[u8], conforming: bool) -> bool {
+    let mut tokens = super::lexer::Lexer::new(text, conforming);
+    tokens.next().is_some_and(|first| text[first.start..first.end].eq_ignore_ascii_case(b"move"))
 }
 
 /// `None` for what does not go forward by at least one row.

@@ -19,6 +19,7 @@ use crate::metrics::Cache;
 use crate::route::plan::{Plan, Target};
 use crate::sql::cache::Analysed;
 use crate::sql::facts::{Command, Facts, Scope};
+use crate::sql::fetch;
 use crate::wire::backend::{Status, tag as backend_tag};
 use crate::wire::frontend::{Bind, Named, Parse, tag};
 use crate::wire::{reply, sqlstate};
@@ -179,7 +180,7 @@ impl Session {
             conn.owe(Owed::Close(Show::ERRORS));
         }
         let popular = prepared.named || shared.parses.load(Ordering::Relaxed) > 1;
-        let lasts = popular && healthy && prepared.facts().is_some();
+        let lasts = popular && healthy && prepared.facts().is_some() && !prepared.fetches();
         let name: &[u8] = if lasts { &shared.name } else { b"" };
         if lasts {
             let limit = self.worker.shared.settings.load().pool.statements;
@@ -210,7 +211,7 @@ impl Session {
             }
             return Ok(&prepared.shared.name);
         }
-        if held.unnamed == Some(id) {
+        if held.unnamed == Some(id) && !prepared.fetches() {
             return Ok(b"");
         }
         if self.put_parse(at, prepared, Show::ERRORS)? {
@@ -243,7 +244,7 @@ impl Session {
                     self.leave_all().await?;
                     self.describe_bound(ShardId(0), &portal.statement, &bind).await
                 }
-                Place::Spread { .. } if portal.statement.takes_copy() || declares(&portal.statement) => {
+                Place::Spread { .. } if copies(&portal.statement) || declares(&portal.statement) => {
                     self.local_bare(backend_tag::NO_DATA)
                 }
                 Place::Spread { .. } => {
@@ -261,6 +262,9 @@ impl Session {
         if prepared.facts().is_some_and(here) {
             return self.describe_control(&prepared, None).await;
         }
+        if self.describe_fetch(&prepared).await? {
+            return Ok(());
+        }
         let shard = match self.failed_shard() {
             Some(shard) => shard,
             None => self.describing_shard(&prepared),
@@ -273,6 +277,23 @@ impl Session {
         held.lease.owe(Owed::Describe(Show::ALL));
         held.unsynced = true;
         Ok(())
+    }
+
+    /// Describe of a FETCH from a cursor of DECLARE over several shards; whether it is one. No server's Parse finds the cursor.
+    async fn describe_fetch(&mut self, prepared: &Prepared) -> Result<bool, Failure> {
+        let Some(Command::Fetch(name)) = prepared.facts().map(|facts| &facts.command) else {
+            return Ok(false);
+        };
+        let elsewhere =
+            matches!(self.names.cursors.get(name), Some(Cursor::Several(_) | Cursor::Combined { .. }));
+        let moves = fetch::moves(&prepared.shared.text, self.text_rules().standard_strings);
+        if !elsewhere || moves || self.failed_shard().is_some() {
+            return Ok(false);
+        }
+        let mut frame = BytesMut::new();
+        reply::frame(&mut frame, backend_tag::PARAMETER_DESCRIPTION, |b| b.put_u16(0));
+        self.local(frame.freeze());
+        self.describe_cursor(name.as_bytes()).await
     }
 
     /// Describe of a cursor of DECLARE over several shards, by its name; whether it is one.
@@ -321,6 +342,12 @@ impl Session {
     }
 }
 
+/// Whether it is a COPY, whose rows are none of a result.
+fn copies(statement: &Prepared) -> bool {
+    let out = |facts: &Arc<Facts>| matches!(facts.command, Command::CopyOut(_));
+    statement.takes_copy() || statement.facts().is_some_and(out)
+}
+
 /// Whether it is a DECLARE, which returns no rows.
 fn declares(statement: &Prepared) -> bool {
     statement.facts().is_some_and(|facts| matches!(facts.command, Command::Declare { .. }))
@@ -350,6 +377,12 @@ impl Prepared {
     /// Whether a server has accepted the like.
     fn is_accepted(&self) -> bool {
         self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is FETCH or MOVE. What a server has read of it holds as long as the cursor lives: PostgreSQL 15 crashes when a
+    /// prepared FETCH is described after that.
+    fn fetches(&self) -> bool {
+        matches!(self.facts().map(|facts| &facts.command), Some(Command::Fetch(_)))
     }
 
     /// Facts of its one statement; `None` for a text of several, which PostgreSQL rejects.
