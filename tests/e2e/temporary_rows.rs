@@ -3,7 +3,7 @@
 use tests::wire::Wire;
 use tests::wire_message as message;
 
-use crate::beside::{Beside, said_but_settings};
+use crate::beside::{Beside, said, said_but_settings};
 
 const SET_UP: &[&str] = &[
     "create type mood as enum ('sad', 'ok')",
@@ -194,4 +194,64 @@ async fn what_cannot_be_made_is_refused() {
     both.anew();
     let left = both.ours.rows("select count(*) from x").expect("the table is there");
     assert_eq!(left[0][0].as_deref(), Some("9"));
+}
+
+/// A permanent table of a temporary one's name, made after it or come into the search path after it, is not what the session means.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_permanent_table_that_comes_later_is_not_meant() {
+    let mut both = Beside::start(&[
+        "create schema s2",
+        "create table s2.batch (auction_id bigint, n int)",
+        "insert into s2.batch values (1, 1), (2, 2), (3, 3)",
+    ])
+    .await;
+    let statements = [
+        "update batch set n = 7 where auction_id = 2",
+        "select count(*) from batch",
+        "insert into batch values (9, 9)",
+        "insert into batch values (10, 10), (11, 11)",
+        "delete from batch",
+        "with b as (select * from batch) select count(*) from b, s2.batch",
+    ];
+    for later in [
+        "create table public.batch (auction_id bigint, n int); insert into public.batch values (1, 1), (2, 2), (3, 3)",
+        "set search_path = s2, public",
+    ] {
+        for extended in [false, true] {
+            both.anew();
+            let [mut other, _] = both.others();
+            both.ours.query("create temp table batch (auction_id bigint, n int)").expect("an answer");
+            assert!(said(&mut both.ours, &message::query("select count(*) from batch")).contains("D ''''0"));
+            let maker = if later.starts_with("set") || extended { &mut both.ours } else { &mut other };
+            let made = said(maker, &message::query(later));
+            assert!(!made.contains("| E "), "{made}");
+            for sql in statements {
+                let bytes = match extended {
+                    false => message::query(sql),
+                    true => [message::step(sql), message::sync()].concat(),
+                };
+                // The change of another session is learnt of soon.
+                let hidden = "a temporary table of this session hides";
+                let mut answer = said(&mut both.ours, &bytes);
+                for _ in 0..50 {
+                    if answer.contains(hidden) {
+                        break;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    answer = said(&mut both.ours, &bytes);
+                }
+                assert!(answer.contains(hidden), "{later}: {sql}: {answer}");
+            }
+            for table in ["s2.batch", "public.batch"] {
+                let rows = said(&mut other, &message::query(&format!("select count(*) from {table}")));
+                assert!(rows.contains("D ''''3") || rows.contains("42P01"), "{table}: {rows}");
+            }
+            let whole = said(&mut both.ours, &message::query("select count(*) from s2.batch"));
+            assert!(whole.contains("D ''''3"), "named with its schema: {whole}");
+            both.ours.query("drop table pg_temp.batch").expect("an answer");
+            let found = said(&mut both.ours, &message::query("select count(*) from batch"));
+            assert!(found.contains("D ''''3"), "{later}: {found}");
+            other.query("drop table if exists public.batch").expect("an answer");
+        }
+    }
 }

@@ -19,13 +19,22 @@ use crate::route::values::Values;
 use crate::sql::cache::Analysed;
 use crate::sql::facts::{Command, DdlKind, Facts, Scope};
 use crate::sql::fill;
-use crate::sql::schema::{Schema, TEMPORARY};
+use crate::sql::schema::{Placement, Relation, Schema, TEMPORARY};
+use crate::sql::tokens::Tokens;
 use crate::wire::backend::Status;
 use crate::wire::reply;
 
 /// A session's temporary tables, as they were found last.
 #[derive(Debug, Default)]
-pub struct TemporaryTables(Option<Box<Found>>);
+pub struct TemporaryTables(Option<Box<Found>>, Option<Hidden>);
+
+/// Permanent tables of other placements whose names, without a schema, mean temporary tables of the session.
+#[derive(Debug)]
+struct Hidden {
+    /// What texts were read over.
+    reading: u32,
+    names: Vec<String>,
+}
 
 /// The same answers over the same catalog are the same catalog again, of which facts are kept.
 #[derive(Debug)]
@@ -43,6 +52,14 @@ impl TemporaryTables {
         self.0.as_ref().filter(|found| found.in_force).map(|found| &found.schema)
     }
 
+    /// Whether a statement names a table that is hidden, or `None`: it has to be looked for.
+    fn hidden(&self, reading: u32, facts: &Facts) -> Option<Option<&str>> {
+        let hidden = self.1.as_ref().filter(|hidden| hidden.reading == reading)?;
+        // Not all of many names are known.
+        let named = |name: &&String| facts.tables.contains(name) || facts.tables.len() >= TABLES_KNOWN;
+        Some(hidden.names.iter().find(named).map(String::as_str))
+    }
+
     /// The statement is over.
     pub fn forget(&mut self) {
         if let Some(found) = &mut self.0 {
@@ -51,7 +68,53 @@ impl TemporaryTables {
     }
 }
 
+/// So many names of a statement are known: [`Facts::tables`].
+const TABLES_KNOWN: usize = 16;
+
 impl Session {
+    /// Whether a statement names nothing that a temporary table might hide, as far as that is known without asking.
+    pub(super) fn hides_nothing(&mut self, facts: &Facts) -> bool {
+        if !self.has_temporary() || facts.tables.is_empty() {
+            return true;
+        }
+        let reading = self.reading();
+        matches!(self.temporary.hidden(reading, facts), Some(None))
+    }
+
+    /// Refuses a statement that names a permanent table which was made after a temporary one of its name, or has come into the search
+    /// path after it: without a schema the name means the temporary one.
+    async fn check_hidden(&mut self, facts: &Facts, text: &[u8]) -> Result<(), Failure> {
+        if self.hides_nothing(facts) || self.status() == Status::Failed || !self.is_placed() {
+            return Ok(());
+        }
+        let reading = self.reading();
+        // What was found before may have been dropped since.
+        self.leave_all().await?;
+        let at = self.acquire(ShardId(0), false).await?;
+        let rows = self.ask_rows(at, OwnCatalog::TEMPORARY_NAMES).await?;
+        let schema = self.schema();
+        let path = self.context.as_ref().map_or(&[][..], |known| &known.search_path);
+        let own = |placement: &Placement| matches!(placement, Placement::Unsharded | Placement::Catalog);
+        let hidden = rows.iter().filter_map(|row| schema.lookup(path, None, row.text(0)));
+        let hidden = hidden.filter(|relation| !relation.is_temporary() && !own(&relation.placement));
+        let hidden: Vec<Arc<Relation>> = hidden.collect();
+        let names = hidden.iter().map(|relation| relation.full_name()).collect();
+        self.temporary.1 = Some(Hidden { reading, names });
+        let t = Tokens::new(text, self.text_rules().standard_strings);
+        // With its schema in front it means what it says.
+        let alone = |relation: &&Arc<Relation>| {
+            let named = |at: &usize| t.name(*at).is_some_and(|name| name == relation.name);
+            (0..t.len()).filter(named).any(|at| at == 0 || !t.is_mark(at - 1, "."))
+        };
+        match hidden.iter().find(alone).map(|relation| relation.full_name()) {
+            None => Ok(()),
+            Some(name) => Err(Failure::unsupported(
+                format!("a temporary table of this session hides {name}, which was made after it"),
+                "Drop the temporary table, or use another session for the permanent one.",
+            )),
+        }
+    }
+
     /// Whether a statement may use temporary tables and others whose rows are elsewhere, and has not been read so.
     pub(super) fn needs_temporary(&self, facts: &Facts) -> bool {
         let several = match &facts.scope {
@@ -92,6 +155,7 @@ impl Session {
         &mut self,
         (statement, facts): (Arc<Prepared>, Arc<Facts>),
     ) -> Result<(Arc<Prepared>, Arc<Facts>), Failure> {
+        self.check_hidden(&facts, &statement.shared.text).await?;
         if !self.needs_temporary(&facts) || !Box::pin(self.see_temporary(&facts)).await? {
             return Ok((statement, facts));
         }
@@ -109,6 +173,7 @@ impl Session {
         own: &[u8],
         analysed: &Analysed,
     ) -> Result<Option<(Bytes, Analysed)>, Failure> {
+        self.check_hidden(facts, own).await?;
         // A hint stands in front of the statement, and says where it goes.
         let hinted = analysed.hints().key.is_some() || analysed.hints().shard.is_some();
         if hinted || !self.needs_temporary(facts) || !Box::pin(self.see_temporary(facts)).await? {

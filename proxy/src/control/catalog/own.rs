@@ -37,6 +37,10 @@ impl OwnCatalog {
         questions
     }
 
+    /// The names of the session's temporary relations.
+    pub const TEMPORARY_NAMES: &str = "SELECT relname FROM pg_catalog.pg_class \
+         WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND relkind IN ('r', 'v', 'p', 'S')";
+
     /// What to ask on the home shard for the session's temporary tables, each as a Query of its own.
     pub fn temporary_questions() -> [String; 2] {
         temporary::questions()

@@ -90,7 +90,7 @@ impl Session {
             return self.place_end_or_begin_batch(plain, &prepared, &statement.facts);
         }
         let types_known = prepared.shared.asked.get().is_some() || !self.is_placed();
-        if !types_known || self.check_literals(&prepared).is_err() {
+        if !types_known || self.check_literals(&prepared).is_err() || !self.hides_nothing(&statement.facts) {
             return None;
         }
         Self::check_count(plain.bind.statement, &prepared, plain.bind.rest).ok()?;
