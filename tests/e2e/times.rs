@@ -228,3 +228,28 @@ async fn a_hidden_time_is_the_same_everywhere() {
     assert_eq!(images[0], images[1]);
     assert!(images[0].len() > 10);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_has_one_time() {
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.connect().await;
+    client
+        .batch_execute("CREATE TABLE t (auction_id bigint PRIMARY KEY, at timestamptz)")
+        .await
+        .expect("create");
+    let with =
+        "WITH u AS (UPDATE t SET at = now() RETURNING 1), d AS (SELECT count(*) FROM u) SELECT * FROM d";
+    for (first, before) in [
+        ("INSERT INTO t VALUES (1, now()), (2, now()), (3, now()), (4, now())", ""),
+        ("UPDATE t SET at = now()", ""),
+        ("UPDATE t SET at = now()", "SELECT * FROM t WHERE auction_id = 3;"),
+        (with, "SELECT * FROM t WHERE auction_id = 3;"),
+        (with, ""),
+    ] {
+        client.batch_execute(&format!("BEGIN; {before} {first}")).await.expect(first);
+        let same = first_column(&client, "SELECT count(*) FROM t WHERE at = now()").await;
+        let times = first_column(&client, "SELECT count(DISTINCT at) FROM t").await;
+        assert_eq!((same, times), (vec!["4".to_owned()], vec!["1".to_owned()]), "{before} {first}");
+        client.batch_execute("COMMIT").await.expect("commit");
+    }
+}

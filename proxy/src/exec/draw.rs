@@ -31,13 +31,7 @@ impl Session {
         if shares.len() < 2 || !evaluates || facts.unrepeatable.is_none() || !shares.iter().any(reads) {
             return Ok(());
         }
-        let rows = match self.held.iter().position(|held| held.enlisted) {
-            Some(at) => self.ask_rows(at, clocks::DRAW).await?,
-            None => self.ask_apart(clocks::DRAW, None).await?,
-        };
-        let Some(row) = rows.first() else {
-            return Err(Failure::error(sqlstate::INTERNAL_ERROR, "a shard did not tell the time"));
-        };
+        let row = self.time(shares[0].shard).await?;
         for share in shares {
             if let Some(text) = clocks::replaced(&share.text, conforming, (row.text(0), row.text(1))) {
                 share.text = Bytes::from(text);
@@ -45,6 +39,21 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// What [`clocks::DRAW`] gives in the transaction: what comes later in it has the same time. One that has touched nothing yet begins
+    /// at this shard.
+    pub(super) async fn time(&mut self, first: ShardId) -> Result<TextRow, Failure> {
+        let rows = match self.held.iter().position(|held| held.enlisted) {
+            Some(at) => self.ask_rows(at, clocks::DRAW).await?,
+            None if self.block.is_some() => {
+                let at = self.acquire(first, false).await?;
+                self.ask_rows(at, clocks::DRAW).await?
+            }
+            None => self.ask_apart(clocks::DRAW, None).await?,
+        };
+        let told = rows.into_iter().next();
+        told.ok_or_else(|| Failure::error(sqlstate::INTERNAL_ERROR, "a shard did not tell the time"))
     }
 
     /// Values drawn on the home shard, outside of the application's transaction (as sequences are), unless the transaction
