@@ -111,7 +111,7 @@ async fn recover(options: &RecoverOptions) -> anyhow::Result<u8> {
             "unreachable": listing.unreachable,
         }))?;
     } else {
-        print(&lines(&all, options.dry_run))?;
+        print(&lines(&all, &listing.transactions, options.dry_run))?;
         complain(&listing)?;
     }
     Ok(status(all.iter().any(Done::is_left), &listing))
@@ -177,9 +177,16 @@ fn table(transactions: &[Prepared]) -> String {
     table.to_string()
 }
 
-fn lines(all: &[Done<'_>], dry_run: bool) -> String {
+fn lines(all: &[Done<'_>], listed: &[Prepared], dry_run: bool) -> String {
     if all.is_empty() {
-        return "nothing to recover".to_owned();
+        let recent = listed.iter().filter(|prepared| prepared.state == State::Recent).count();
+        return match recent {
+            0 => "nothing to recover".to_owned(),
+            recent => format!(
+                "nothing to recover yet: {recent} prepared too lately to tell whether their proxy is gone; run it again in some \
+                 seconds"
+            ),
+        };
     }
     let line = |done: &Done<'_>| {
         let (gid, parts) = (&done.prepared.gid, done.prepared.parts.len());

@@ -193,8 +193,11 @@ fn of_oids(error: &OidError) -> Refusal {
 fn no_lease(out: &mut BytesMut, shard: &str, error: LeaseError) {
     match error {
         LeaseError::Connect(error) => error.write(Severity::Error, shard, out),
-        LeaseError::Timeout { bound, .. } => {
+        LeaseError::Timeout { bound, combines, .. } => {
             let hint = match bound {
+                _ if combines => "Raise pool.combine_size, or close cursors over rows of several shards earlier: each of those \
+                                  that are gathered in one place keeps such a connection."
+                    .to_owned(),
                 0 => "Raise pool.size, or shorten the transactions that hold the connections.".to_owned(),
                 bound => format!(
                     "Sessions keep {bound} of its connections for what they have left there (temporary tables, advisory \

@@ -122,6 +122,8 @@ pub enum LeaseError {
         waited: Duration,
         /// Conns that sessions keep for what they have left there.
         bound: usize,
+        /// They are those on which rows are gathered.
+        combines: bool,
     },
     /// It could not be opened.
     #[error(transparent)]
@@ -208,7 +210,8 @@ impl Pool {
                 Err(managed::PoolError::Timeout(_)) => {
                     let node = manager.key.node.to_string();
                     let bound = manager.bound.load(Ordering::Relaxed);
-                    return Err(LeaseError::Timeout { node, waited: manager.limits.wait, bound });
+                    let (waited, combines) = (manager.limits.wait, manager.key.combines);
+                    return Err(LeaseError::Timeout { node, waited, bound, combines });
                 }
                 Err(managed::PoolError::Backend(error)) => {
                     let since = *full_since.get_or_insert_with(Instant::now);

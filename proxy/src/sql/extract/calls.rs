@@ -205,6 +205,10 @@ impl<'q> Reader<'_, 'q> {
             self.seen.home_alone.get_or_insert_with(|| format!("{name}()"));
             self.seen.primary.get_or_insert_with(|| format!("{name}() answers for the node"));
         }
+        if name == "pg_export_snapshot" {
+            let why = "pg_export_snapshot() is one shard's snapshot: other sessions cannot be given it; run pg_dump without -j";
+            self.seen.barred.get_or_insert_with(|| why.to_owned());
+        }
         if name == "current_setting" {
             let setting = args.first().and_then(argument_value).and_then(|value| self.text_value(value));
             let setting = setting.map(|setting| setting.to_lowercase());
