@@ -124,8 +124,10 @@ fn read_first(
             }
         }),
     };
-    target.map_err(|why| {
-        refusal.clone().because_too(&format!("The rows that it needs cannot be read first: {why}."))
+    target.map_err(|why| match facts.scope {
+        // What is said already is all that there is to say.
+        Scope::Unknown { .. } => refusal.clone(),
+        _ => refusal.clone().because_too(&format!("The rows that it needs cannot be read first: {why}.")),
     })
 }
 
