@@ -453,4 +453,12 @@ async fn fetch_is_described_as_it_answers() {
         message::sync(),
     ];
     assert!(said(&mut both.ours, &part.concat()).contains("E 0A000"));
+    both.ours.query("rollback; prepare p as select distinct n from t").expect("an answer");
+    let part = [
+        message::parse("", "execute p", &[]),
+        message::bind("", "", &[], &[]),
+        message::execute("", 1),
+        message::sync(),
+    ];
+    assert!(said(&mut both.ours, &part.concat()).contains("E 0A000"));
 }

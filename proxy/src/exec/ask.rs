@@ -97,6 +97,14 @@ impl Share {
     }
 }
 
+/// The refusal of a portal that would have to be read in parts.
+pub fn row_limit() -> Failure {
+    Failure::unsupported(
+        "a row limit on rows that several shards return is not supported",
+        "Fetch all rows at once, or name the shard key.",
+    )
+}
+
 impl Ask {
     /// Whether so many rows are asked for at a time.
     pub(super) fn is_limited(&self) -> bool {
@@ -111,10 +119,7 @@ impl Ask {
     pub(super) fn check_row_limit_below(&self, rows: u64) -> Result<(), Failure> {
         match self.form {
             Form::Execute { max_rows: limit @ 1.., .. } if u64::from(limit.unsigned_abs()) <= rows => {
-                Err(Failure::unsupported(
-                    "a row limit on rows that several shards return is not supported",
-                    "Fetch all rows at once, or name the shard key.",
-                ))
+                Err(row_limit())
             }
             _ => Ok(()),
         }

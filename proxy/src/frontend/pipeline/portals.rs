@@ -7,7 +7,7 @@ use router_config::topology::ShardId;
 
 use super::{unknown_portal, unknown_statement};
 use crate::backend::owed::{Owed, Show};
-use crate::exec::ask::{Ask, Form};
+use crate::exec::ask::{Ask, Form, row_limit};
 use crate::exec::cursors::Walk;
 use crate::frontend::control::Via;
 use crate::frontend::failure::Failure;
@@ -171,6 +171,9 @@ impl Session {
             portal.ran = true;
         }
         match portal.place {
+            Place::Control { .. } if execute.max_rows > 0 && matches!(facts.command, Command::Execute(_)) => {
+                Err(row_limit())
+            }
             Place::Control { bind } => Box::pin(self.execute_control(&facts, &portal.statement, &bind)).await,
             Place::Shard(shard) => {
                 let before = self.touched(shard);
