@@ -7,6 +7,7 @@ mod cancel;
 mod clauses;
 mod combined;
 mod command_line;
+mod concealed;
 mod console;
 mod constraints;
 mod copy_sync;
