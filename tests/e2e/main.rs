@@ -18,6 +18,7 @@ mod documented;
 mod drift;
 mod dumps;
 mod explained;
+mod gathered;
 mod house;
 mod inserts;
 mod key_types;
