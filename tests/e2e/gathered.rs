@@ -49,6 +49,9 @@ async fn what_a_transaction_changed_beside_tables_is_not_seen_elsewhere() {
     )
     .await;
     let replace = "CREATE OR REPLACE FUNCTION zf(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 1'";
+    run(&client, &["CREATE TABLE holder (auction_id bigint PRIMARY KEY, c categories)"]).await;
+    let alter = "ALTER TABLE categories ADD COLUMN z int";
+    refused_after(&client, alter, "SELECT DISTINCT c FROM holder", "the type of the table categories").await;
     for (before, sql) in [
         (replace, "SELECT DISTINCT zf(k) FROM zb"),
         ("CREATE TYPE ze AS ENUM ('a')", "SELECT k::text::ze, count(*) FROM zb GROUP BY 1"),

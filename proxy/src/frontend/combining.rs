@@ -11,8 +11,9 @@ use crate::route::combine::Combine;
 use crate::route::plan::{Plan, Reason, SessionView, Target};
 use crate::route::refusal::Refusal;
 use crate::route::values::{BindParams, Values};
-use crate::sql::combine;
+use crate::sql::combine::{self, CombineShape};
 use crate::sql::facts::{Access, Command, Facts};
+use crate::sql::schema::FIRST_USER_OID;
 use crate::sql::tokens::Tokens;
 use crate::wire::sqlstate;
 
@@ -28,6 +29,27 @@ impl Session {
                  connection that computes the answer does not see."
             )
         })
+    }
+
+    /// Whether a gathered column is of the type of a table that the transaction may have changed, and so holds locked.
+    fn waits_for_itself(&self, shape: &CombineShape) -> Option<String> {
+        if !self.changes.any() {
+            return None;
+        }
+        let schema = self.schema();
+        let of_table = |declared: &str| {
+            let (_, name, _) = Tokens::new(declared.as_bytes(), true).qualified(0)?;
+            schema.relations.keys().any(|(_, table)| *table == name).then_some(name)
+        };
+        let columns = shape
+            .tables
+            .iter()
+            .flat_map(|table| table.columns.iter().filter_map(|at| table.relation.columns.get(*at)));
+        let mut composite = columns.filter(|column| column.type_oid >= FIRST_USER_OID);
+        let table = composite.find_map(|column| of_table(&column.declared))?;
+        Some(format!(
+            "the transaction has changed tables, and a column has the type of the table {table}: COMMIT first"
+        ))
     }
 
     /// A plan to gather the rows of what cannot be answered otherwise, or the refusal as it was.
@@ -59,7 +81,7 @@ impl Session {
                 // They are on one conn to a primary.
                 let temporary = shape.tables.iter().any(|table| table.relation.is_temporary());
                 let combine = Box::new(Combine::of(&shape, topology, values)?);
-                if let Some(why) = self.bends_texts(&combine) {
+                if let Some(why) = self.bends_texts(&combine).or_else(|| self.waits_for_itself(&shape)) {
                     return Err(refusal.because_too(&format!("{NOT_GATHERED}: {why}.")));
                 }
                 let reads = facts.access == Access::Read && !temporary;
