@@ -319,13 +319,14 @@ impl Session {
         let exact =
             !["sql", "postgres", "german"].iter().any(|style| reported("DateStyle").starts_with(style))
                 && reported("IntervalStyle") != "sql_standard"
+                && !self.reads_null_as_text()
                 && digits.is_none_or(|digits| digits.trim().parse::<i32>().is_ok_and(|digits| digits > 0));
         if exact {
             return Ok(());
         }
         Err(Failure::unsupported(
             "this statement needs rows of several shards, which are not exact under these settings",
-            "Set DateStyle to ISO, IntervalStyle to postgres, and extra_float_digits to 1.",
+            "Set DateStyle to ISO, IntervalStyle to postgres, extra_float_digits to 1, and array_nulls to on.",
         ))
     }
 }

@@ -11,12 +11,47 @@ use crate::route::combine::Combine;
 use crate::route::plan::{Plan, Reason, SessionView, Target};
 use crate::route::refusal::Refusal;
 use crate::route::values::{BindParams, Values};
-use crate::sql::combine;
+use crate::sql::combine::{self, CombineShape};
 use crate::sql::facts::{Access, Command, Facts};
+use crate::sql::schema::FIRST_USER_OID;
 use crate::sql::tokens::Tokens;
 use crate::wire::sqlstate;
 
+/// Begins the reason why a query is refused.
+const NOT_GATHERED: &str = "Its rows cannot be gathered in one place";
+
 impl Session {
+    /// Why nothing is gathered now, whatever the query.
+    fn hinders_combining(&self) -> Option<String> {
+        self.changes.beyond_tables().then(|| {
+            format!(
+                "{NOT_GATHERED} before COMMIT: the transaction has changed other things in the catalog than tables, which the \
+                 connection that computes the answer does not see."
+            )
+        })
+    }
+
+    /// Whether a gathered column is of the type of a table that the transaction may have changed, and so holds locked.
+    fn waits_for_itself(&self, shape: &CombineShape) -> Option<String> {
+        if !self.changes.any() {
+            return None;
+        }
+        let schema = self.schema();
+        let of_table = |declared: &str| {
+            let (_, name, _) = Tokens::new(declared.as_bytes(), true).qualified(0)?;
+            schema.relations.keys().any(|(_, table)| *table == name).then_some(name)
+        };
+        let columns = shape
+            .tables
+            .iter()
+            .flat_map(|table| table.columns.iter().filter_map(|at| table.relation.columns.get(*at)));
+        let mut composite = columns.filter(|column| column.type_oid >= FIRST_USER_OID);
+        let table = composite.find_map(|column| of_table(&column.declared))?;
+        Some(format!(
+            "the transaction has changed tables, and a column has the type of the table {table}: COMMIT first"
+        ))
+    }
+
     /// A plan to gather the rows of what cannot be answered otherwise, or the refusal as it was.
     pub(super) fn plan_combine(
         &self,
@@ -29,6 +64,9 @@ impl Session {
         let reads = matches!(facts.command, Command::Query | Command::CopyOut(_) | Command::Declare { .. });
         if !reads || facts.access == Access::Write || self.needs_temporary(facts) {
             return Err(refusal);
+        }
+        if let Some(why) = self.hinders_combining() {
+            return Err(refusal.because_too(&why));
         }
         // What the transaction has changed is seen on its own conns alone.
         let changed = self.changes.any() || self.held.iter().any(|held| held.enlisted && held.wrote);
@@ -43,13 +81,14 @@ impl Session {
                 // They are on one conn to a primary.
                 let temporary = shape.tables.iter().any(|table| table.relation.is_temporary());
                 let combine = Box::new(Combine::of(&shape, topology, values)?);
+                if let Some(why) = self.bends_texts(&combine).or_else(|| self.waits_for_itself(&shape)) {
+                    return Err(refusal.because_too(&format!("{NOT_GATHERED}: {why}.")));
+                }
                 let reads = facts.access == Access::Read && !temporary;
                 let replica = view.reads_replica && !view.in_transaction && reads;
                 Ok(Plan { target: Target::Combine(combine), replica, reason: Reason::NoMerge })
             }
-            Err(why) => {
-                Err(refusal.because_too(&format!("Its rows cannot be gathered in one place: {why}.")))
-            }
+            Err(why) => Err(refusal.because_too(&format!("{NOT_GATHERED}: {why}."))),
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod io;
 mod last_value;
 pub mod listening;
 pub mod names;
+mod odd_settings;
 mod opening;
 pub mod own_catalog;
 pub mod param_types;

@@ -21,6 +21,7 @@ use crate::exec::single;
 use crate::sql::cache::Analysed;
 use crate::sql::logins::Change;
 use crate::sql::schema::Schema;
+use crate::sql::tokens::Tokens;
 use crate::wire::sqlstate;
 
 /// What the session's open transaction has done to the catalog.
@@ -35,6 +36,8 @@ pub struct CatalogChanges {
     count: u32,
     /// What it has changed for those who log in later.
     logins: Option<Change>,
+    /// Something else than tables and what belongs to them has been changed.
+    beyond_tables: bool,
 }
 
 impl CatalogChanges {
@@ -49,6 +52,7 @@ impl CatalogChanges {
     pub fn note_text(&mut self, text: &[u8], conforming: bool) {
         self.note();
         self.logins = self.logins.max(Change::of(text, conforming));
+        self.beyond_tables |= !shapes_tables(&Tokens::new(text, conforming));
     }
 
     /// A number that changes with each DDL; 0 without any.
@@ -71,10 +75,42 @@ impl CatalogChanges {
         self.changed
     }
 
+    /// Whether a query that another conn computes, over rows that the transaction's own deliver, may mean something else there.
+    pub fn beyond_tables(&self) -> bool {
+        self.beyond_tables
+    }
+
     /// The transaction is over; if the catalog may have changed, what has changed for logins.
     fn take(&mut self) -> Option<Option<Change>> {
         let Self { changed, logins, .. } = std::mem::take(self);
         changed.then_some(logins)
+    }
+}
+
+/// Whether a command changes tables, indexes, views and sequences alone.
+fn shapes_tables(t: &Tokens<'_>) -> bool {
+    const BETWEEN: [&str; 10] = [
+        "or",
+        "replace",
+        "unlogged",
+        "unique",
+        "materialized",
+        "recursive",
+        "global",
+        "local",
+        "temp",
+        "temporary",
+    ];
+    match t.keyword(0).as_str() {
+        "create" | "alter" | "drop" => {
+            let object = (1..t.len()).find(|at| !t.is_any(*at, &BETWEEN));
+            object.is_some_and(|at| t.is_any(at, &["table", "index", "view", "sequence"]))
+        }
+        // SELECT INTO, setval
+        verb => matches!(
+            verb,
+            "select" | "with" | "truncate" | "comment" | "analyze" | "cluster" | "reindex" | "refresh"
+        ),
     }
 }
 

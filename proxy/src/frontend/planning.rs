@@ -238,6 +238,7 @@ impl Session {
             self.check_problems(&statement.facts)?;
         }
         let own = || &request.text[request.analysed.range(request.index)];
+        self.check_null_equals(several, own())?;
         if statement.facts.effects.pins == Some(PinCause::Config)
             && self.followed(&statement.facts, own(), request.params).is_some()
         {

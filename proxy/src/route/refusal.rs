@@ -103,6 +103,16 @@ impl Refusal {
         .because(why.to_owned())
     }
 
+    /// A query that calls a function which may write.
+    pub(super) fn volatile(function: &str) -> Self {
+        Self::unsupported(
+            "a VOLATILE function over several shards is not supported",
+            "Declare the function STABLE or IMMUTABLE if it writes nothing, name it in [[functions]] with key_argument if it works \
+             on one key, or add a condition of the form shard_key = value.",
+        )
+        .because(format!("{function} may write: it is VOLATILE, which is the default, or declared with a key_argument."))
+    }
+
     /// A read whose answer is more than the shards' answers one after the other.
     pub(super) fn needs_merge(why: &str) -> Self {
         Self::unsupported(

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::extract::{Analysis, Context, analysis};
 use super::facts::{Access, Command, Facts, Pin, PinCause, Scope};
 use super::lexer::Kind;
+use super::parse::is_keyword;
 use super::schema::{Placement, Relation, RelationKind};
 use super::sources::{Filter, Mention, Sources};
 use super::spelling::quote_ident;
@@ -71,6 +72,7 @@ pub fn shape(text: &str, ctx: &Context<'_>, everything: bool) -> Result<CombineS
     };
     let text = shaping.query(text, &sources, (0, ctx.standard_conforming_strings))?;
     shaping.check_names(&sources.mentions)?;
+    shaping.check_types(&text, ctx.standard_conforming_strings)?;
     let Shaping { tables, views, groups, .. } = shaping;
     Ok(CombineShape { text, tables, views, groups })
 }
@@ -122,6 +124,9 @@ impl Shaping<'_> {
         if self.everything && sources.functions_read {
             return Err("it calls a function that reads tables, inside of a transaction".to_owned());
         }
+        if sources.functions_shadowed {
+            return Err("it calls a function that names tables whose rows are gathered".to_owned());
+        }
         let tokens = Tokens::new(text.as_bytes(), conforming);
         check_words(&tokens, &sources.mentions, None)?;
         let needs = Needs::of(&tokens, &sources.mentions);
@@ -129,6 +134,12 @@ impl Shaping<'_> {
         let mut elsewhere: Vec<(&str, &str)> = Vec::new();
         for mention in &sources.mentions {
             let relation = &mention.relation;
+            if depth > 0 && self.ctx.schema.row_security.contains(&relation.oid) {
+                let name = relation.full_name();
+                return Err(format!(
+                    "{name} has row security, which asks for the rights of the view's owner"
+                ));
+            }
             match self.gathering(relation)? {
                 Gathering::InPlace => continue,
                 Gathering::Rows => self.need(mention, &needs, depth),
@@ -154,7 +165,11 @@ impl Shaping<'_> {
                 Err(format!("{} has other rows on each shard", relation.full_name()))
             }
             (Placement::Reference | Placement::Unsharded, _) if self.everything => Ok(Gathering::Rows),
-            (Placement::Reference | Placement::Unsharded | Placement::Catalog, _) => Ok(Gathering::InPlace),
+            (Placement::Reference | Placement::Unsharded, _) => Ok(Gathering::InPlace),
+            (Placement::Catalog, _) => {
+                let name = relation.full_name();
+                Err(format!("{name} would show the tables in which rows are gathered"))
+            }
         }
     }
 
@@ -225,6 +240,62 @@ impl Shaping<'_> {
             None => Ok(()),
         }
     }
+}
+
+impl Shaping<'_> {
+    /// A temporary table hides the type of its name as well.
+    fn check_types(&self, text: &str, conforming: bool) -> Result<(), String> {
+        let relations = self.tables.iter().map(|table| &table.relation);
+        let names: HashSet<&str> = relations.map(|relation| relation.name.as_str()).collect();
+        let hides = |name: &str| Err(format!("its tables hide the type {name}"));
+        let columns = self
+            .tables
+            .iter()
+            .flat_map(|table| table.columns.iter().filter_map(|at| table.relation.columns.get(*at)));
+        for column in columns {
+            let declared = Tokens::new(column.declared.as_bytes(), true);
+            if let Some(name) = declared.name(0).filter(|name| names.contains(&**name)) {
+                return hides(&name);
+            }
+        }
+        let views = self.views.iter().map(|view| (view.as_str(), true));
+        for (text, conforming) in views.chain([(text, conforming)]) {
+            let tokens = Tokens::new(text.as_bytes(), conforming);
+            if let Some(name) = (0..tokens.len()).find_map(|at| type_named(&tokens, at, &names)) {
+                return hides(&name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One of these names where it may be that of a type. Errs on the side of types.
+fn type_named(tokens: &Tokens<'_>, at: usize, names: &HashSet<&str>) -> Option<String> {
+    let name = tokens.name(at).filter(|name| names.contains(&**name))?;
+    let next = tokens.kind(at + 1);
+    let literal = next.is_some_and(|kind| kind.is_literal() && kind != Kind::Number);
+    let before = at.checked_sub(1)?;
+    let cast = tokens.is_mark(before, "::") || (tokens.is(before, "as") && in_cast(tokens, before));
+    // `(column type, …)`; an alias may repeat the name of its table.
+    let defined = tokens.name(before).is_some_and(|column| !names.contains(&*column))
+        && !(tokens.kind(before) == Some(Kind::Word) && is_keyword(&tokens.keyword(before)));
+    (literal || cast || defined).then(|| name.into_owned())
+}
+
+/// Whether the innermost parenthesis around a token is that of `CAST(`.
+fn in_cast(tokens: &Tokens<'_>, at: usize) -> bool {
+    let mut depth = 0_usize;
+    for open in (1..at).rev() {
+        if tokens.is_mark(open, ")") {
+            depth += 1;
+        } else if tokens.is_mark(open, "(") {
+            if depth == 0 {
+                return tokens.is_any(open - 1, &["cast", "xmlserialize"]);
+            }
+            depth -= 1;
+        }
+    }
+    false
 }
 
 enum Gathering {

@@ -9,6 +9,7 @@ pub mod calls;
 pub mod clocks;
 pub mod combine;
 pub(crate) mod command;
+pub mod concealed;
 pub mod constraints;
 pub mod copy_shape;
 pub mod extract;

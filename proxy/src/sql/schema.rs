@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use router_config::key::KeyType;
 
+use super::concealed::Concealed;
 use super::gather_shape::Comparable;
 
 /// OIDs from here on are those of what users have made, and differ by shard.
@@ -37,6 +38,10 @@ pub struct Schema {
     pub stuck: HashMap<u32, String>,
     /// An operator, a cast, a type or an aggregate runs such a function: any statement may.
     pub leaves_unseen: bool,
+    /// What runs functions that may read tables without naming them.
+    pub concealed: Concealed,
+    /// Relations with row security, by OID.
+    pub row_security: HashSet<u32>,
     /// By OID: why a relation that a rule calls sharded cannot be.
     pub refused: HashMap<u32, String>,
     /// Constraints that hold on one shard only.
@@ -203,6 +208,10 @@ pub struct Reach {
     pub clock: bool,
     /// It may leave something on the conn that outlives the transaction: a setting, a temporary table, a lock.
     pub leaves: bool,
+    /// Its body names tables, of whatever kind, and whatever the configuration says of it.
+    pub reads: bool,
+    /// As `reads`, of sharded tables.
+    pub reads_sharded: bool,
 }
 
 /// Whether a function reaches sharded tables.

@@ -15,6 +15,8 @@ pub struct Sources {
     pub mixed_keys: bool,
     /// It calls a function of the user's that may read tables.
     pub functions_read: bool,
+    /// It calls a function whose body names sharded tables.
+    pub functions_shadowed: bool,
     /// It locks rows.
     pub locks: bool,
 }

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use router_config::topology::FunctionRule;
 
 use crate::sql::clocks::CLOCKS;
+use crate::sql::concealed::Concealed;
 use crate::sql::leavings;
 use crate::sql::schema::{Function, Reach, Touches};
 use crate::sql::stored::{Token, tokens};
@@ -37,7 +38,7 @@ const BUILT_IN_THAT_REACH: [&str; 19] = [
     "pg_import_system_collations",
 ];
 
-/// Extensions whose C functions are known to run no SQL.
+/// Extensions whose functions are known to read no tables of the user's.
 const HARMLESS_EXTENSIONS: [&str; 18] = [
     "citext",
     "pgcrypto",
@@ -59,6 +60,21 @@ const HARMLESS_EXTENSIONS: [&str; 18] = [
     "pg_stat_statements",
 ];
 
+/// The body of an aggregate are the names of its functions; that of others, without what stands in front of it, goes with the defaults
+/// of the arguments.
+pub(super) const FUNCTIONS: &str = "SELECT p.proname::text, p.provolatile = 'v', p.provolatile = 'i', p.prokind IN ('a', 'w'), \
+     p.proretset, l.lanname::text, \
+     CASE WHEN p.prokind = 'a' THEN (SELECT pg_catalog.concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.aggcombinefn, \
+            a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn) \
+            FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = p.oid) \
+          WHEN l.lanname = 'sql' AND p.prosrc = '' THEN pg_catalog.regexp_replace( \
+            pg_catalog.pg_get_functiondef(p.oid), '^.*?\\n(BEGIN ATOMIC|RETURN )', '') \
+          ELSE p.prosrc END || coalesce(' ' || pg_catalog.pg_get_expr(p.proargdefaults, 0), ''), e.extname::text \
+     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
+     LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid \
+          AND d.deptype = 'e' \
+     LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid WHERE p.oid >= 16384";
+
 /// One overload of a function, as the catalog has it.
 #[derive(Debug, Clone)]
 pub(crate) struct Overload {
@@ -73,9 +89,14 @@ pub(crate) struct Overload {
 }
 
 impl Overload {
-    /// Its body is text that can be read here.
+    /// Its body is text that can be read here: of an aggregate, the names of its functions.
     fn is_scanned(&self) -> bool {
-        matches!(self.language.as_str(), "sql" | "plpgsql")
+        (self.aggregate || matches!(self.language.as_str(), "sql" | "plpgsql")) && !self.is_harmless()
+    }
+
+    /// It comes with an extension that reads no tables of the user's.
+    fn is_harmless(&self) -> bool {
+        self.extension.as_deref().is_some_and(|name| HARMLESS_EXTENSIONS.contains(&name))
     }
 }
 
@@ -95,7 +116,7 @@ pub(crate) fn functions(
     built_in: HashMap<String, Function>,
     overloads: &[Overload],
     relations: &Relations,
-    rules: &[FunctionRule],
+    (rules, concealed): (&[FunctionRule], &Concealed),
 ) -> HashMap<String, Function> {
     let mut all = built_in;
     for name in BUILT_IN_THAT_REACH {
@@ -105,7 +126,7 @@ pub(crate) fn functions(
         }
     }
     let varying: HashSet<String> = varying(&all);
-    let reaching = reaching(overloads, relations, &varying);
+    let reaching = reaching(overloads, relations, &varying, concealed);
     for overload in overloads {
         let reach = reaching.get(overload.name.as_str()).copied().unwrap_or_default();
         let unknown = reach.opaque || reach.sharded || reach.reference;
@@ -131,11 +152,11 @@ pub(crate) fn functions(
     for rule in rules {
         if let Some(function) = all.get_mut(&rule.name) {
             function.key_argument = rule.key_argument;
-            let Reach { home, varies, .. } = function.reach;
+            let Reach { home, varies, reads, reads_sharded, .. } = function.reach;
             // What a body says of itself is not for the configuration to deny.
             let readable = |overload: &Overload| overload.name == rule.name && overload.is_scanned();
             let leaves = function.reach.leaves && overloads.iter().any(readable);
-            function.reach = Reach { home, varies, leaves, ..Reach::default() };
+            function.reach = Reach { home, varies, leaves, reads, reads_sharded, ..Reach::default() };
             function.touches_sharded =
                 if rule.key_argument.is_some() { Touches::Unknown } else { Touches::No };
         }
@@ -160,30 +181,38 @@ fn reaching<'a>(
     overloads: &'a [Overload],
     relations: &Relations,
     varying: &HashSet<String>,
+    concealed: &'a Concealed,
 ) -> HashMap<&'a str, Reach> {
     let mut reaching: HashMap<&str, Reach> = HashMap::new();
     let mut calls: Vec<(&str, HashSet<String>)> = Vec::new();
     // What an IMMUTABLE function calls is the user's promise.
     let mut unpromised: HashSet<&str> = HashSet::new();
     for overload in overloads {
-        let mut words = HashSet::new();
-        let computed = collect(&overload.body, 0, &mut words);
+        let mut body = Body::default();
+        let computed = body.collect(&overload.body, 0);
+        let Body { mut words, tables } = body;
         let runs_sql = words.iter().any(|word| BUILT_IN_THAT_REACH.contains(&word.as_str()));
         let scanned = overload.is_scanned();
-        let extension = overload.extension.as_deref().is_some_and(|name| HARMLESS_EXTENSIONS.contains(&name));
+        let extension = overload.is_harmless();
         let opaque = match overload.language.as_str() {
-            "sql" => runs_sql,
+            _ if extension => false,
+            "sql" => computed || runs_sql,
             "plpgsql" => computed || runs_sql,
             "internal" => runs_sql,
-            "c" => !(extension || overload.immutable),
+            "c" => !overload.immutable,
             _ => true,
         };
         let names = |set: &HashSet<String>| scanned && words.iter().any(|word| set.contains(word));
+        let reads = |set: &HashSet<String>| scanned && tables.iter().any(|word| set.contains(word));
+        let (sharded, reference, home) =
+            (reads(&relations.sharded), reads(&relations.reference), reads(&relations.home));
         let own = Reach {
             opaque,
-            sharded: names(&relations.sharded),
-            reference: overload.volatile && names(&relations.reference),
-            home: names(&relations.home),
+            sharded,
+            reference: overload.volatile && reference,
+            home,
+            reads: sharded || reference || home,
+            reads_sharded: sharded,
             varies: names(varying),
             stable: !overload.immutable && !overload.volatile && !extension,
             clock: scanned && !overload.immutable && words.iter().any(|word| names_clock(word)),
@@ -192,6 +221,7 @@ fn reaching<'a>(
         let entry = reaching.entry(&overload.name).or_default();
         *entry = both(*entry, own);
         if scanned {
+            words.extend(concealed.met_in_stored(&overload.body).into_iter().map(str::to_owned));
             calls.push((&overload.name, words));
         }
         if !overload.immutable {
@@ -233,33 +263,81 @@ fn both(a: Reach, b: Reach) -> Reach {
         stable: a.stable || b.stable,
         clock: a.clock || b.clock,
         leaves: a.leaves || b.leaves,
+        reads: a.reads || b.reads,
+        reads_sharded: a.reads_sharded || b.reads_sharded,
     }
 }
 
-/// Collects every name in `body`, strings included; true when it runs SQL that it computes.
-fn collect(body: &str, depth: usize, words: &mut HashSet<String>) -> bool {
-    let mut opaque = false;
-    for token in tokens(body) {
-        match token {
-            Token::Word(word) => {
-                opaque |= depth == 0 && word == "execute";
-                words.insert(word);
-            }
-            Token::Quoted(name) => {
-                words.insert(name);
-            }
-            Token::Text(text) => {
-                words.insert(text.clone());
-                if depth < 3 {
-                    collect(&text, depth + 1, words);
-                } else {
-                    opaque = true;
+/// Words behind which no table is named: it is a column, an alias, or an expression.
+const BEFORE_NO_TABLE: [&str; 18] = [
+    "select",
+    "return",
+    "returning",
+    "where",
+    "and",
+    "or",
+    "not",
+    "when",
+    "then",
+    "else",
+    "case",
+    "by",
+    "as",
+    "having",
+    "limit",
+    "offset",
+    "set",
+    "distinct",
+];
+
+/// The names in the body of a function.
+#[derive(Default)]
+struct Body {
+    /// All of them, strings included.
+    words: HashSet<String>,
+    /// Those that may be of tables, by where they stand.
+    tables: HashSet<String>,
+}
+
+impl Body {
+    /// Collects the names in `body`; true when it runs SQL that it computes, or has names that cannot be read.
+    fn collect(&mut self, body: &str, depth: usize) -> bool {
+        let mut opaque = false;
+        let all = tokens(body);
+        for (at, token) in all.iter().enumerate() {
+            match token {
+                Token::Word(word) => {
+                    opaque |= depth == 0 && word == "execute";
+                    // U&"…" and U&'…'
+                    let escaped = word == "u" && all.get(at + 1).is_some_and(|token| token.sign('&'));
+                    opaque |= escaped && matches!(all.get(at + 2), Some(Token::Quoted(_) | Token::Text(_)));
+                    self.name(&all, at, word);
                 }
+                Token::Quoted(name) => self.name(&all, at, name),
+                Token::Text(text) => {
+                    self.words.insert(text.clone());
+                    self.tables.insert(text.clone());
+                    opaque |= depth == 3 || self.collect(text, depth + 1);
+                }
+                Token::Sign(_) => {}
             }
-            Token::Sign(_) => {}
         }
+        opaque
     }
-    opaque
+
+    fn name(&mut self, all: &[Token], at: usize, name: &str) {
+        let before = at.checked_sub(1).and_then(|before| all.get(before));
+        let expression = before.is_some_and(|before| match before {
+            Token::Sign(sign) => "+-*/<>=|%^&:".contains(*sign),
+            other => BEFORE_NO_TABLE.iter().any(|word| other.is(word)),
+        });
+        // `alias.column`: what the alias stands for is named elsewhere.
+        let qualifies = all.get(at + 1).is_some_and(|token| token.sign('.'));
+        if !(expression || qualifies) {
+            self.tables.insert(name.to_owned());
+        }
+        self.words.insert(name.to_owned());
+    }
 }
 
 #[cfg(test)]
@@ -303,7 +381,8 @@ mod tests {
             overload("stamped", "plpgsql", "begin new.at := now(); return new; end"),
             stable,
         ];
-        let reaching = reaching(&overloads, &relations, &HashSet::from([String::from("now")]));
+        let concealed = Concealed::default();
+        let reaching = reaching(&overloads, &relations, &HashSet::from([String::from("now")]), &concealed);
         let with = |which: fn(&Reach) -> bool| {
             let mut names: Vec<&str> =
                 reaching.iter().filter(|(_, reach)| which(reach)).map(|(name, _)| *name).collect();

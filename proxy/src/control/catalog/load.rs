@@ -12,11 +12,12 @@ use router_config::topology::Topology;
 use tokio_postgres::Transaction;
 
 use super::drift::{Drift, concerns_all};
-use super::functions::{Overload, Relations, functions};
+use super::functions::{FUNCTIONS, Overload, Relations, functions};
 use super::place::{Draft, Forbids, KeyFacts, Problem, REFUSED, place_tables, place_views};
 use super::rows::{TextRow, ask};
 use super::set_off;
 use super::triggers::{Judgement, judge};
+use crate::sql::concealed::Concealed;
 use crate::sql::gather_shape::Comparable;
 use crate::sql::schema::{
     Column, FIRST_USER_OID, Function, Placement, Reach, Relation, RelationKind, Schema, Stored, Touches,
@@ -57,7 +58,7 @@ pub(super) const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::te
            ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid \
            AND d.refclassid = 'pg_catalog.pg_class'::regclass \
            WHERE r.ev_class = c.oid AND c.relkind IN ('v', 'm') AND d.refobjid <> c.oid), \
-     n.nspname IN ('pg_catalog', 'information_schema') \
+     n.nspname IN ('pg_catalog', 'information_schema'), c.relrowsecurity \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} \
      ORDER BY c.oid";
@@ -106,15 +107,6 @@ const BUILT_IN: &str = "SELECT proname::text, pg_catalog.bool_or(provolatile = '
      pg_catalog.bool_or(prokind IN ('a', 'w')), pg_catalog.bool_or(proretset) FROM pg_catalog.pg_proc \
      WHERE pronamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND oid < 16384 \
      GROUP BY 1";
-
-const FUNCTIONS: &str = "SELECT p.proname::text, p.provolatile = 'v', p.provolatile = 'i', p.prokind IN ('a', 'w'), \
-     p.proretset, l.lanname::text, \
-     CASE WHEN l.lanname = 'sql' AND p.prokind IN ('f', 'p') THEN pg_catalog.pg_get_functiondef(p.oid) \
-          ELSE p.prosrc END, e.extname::text \
-     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
-     LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid \
-          AND d.deptype = 'e' \
-     LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid WHERE p.oid >= 16384";
 
 const TYPES: &str = "SELECT t.typname::text, t.oid, n.nspname::text FROM pg_catalog.pg_type t \
      JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
@@ -218,11 +210,8 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
     let mut problems = place_tables(&mut drafts, topology, utf8);
     refuse_differing(&mut drafts, drift, &mut problems);
     refuse_as_before(&mut drafts, committed, &mut problems);
-    let overloads: Vec<Overload> = answers.functions.iter().map(overload).collect();
-    let built_in: HashMap<String, Function> = answers.built_in.iter().map(known).collect();
-    let mut functions = functions(built_in, &overloads, &scanned_names(&drafts), &topology.functions);
-    distrust_differing(&mut functions, drift);
-    place_views(&mut drafts, &functions);
+    let (functions, concealed) = known_functions(answers, &drafts, topology, drift);
+    place_views(&mut drafts, &functions, &concealed);
     refuse_differing(&mut drafts, drift, &mut problems);
     problems.extend(drift.map(Drift::warnings).unwrap_or_default());
 
@@ -263,6 +252,8 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
         default_search_path,
         utf8,
         role_settings,
+        concealed,
+        row_security: answers.relations.iter().filter(|row| row.flag(8)).map(|row| row.number(0)).collect(),
         ..Schema::default()
     };
     let Judgement { hazards, leavings, leaves_unseen, fires, stuck } = judge(&schema, &set_off);
@@ -271,6 +262,29 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
     schema.unheld = answers.set_off.unheld(&schema, &set_off);
     problems.extend(super::constraints::problems(&schema.unheld));
     Loaded { schema, problems, unreadable_name }
+}
+
+/// Functions, and what runs them without naming them: a function may use operators that run another one.
+fn known_functions(
+    answers: &Answers,
+    drafts: &[Draft],
+    topology: &Topology,
+    drift: Option<&Drift<'_>>,
+) -> (HashMap<String, Function>, Concealed) {
+    let overloads: Vec<Overload> = answers.functions.iter().map(overload).collect();
+    let built_in: HashMap<String, Function> = answers.built_in.iter().map(known).collect();
+    let scanned = scanned_names(drafts);
+    let mut concealed = Concealed::default();
+    loop {
+        let rules = (topology.functions.as_slice(), &concealed);
+        let mut functions = functions(built_in.clone(), &overloads, &scanned, rules);
+        distrust_differing(&mut functions, drift);
+        let found = answers.set_off.concealed(&functions, &concealed);
+        if found == concealed {
+            return (functions, concealed);
+        }
+        concealed = found;
+    }
 }
 
 /// What a function does that is not the same on every shard cannot be told.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: [`Catalog::refresh`] returns what was read after it was called; any number of callers share one load.
 
+mod concealed;
 mod constraints;
 mod drift;
 mod functions;

@@ -10,7 +10,9 @@ use router_config::key::KeyType;
 use router_config::topology::{TableKind, Topology};
 
 use super::views::{Base, key_output};
-use crate::sql::schema::{Function, Placement, Relation, RelationKind};
+use crate::sql::concealed::Concealed;
+use crate::sql::schema::{Function, Placement, Relation, RelationKind, Touches};
+use crate::sql::stored::{Token, tokens};
 
 /// What a problem forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +109,11 @@ pub(crate) fn place_tables(drafts: &mut [Draft], topology: &Topology, utf8: bool
 }
 
 /// Gives views theirs, by what they read.
-pub(crate) fn place_views(drafts: &mut [Draft], functions: &HashMap<String, Function>) {
+pub(crate) fn place_views(
+    drafts: &mut [Draft],
+    functions: &HashMap<String, Function>,
+    concealed: &Concealed,
+) {
     let by_oid = by_oid(drafts);
     // A view may read views: settle those first whose sources are settled.
     let mut open: Vec<usize> = (0..drafts.len()).filter(|&index| drafts[index].view.is_some()).collect();
@@ -121,7 +127,8 @@ pub(crate) fn place_views(drafts: &mut [Draft], functions: &HashMap<String, Func
         let circle = ready.is_empty();
         let now = if circle { open.clone() } else { ready };
         for &index in &now {
-            let placement = if circle { REFUSED } else { view(drafts, index, &by_oid, functions) };
+            let placement =
+                if circle { REFUSED } else { view(drafts, index, &by_oid, (functions, concealed)) };
             drafts[index].relation.placement = placement;
             settled[index] = true;
         }
@@ -290,7 +297,7 @@ fn view(
     drafts: &[Draft],
     index: usize,
     by_oid: &HashMap<u32, usize>,
-    functions: &HashMap<String, Function>,
+    (functions, concealed): (&HashMap<String, Function>, &Concealed),
 ) -> Placement {
     let draft = &drafts[index];
     if draft.system {
@@ -320,17 +327,18 @@ fn view(
         named.push(Base { schema: &base.schema, name: &base.name, key });
     }
     // A function of the user's in the definition may reach any table.
-    let reaches = crate::sql::stored::tokens(definition)
-        .iter()
-        .filter_map(crate::sql::stored::Token::name)
-        .any(|name| {
-            functions.get(name).is_some_and(|known| {
-                !known.built_in && known.touches_sharded == crate::sql::schema::Touches::Unknown
-            })
-        });
+    let tokens = tokens(definition);
+    let words = tokens.iter().filter_map(Token::name).chain(concealed.met_in_stored(definition));
+    let called = words.filter_map(|name| functions.get(name)).filter(|known| !known.built_in);
+    let (mut reaches, mut at_home) = (false, false);
+    for known in called {
+        reaches |= known.touches_sharded == Touches::Unknown;
+        at_home |= known.reach.home;
+    }
     if opaque || reaches {
         return REFUSED;
     }
+    elsewhere |= at_home;
     let Some(key_type) = sharded else {
         return if reference && !elsewhere { Placement::Reference } else { Placement::Unsharded };
     };

@@ -6,11 +6,13 @@ use futures_util::future::try_join_all;
 use router_config::topology::Topology;
 use tokio_postgres::Transaction;
 
+use super::concealed::CONCEALED;
 use super::constraints::{self, UNIQUES};
 use super::load::split_search_path;
 use super::place::Draft;
 use super::rows::{TextRow, ask};
 use super::triggers::{Expression, ForeignKey, Rule, Run, SetOff, Trigger};
+use crate::sql::concealed::Concealed;
 use crate::sql::constraints::Unheld;
 use crate::sql::schema::{Deed, Function, Placement, Schema, Touches};
 
@@ -64,7 +66,8 @@ const RUNS: &str = "WITH d AS (SELECT classid, objid, refobjid AS function FROM 
      JOIN pg_catalog.pg_proc f ON f.oid = x.function";
 
 /// What is asked, in the order of the answers.
-pub(crate) const QUESTIONS: [&str; 6] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS, UNIQUES];
+pub(crate) const QUESTIONS: [&str; 7] =
+    [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS, CONCEALED, UNIQUES];
 
 /// What the server answers to [`QUESTIONS`].
 #[derive(Debug, Default)]
@@ -85,7 +88,7 @@ impl Answers {
         functions: &HashMap<String, Function>,
         topology: &Topology,
     ) -> SetOff {
-        let [triggers, rules, keys, expressions, runs, _] = &self.0;
+        let [triggers, rules, keys, expressions, runs, ..] = &self.0;
         let mut set_off = SetOff {
             triggers: triggers.iter().map(trigger).collect(),
             rules: rules.iter().map(rule).collect(),
@@ -103,6 +106,12 @@ impl Answers {
             set_off.expressions.extend(defaults(draft, functions));
         }
         set_off
+    }
+
+    /// What runs functions that may read tables without naming them. `before`: as far as it is known.
+    pub(crate) fn concealed(&self, functions: &HashMap<String, Function>, before: &Concealed) -> Concealed {
+        let [.., concealed, _] = &self.0;
+        super::concealed::concealed(concealed, functions, before)
     }
 
     /// Constraints that cannot hold.

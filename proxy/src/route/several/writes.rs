@@ -30,6 +30,11 @@ impl Case<'_> {
             }
             Command::Prepare(_) => return Err(Refusal::several_shards("PREPARE in SQL", NO_KEY)),
             Command::Call => return Err(Refusal::several_shards("CALL", NO_KEY)),
+            Command::Query | Command::CopyOut(_) | Command::Declare { .. }
+                if self.facts.unrepeatable.is_some() =>
+            {
+                return Err(Refusal::volatile(self.facts.unrepeatable.as_deref().unwrap_or_default()));
+            }
             _ => return Err(Refusal::several_shards("the statement", NO_KEY)),
         };
         self.on_each(sharded, what)?;

@@ -230,7 +230,7 @@ fn writes() {
             with gone as (delete from bids returning *) select count(*) from gone
               → 0A000 a query that writes over several shards is not supported | No single shard holds all of the rows that it may touch.
             select place_bid(auction_id, 1) from auctions
-              → 0A000 the statement over several shards is not supported | No single shard holds all of the rows that it may touch.
+              → 0A000 a VOLATILE function over several shards is not supported | place_bid() may write: it is VOLATILE, which is the default, or declared with a key_argument.
             truncate bids
               → every shard, in one transaction [1 2 3 4] primary: DDL
             create table t (a int)

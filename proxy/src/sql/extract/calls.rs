@@ -257,7 +257,8 @@ impl<'q> Reader<'_, 'q> {
                 .get_or_insert_with(|| format!("{name}(), which is not declared IMMUTABLE,"));
         }
         let reach = function.reach;
-        self.read.functions_read |= reach.opaque || reach.sharded || reach.reference || reach.home;
+        self.read.functions_read |= reach.opaque || reach.reads || reach.reads_sharded;
+        self.read.functions_shadowed |= reach.reads_sharded;
         if function.reach.leaves {
             self.leaves(|| format!("function {name}"));
         }

@@ -11,6 +11,9 @@ impl Reader<'_, '_> {
         if self.ctx.schema.leaves_unseen {
             self.leaves(|| "an operator or a type with a function that leaves something".to_string());
         }
+        for function in self.ctx.schema.concealed.met(self.tokens) {
+            self.form(function);
+        }
         let access = access(&self.seen, self.quirks.locks);
         let types: Vec<KeyType> = self.groups.nodes.iter().map(|n| n.key_type).collect();
         let temp_tables = self.ctx.temp_tables;
@@ -51,7 +54,9 @@ impl Reader<'_, '_> {
         facts.access = access;
         facts.effects = seen.effects;
         facts.tables = seen.tables;
-        facts.unrepeatable = seen.unrepeatable;
+        // Of a query that may write, the function by which it may.
+        let writer = seen.user_function.filter(|_| seen.modify.is_none()).map(|name| format!("{name}()"));
+        facts.unrepeatable = writer.or(seen.unrepeatable);
         facts.barred = seen.barred;
         facts.unknown_name = seen.unknown_name;
         let writes = seen.writes_reference.is_some() || seen.writes_sharded;

@@ -242,10 +242,16 @@ fn declared(
     let (name, hold) = cursor;
     let Analysis { mut facts, sources, .. } = analyse_tokens(&t.part(inner, t.len()), ctx, depth + 1);
     let scrolls = (0..t.len()).any(|at| t.is(at, "scroll") && at > 0 && !t.is(at - 1, "no") && at < inner);
+    // The proxy puts rows together by texts, and OIDs in binary values are those of one shard.
+    let binary = (2..inner).any(|at| t.is(at, "binary"));
     if let Scope::Sharded(sharded) = &mut facts.scope
-        && (hold || scrolls)
+        && (hold || scrolls || binary)
     {
-        let what = if hold { "a cursor WITH HOLD" } else { "a SCROLL cursor" };
+        let what = match (hold, scrolls) {
+            (true, _) => "a cursor WITH HOLD",
+            (false, true) => "a SCROLL cursor",
+            (false, false) => "a BINARY cursor",
+        };
         sharded.no_concat.get_or_insert(what.to_string());
     }
     if !matches!(facts.command, Command::Unreadable { .. }) {

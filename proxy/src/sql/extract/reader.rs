@@ -203,10 +203,12 @@ impl<'c, 'q> Reader<'c, 'q> {
         }
     }
 
-    /// The key node that a plain column of the innermost level stands for.
+    /// The key node that a plain column of the innermost level stands for, if values that are equal there are equal keys.
     pub(super) fn own_key(&self, e: &Expr) -> Option<NodeId> {
         match self.meaning(e)? {
-            Meaning::Key { node, level } if level + 1 == self.levels.len() => Some(node),
+            Meaning::Key { node, level } if level + 1 == self.levels.len() => {
+                Some(node).filter(|node| self.comparable(*node))
+            }
             Meaning::Key { .. } | Meaning::Other { .. } => None,
         }
     }
