@@ -14,7 +14,7 @@ use crate::sql::tokens::Tokens;
 use crate::wire::error::Report;
 
 /// DDL without any of these words makes no constraint, no column that generates values, and changes no column of a table.
-const RESHAPING: [&str; 12] = [
+const RESHAPING: [&str; 13] = [
     "table",
     "unique",
     "schema",
@@ -27,6 +27,7 @@ const RESHAPING: [&str; 12] = [
     "owned",
     "cascade",
     "materialized",
+    "event",
 ];
 
 impl Session {
@@ -41,6 +42,9 @@ impl Session {
                 let now = self.schema();
                 if let Some(table) = now.reshaped(&before) {
                     return self.take_back(Refusal::reshapes(&table.full_name()).into());
+                }
+                if let Some(why) = now.event_trigger.as_ref().filter(|_| before.event_trigger.is_none()) {
+                    return self.take_back(Refusal::barred(why).into());
                 }
                 if let Some(view) = now.unreadable(&before) {
                     return self.take_back(unreadable(&view.full_name()).into());

@@ -11,6 +11,7 @@ pub mod combine;
 pub(crate) mod command;
 pub mod constraints;
 pub mod copy_shape;
+pub(crate) mod defining;
 pub mod extract;
 pub mod facts;
 pub mod fetch;

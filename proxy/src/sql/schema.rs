@@ -39,6 +39,8 @@ pub struct Schema {
     pub leaves_unseen: bool,
     /// By OID: why a relation that a rule calls sharded cannot be.
     pub refused: HashMap<u32, String>,
+    /// An event trigger that is not right on every shard: any DDL may fire it.
+    pub event_trigger: Option<String>,
     /// Constraints that hold on one shard only.
     pub unheld: Vec<super::constraints::Unheld>,
     /// `search_path` that a session without a setting of its own has; `$user` stands for the session's role.
@@ -203,6 +205,8 @@ pub struct Reach {
     pub clock: bool,
     /// It may leave something on the conn that outlives the transaction: a setting, a temporary table, a lock.
     pub leaves: bool,
+    /// It runs DDL for permanent objects.
+    pub defines: bool,
 }
 
 /// Whether a function reaches sharded tables.

@@ -265,6 +265,7 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
         role_settings,
         ..Schema::default()
     };
+    schema.event_trigger = answers.set_off.event_trigger(&schema.functions);
     let Judgement { hazards, leavings, leaves_unseen, fires, stuck } = judge(&schema, &set_off);
     (schema.hazards, schema.leavings, schema.leaves_unseen) = (hazards, leavings, leaves_unseen);
     (schema.fires, schema.stuck) = (fires, stuck);

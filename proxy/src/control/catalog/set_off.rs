@@ -63,8 +63,12 @@ const RUNS: &str = "WITH d AS (SELECT classid, objid, refobjid AS function FROM 
            'pg_catalog.pg_opclass'::regclass)) x \
      JOIN pg_catalog.pg_proc f ON f.oid = x.function";
 
+const EVENT_TRIGGERS: &str = "SELECT e.evtname::text, p.proname::text FROM pg_catalog.pg_event_trigger e \
+     JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid WHERE e.evtenabled <> 'D' ORDER BY e.oid";
+
 /// What is asked, in the order of the answers.
-pub(crate) const QUESTIONS: [&str; 6] = [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS, UNIQUES];
+pub(crate) const QUESTIONS: [&str; 7] =
+    [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS, UNIQUES, EVENT_TRIGGERS];
 
 /// What the server answers to [`QUESTIONS`].
 #[derive(Debug, Default)]
@@ -85,7 +89,7 @@ impl Answers {
         functions: &HashMap<String, Function>,
         topology: &Topology,
     ) -> SetOff {
-        let [triggers, rules, keys, expressions, runs, _] = &self.0;
+        let [triggers, rules, keys, expressions, runs, _, _] = &self.0;
         let mut set_off = SetOff {
             triggers: triggers.iter().map(trigger).collect(),
             rules: rules.iter().map(rule).collect(),
@@ -105,9 +109,27 @@ impl Answers {
         set_off
     }
 
+    /// The first event trigger whose function may use tables: of each DDL it would run on every shard.
+    pub(crate) fn event_trigger(&self, functions: &HashMap<String, Function>) -> Option<String> {
+        let [.., triggers] = &self.0;
+        triggers.iter().find_map(|row| {
+            let (name, function) = (row.text(0), row.text(1));
+            let known = functions.get(function);
+            let trusted = known.is_some_and(|known| {
+                let reach = known.reach;
+                !(reach.opaque || reach.sharded || reach.reference || reach.home || reach.defines)
+            });
+            (!trusted).then(|| {
+                format!(
+                    "the event trigger {name} calls {function}(), which may use tables: it would on every shard, of each DDL"
+                )
+            })
+        })
+    }
+
     /// Constraints that cannot hold.
     pub(crate) fn unheld(&self, schema: &Schema, set_off: &SetOff) -> Vec<Unheld> {
-        let [.., uniques] = &self.0;
+        let [.., uniques, _] = &self.0;
         constraints::unheld(schema, uniques, &set_off.foreign_keys)
     }
 }

@@ -228,6 +228,7 @@ impl<'q> Reader<'_, 'q> {
             }
             return Ok(None);
         };
+        self.defines(&name, function);
         if let Some(position) = function.key_argument {
             return self.keyed_call(&name, args, position).map(Some);
         }
@@ -258,6 +259,13 @@ impl<'q> Reader<'_, 'q> {
             self.leaves(|| format!("function {name}"));
         }
         self.volatility(name, function);
+    }
+
+    /// What it makes or changes would be made or changed on one shard alone.
+    fn defines(&mut self, name: &str, function: Function) {
+        if function.reach.defines {
+            self.seen.barred.get_or_insert_with(|| runs_ddl(name));
+        }
     }
 
     fn volatility(&mut self, name: &str, function: Function) {
@@ -409,6 +417,13 @@ impl<'q> Reader<'_, 'q> {
         self.unrepeatable(name);
         Ok(node)
     }
+}
+
+/// Why a function that runs DDL is not called.
+pub(super) fn runs_ddl(name: &str) -> String {
+    format!(
+        "{name}() runs DDL, which would be done on one shard alone: send the DDL as statements of their own, or in a DO block"
+    )
 }
 
 fn unknown_function(name: &str) -> String {

@@ -3,6 +3,7 @@
 use super::calls::of_node;
 use super::{Context, base, scan};
 use crate::sql::clocks::is_clock;
+use crate::sql::defining::block_writes;
 use crate::sql::facts::{Access, Command, DdlKind, Effects, Facts, PinCause, Scope};
 use crate::sql::leavings::block_leaves;
 use crate::sql::lexer::Lexer;
@@ -93,6 +94,10 @@ pub(super) fn anonymous_block(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     match (&scope, computes) {
         (Scope::Home, Some(why)) => scope = Scope::Unknown { why },
         (Scope::Home, None) if defines && tables.is_empty() => {
+            facts.barred = block_writes(&text, ctx.schema).map(|what| {
+                format!("a DO block with DDL runs on every shard, and each would do its {what} again: send them apart")
+            });
+            facts.barred = facts.barred.or_else(|| ctx.schema.event_trigger.clone());
             facts.command = Command::Ddl(DdlKind::Transactional);
             facts.effects.changes_catalog = true;
             facts.effects.pins = None;
@@ -167,10 +172,19 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         let why = "no statement is prepared on every shard: write the query itself in place of EXECUTE";
         facts.barred = Some(why.to_owned());
     }
+    if !fires_no_event_trigger(t) && facts.barred.is_none() {
+        facts.barred.clone_from(&ctx.schema.event_trigger);
+    }
     if t.is(0, "truncate") {
         facts.barred = tables.iter().find_map(|r| ctx.schema.hazard(r, Deed::Truncate)).map(str::to_owned);
     }
     facts
+}
+
+/// Commands about event triggers themselves, and those that PostgreSQL fires none for.
+fn fires_no_event_trigger(t: &Tokens<'_>) -> bool {
+    let shared = ["database", "tablespace", "role", "user", "group", "system", "event"];
+    t.is_any(0, &["truncate", "vacuum", "analyze", "analyse", "cluster", "reindex"]) || t.is_any(1, &shared)
 }
 
 /// Why a setting is not one to be kept for a role or a database.
