@@ -29,6 +29,8 @@ pub struct Schema {
     pub types: HashMap<String, u32>,
     /// By OID: what using a relation sets off that cannot be trusted.
     pub hazards: HashMap<u32, Hazards>,
+    /// By OID and column: what assigning it sets off that cannot be trusted.
+    pub column_hazards: HashMap<(u32, String), String>,
     /// What is done to which relation (by OID) runs a function that may leave something on its conn.
     pub leavings: HashSet<(u32, Deed)>,
     /// What is done to which relation (by OID) fires triggers of the user's.
@@ -41,6 +43,8 @@ pub struct Schema {
     pub refused: HashMap<u32, String>,
     /// An event trigger that is not right on every shard: any DDL may fire it.
     pub event_trigger: Option<String>,
+    /// A sequence of sharded tables' columns that begins again at its end; looked for in a transaction's own view alone.
+    pub cycling: Option<String>,
     /// Constraints that hold on one shard only.
     pub unheld: Vec<super::constraints::Unheld>,
     /// `search_path` that a session without a setting of its own has; `$user` stands for the session's role.

@@ -96,6 +96,7 @@ impl Answers {
             foreign_keys: keys.iter().map(foreign_key).collect(),
             expressions: expressions.iter().map(expression).collect(),
             parts: Vec::new(),
+            children: Vec::new(),
             runs: runs.iter().map(run).collect(),
             trusted: topology.functions.iter().map(|rule| rule.name.clone()).collect::<HashSet<_>>(),
         };
@@ -103,6 +104,8 @@ impl Answers {
             let own = draft.relation.oid;
             let bases = draft.view.iter().flat_map(|(_, bases)| bases);
             set_off.parts.extend(draft.parents.iter().map(|&parent| (parent, own)));
+            let inherits = draft.parents.iter().filter(|_| !draft.partition);
+            set_off.children.extend(inherits.map(|&parent| (parent, own)));
             set_off.parts.extend(bases.map(|&base| (own, base)));
             set_off.expressions.extend(defaults(draft, functions));
         }

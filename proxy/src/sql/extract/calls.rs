@@ -11,6 +11,7 @@ use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Pin, PinCause};
 use crate::sql::parse::ast::{Expr, FunctionArg, FunctionArguments, ObjectName};
 use crate::sql::schema::{Function, Touches};
+use crate::sql::stored::{Token, tokens};
 use crate::sql::tokens::Tokens;
 use router_config::key::KeyType;
 
@@ -101,6 +102,21 @@ const NODE: [&str; 22] = [
     "pg_tablespace_size",
     "pg_blocking_pids",
 ];
+
+/// The first function of an expression, as PostgreSQL prints it, that answers for the node or for a setting of the server's.
+pub(super) fn node_call(text: &str) -> Option<String> {
+    let tokens = tokens(text);
+    let called = |at: usize| {
+        let name = tokens[at].name()?;
+        let setting = || match tokens.get(at + 2) {
+            Some(Token::Text(setting)) => of_session(&setting.to_lowercase()),
+            _ => false,
+        };
+        let node = NODE.contains(&name) || (name == "current_setting" && !setting());
+        (node && tokens.get(at + 1).is_some_and(|next| next.sign('('))).then(|| name.to_owned())
+    };
+    (0..tokens.len()).find_map(called)
+}
 
 /// Whether a standby has another value of this setting than the primary.
 pub(super) fn of_node(setting: &str) -> bool {

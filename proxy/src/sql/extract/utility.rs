@@ -1,6 +1,6 @@
 //! Facts of commands that the parser never sees: session commands, DDL, LOCK, DO, CALL.
 
-use super::calls::of_node;
+use super::calls::{node_call, of_node};
 use super::{Context, base, scan};
 use crate::sql::clocks::is_clock;
 use crate::sql::defining::block_writes;
@@ -9,6 +9,7 @@ use crate::sql::leavings::block_leaves;
 use crate::sql::lexer::Lexer;
 use crate::sql::normalise::{identifier, identifiers};
 use crate::sql::schema::{Deed, Function, Placement, Relation, Touches};
+use crate::sql::stored::{Token, tokens};
 use crate::sql::tokens::Tokens;
 use std::sync::Arc;
 
@@ -128,7 +129,18 @@ pub(super) fn unrepeatable_name(ctx: &Context<'_>, text: &[u8]) -> Option<String
 pub(super) fn varying_default(ctx: &Context<'_>, default: &str) -> Option<String> {
     let cast = [")::date", ")::time", ")::daterange", ")::ts"].iter().any(|cast| default.contains(cast));
     let named = cast.then(|| "a text that becomes a date or time".to_owned());
-    unrepeatable_name(ctx, default.as_bytes()).or(named)
+    unrepeatable_name(ctx, default.as_bytes()).or_else(|| node_call(default)).or(named)
+}
+
+/// What in a default is one value for all rows of a statement, and another one on each shard.
+pub(super) fn clock_of_default(ctx: &Context<'_>, default: &str) -> Option<String> {
+    let varies = |name: &str| {
+        let own = ctx.schema.function(name).is_some_and(|f| f.reach.stable || f.reach.clock);
+        is_clock(name) || own
+    };
+    let tokens = tokens(default);
+    let found = tokens.iter().filter_map(Token::name).find(|name| varies(name)).map(str::to_owned);
+    found.or_else(|| varying_default(ctx, default).filter(|what| what.contains(' ')))
 }
 
 /// CREATE, ALTER, DROP, GRANT, TRUNCATE, VACUUM, …
@@ -161,7 +173,9 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         sets_off(t, &mut facts);
     }
     if tables.iter().any(|r| r.placement == Placement::Reference) && rewrites(t) {
-        facts.unrepeatable = unrepeatable_name(ctx, t.text).map(|name| format!("{name}()"));
+        let evaluated = evaluated(t);
+        let name = unrepeatable_name(ctx, evaluated.as_bytes()).or_else(|| node_call(&evaluated));
+        facts.unrepeatable = name.map(|name| format!("{name}()"));
     }
     reads_in_ddl(t, ctx, &mut facts);
     super::reshape::note(t, ctx, &mut facts);
@@ -207,6 +221,19 @@ fn of_roles(t: &Tokens<'_>) -> Option<&'static str> {
 /// ALTER TABLE … ADD COLUMN or TYPE … USING may compute values for existing rows.
 fn rewrites(t: &Tokens<'_>) -> bool {
     t.is(0, "alter")
+}
+
+/// The statement without the defaults that it sets for rows to come.
+fn evaluated(t: &Tokens<'_>) -> String {
+    let mut text = String::new();
+    for (from, to) in t.items(0, t.len()) {
+        let sets = (from + 1..to).find(|&at| t.is(at, "default") && t.is(at - 1, "set"));
+        if let Some(last) = sets.unwrap_or(to).checked_sub(1).filter(|last| *last >= from) {
+            text.push_str(&t.source(from, last));
+            text.push(' ');
+        }
+    }
+    text
 }
 
 /// A temporary table named like a sharded or reference one would hide it from the proxy's sight.
