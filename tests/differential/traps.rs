@@ -402,7 +402,7 @@ const WRITES: &[&str] = &[
     "insert into watches values (@k, 3, @d) on conflict (auction_id, user_id) do update set since = excluded.since where watches.since < excluded.since returning since",
     "insert into watches as w values (@k, 3, @d) on conflict on constraint watches_pkey do update set since = w.since + 1 returning *",
     "insert into watches values (@k, 3, @d), (7, 3, @d), (8, 3, @d) on conflict (auction_id, user_id) do update set since = watches.since + 1",
-    "insert into watches select auction_id, 600 + step, placed::date from bids where step is not null on conflict do nothing",
+    "insert into watches select auction_id, 600 + step, date '2024-01-01' from bids where step is not null on conflict do nothing",
     "insert into watches (since, user_id, auction_id) select '2024-01-01', id, @c from users",
     "insert into watches with w as (select 9 as k) select k, 700, '2024-01-01' from w",
     "insert into watches values ((select max(auction_id) from auctions), 801, @d)",

@@ -1,6 +1,7 @@
 //! End to end: unchanged applications on a sharded cluster of real servers.
 
 mod absent;
+mod apart;
 mod beside;
 mod bound;
 mod cancel;

@@ -107,10 +107,9 @@ async fn tables_that_cannot_be_sharded_say_why() {
     refused(&client, "SELECT * FROM computed", "GENERATED ALWAYS").await;
     refused(&client, "INSERT INTO odd VALUES (1)", "of type real").await;
     refused(&client, "COPY odd FROM STDIN", "of type real").await;
-    run(&client, &["CREATE TABLE whole (id int)", "CREATE TABLE part (auction_id int) INHERITS (whole)"])
-        .await;
-    refused(&client, "SELECT * FROM whole", "its child public.part").await;
-    run(&client, &["INSERT INTO part VALUES (1, 1)"]).await;
+    run(&client, &["CREATE TABLE whole (id int)", "CREATE TABLE part (auction_id int)"]).await;
+    refused(&client, "CREATE TABLE child (auction_id int) INHERITS (whole)", "its child public.child").await;
+    run(&client, &["SELECT * FROM whole", "INSERT INTO part VALUES (1)"]).await;
     refused(&client, "CREATE TEMP VIEW v AS SELECT * FROM part", "temporary view").await;
 }
 

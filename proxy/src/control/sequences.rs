@@ -1,7 +1,8 @@
 //! Strides: sequences that generate columns of sharded tables (other than the key) draw from disjoint spaces on the
 //! shards, so that a generated primary key is unique over the cluster.
 //!
-//! Shard number i (from 0) draws values congruent to i + 1 modulo the stride. Idempotent; never moves a sequence back.
+//! Shard number i (from 0) draws values congruent to i + 1 modulo the stride, upwards or downwards as the sequence goes. Idempotent;
+//! never moves a sequence back.
 //! Sequences of key columns are drawn on the home shard alone and are left as they are.
 
 use std::sync::Arc;
@@ -45,9 +46,18 @@ pub(super) struct Used {
     name: String,
     type_name: String,
     increment: i64,
+    min: i64,
     max: i64,
+    cycles: bool,
     /// `(schema, table)` and column.
     columns: Vec<((String, String), String)>,
+}
+
+impl Used {
+    /// The stride in the direction in which the sequence goes.
+    fn directed(&self, stride: i64) -> i64 {
+        if self.increment < 0 { -stride } else { stride }
+    }
 }
 
 /// What becomes of a sequence.
@@ -61,7 +71,7 @@ enum Fate {
 
 /// Owned by a column (serial, identity) or drawn from by a column's default.
 pub(super) const USED: &str = "SELECT sn.nspname::text, s.relname::text, pg_catalog.format_type(q.seqtypid, NULL), \
-     q.seqincrement, q.seqmax, tn.nspname::text, t.relname::text, a.attname::text \
+     q.seqincrement, q.seqmin, q.seqmax, q.seqcycle, tn.nspname::text, t.relname::text, a.attname::text \
      FROM (SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid::int4 AS number \
            FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
            AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i') \
@@ -96,7 +106,7 @@ pub(super) async fn align(catalogs: &Catalogs, catalog: &Arc<Catalog>) -> Result
             if index == 0 {
                 report.notes.extend(remark(&used, &fate, stride));
             }
-            if fate != Fate::Stride || used.increment < 0 {
+            if fate != Fate::Stride {
                 continue;
             }
             let residue = i64::from(shard.0) + 1;
@@ -117,13 +127,21 @@ pub(super) fn collect(rows: &[TextRow]) -> Vec<Used> {
     let mut list: Vec<Used> = Vec::new();
     for row in rows {
         let (schema, name) = (row.owned(0), row.owned(1));
-        let column = ((row.owned(5), row.owned(6)), row.owned(7));
+        let column = ((row.owned(7), row.owned(8)), row.owned(9));
         if let Some(last) = list.last_mut().filter(|last| last.schema == schema && last.name == name) {
             last.columns.push(column);
             continue;
         }
-        let (type_name, increment, max) = (row.owned(2), row.number(3), row.number(4));
-        list.push(Used { schema, name, type_name, increment, max, columns: vec![column] });
+        list.push(Used {
+            schema,
+            name,
+            type_name: row.owned(2),
+            increment: row.number(3),
+            min: row.number(4),
+            max: row.number(5),
+            cycles: row.flag(6),
+            columns: vec![column],
+        });
     }
     list
 }
@@ -139,51 +157,74 @@ pub(super) fn align_new(
 ) -> Vec<String> {
     let wanted: Vec<&Used> = used
         .iter()
-        .filter(|used| used.increment > 0 && used.increment != stride(used, shards))
+        .filter(|used| used.increment != used.directed(stride(used, shards)))
         .filter(|used| is_new(&used.schema, &used.name) && fate(schema, used) == Fate::Stride)
         .collect();
     if wanted.is_empty() {
         return Vec::new();
     }
     let of_shard = |shard: usize| {
-        let texts = wanted.iter().map(|used| {
-            let (name, stride) = (format!("{}.{}", quote_ident(&used.schema), quote_ident(&used.name)), stride(used, shards));
-            let literal = format!("'{}'", name.replace('\'', "''"));
-            let residue = shard + 1;
-            let added: Vec<_> = used.columns.iter().filter(|(table, column)| is_added(table, column)).collect();
-            let refill: String = added
-                .iter()
-                .map(|(table, column)| refill(&name, (table, column), &used.type_name, (stride, residue)))
-                .collect();
-            let next =
-                if added.is_empty() { "last_value + 1".to_owned() } else { format!("last_value * {stride} + {residue}") };
-            // The first value from the next one on that is congruent to the shard's number; `false`: still to be drawn, so
-            // that it is not the session's currval.
-            format!(
-                "{refill}ALTER SEQUENCE {name} INCREMENT BY {stride}; \
-                 SELECT pg_catalog.setval({literal}, n + (({residue} - n) % {stride} + {stride}) % {stride}, false) \
-                 FROM (SELECT CASE WHEN is_called THEN {next} ELSE last_value END AS n FROM {name}) AS s"
-            )
-        });
+        let texts = wanted.iter().map(|used| align_text(used, (stride(used, shards), shard + 1), &is_added));
         texts.collect::<Vec<_>>().join("; ")
     };
     (0..shards).map(of_shard).collect()
 }
 
+/// What gives one sequence its stride on one shard.
+fn align_text(
+    used: &Used,
+    (stride, residue): (i64, usize),
+    is_added: &impl Fn(&(String, String), &str) -> bool,
+) -> String {
+    let name = format!("{}.{}", quote_ident(&used.schema), quote_ident(&used.name));
+    let literal = format!("'{}'", name.replace('\'', "''"));
+    let added: Vec<_> = used.columns.iter().filter(|(table, column)| is_added(table, column)).collect();
+    let refill: String =
+        added.iter().map(|(table, column)| refill(&name, (table, column), used, (stride, residue))).collect();
+    let up = used.increment > 0;
+    let next = match (added.is_empty(), up) {
+        (true, true) => "last_value + 1".to_owned(),
+        (true, false) => "last_value - 1".to_owned(),
+        (false, true) => format!("last_value * {stride} + {residue}"),
+        (false, false) => format!("(last_value - 1) * {stride} + {residue}"),
+    };
+    // The first value from the next one on that is congruent to the shard's number; `false`: still to be drawn, so
+    // that it is not the session's currval. Where there is none left, the sequence is at its end.
+    let (value, end, beyond) = if up {
+        (format!("n + (({residue} - n) % {stride} + {stride}) % {stride}"), used.max, ">")
+    } else {
+        (format!("n - ((n - {residue}) % {stride} + {stride}) % {stride}"), used.min, "<")
+    };
+    let nearer = if up { "least" } else { "greatest" };
+    let by = used.directed(stride);
+    format!(
+        "{refill}ALTER SEQUENCE {name} INCREMENT BY {by}; \
+         SELECT pg_catalog.setval({literal}, {nearer}(v, {end}), v {beyond} {end}) \
+         FROM (SELECT {value} AS v FROM (SELECT CASE WHEN is_called THEN {next} ELSE last_value END AS n FROM {name}) AS s) AS s"
+    )
+}
+
+/// The first of the sequences that begins again at its end: there it would draw what another shard has drawn.
+pub(super) fn cycling(schema: &Schema, used: &[Used]) -> Option<String> {
+    let found = used.iter().find(|used| used.cycles && fate(schema, used) == Fate::Stride)?;
+    Some(format!("{}.{}", found.schema, found.name))
+}
+
 /// A column that was added to a table with rows has been filled from 1 on, on every shard alike: each value moves to the
-/// shard's residue. By a change of type to itself, which fires no trigger. Partitions follow their parent.
+/// shard's residue; of a sequence that goes down from -1 on, downwards. By a change of type to itself, which fires no trigger. Partitions follow their parent.
 fn refill(
     sequence: &str,
     ((schema, table), column): (&(String, String), &str),
-    type_name: &str,
+    used: &Used,
     (stride, residue): (i64, usize),
 ) -> String {
+    let (type_name, first) = (&used.type_name, i32::from(used.increment > 0));
     let (table, column) = (format!("{}.{}", quote_ident(schema), quote_ident(table)), quote_ident(column));
     let literal = format!("'{}'", table.replace('\'', "''"));
     format!(
         "DO $gavel_refill$ BEGIN IF (SELECT is_called FROM {sequence}) AND NOT EXISTS \
          (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = {literal}::pg_catalog.regclass) THEN \
-         ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_name} USING (({column} - 1) * {stride}::bigint + {residue}); \
+         ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_name} USING (({column} - {first}) * {stride}::bigint + {residue}); \
          END IF; END $gavel_refill$; "
     )
 }
@@ -192,13 +233,13 @@ fn remark(used: &Used, fate: &Fate, stride: i64) -> Option<StrideNote> {
     let sequence = format!("{}.{}", used.schema, used.name);
     let message = match fate {
         Fate::Leave => return None,
-        Fate::Stride if used.increment < 0 => {
-            String::from("counts down and is not aligned: its values will collide between shards")
-        }
+        Fate::Stride if used.cycles => String::from(
+            "begins again at its end, with values that other shards have drawn: ALTER SEQUENCE ... NO CYCLE",
+        ),
         Fate::Stride if stride < STRIDE => format!(
             "generates {} values: a stride of {stride} leaves {} a shard; make the column bigint",
             used.type_name,
-            used.max / stride
+            if used.increment > 0 { used.max / stride } else { used.min / -stride }
         ),
         Fate::Stride => return None,
     };
@@ -242,20 +283,30 @@ async fn align_one(
     let doing = format!("setting the stride of sequence {name}");
     let failed = |error: tokio_postgres::Error| ControlError::query(&doing, node, &error);
     let read = format!("SELECT last_value, is_called FROM {name}");
-    if used.increment == stride {
+    let by = used.directed(stride);
+    if used.increment == by {
         let row = client.query_one(&read, &[]).await.map_err(failed)?;
         let last: i64 = row.get(0);
-        if last.rem_euclid(stride) == residue % stride {
+        let ended = row.get::<_, bool>(1) && last == if by > 0 { used.max } else { used.min };
+        if ended || last.rem_euclid(stride) == residue % stride {
             return Ok(false);
         }
     }
     let tx = client.transaction().await.map_err(failed)?;
     // Altering first takes the lock that keeps nextval out until the new position is set.
-    tx.batch_execute(&format!("ALTER SEQUENCE {name} INCREMENT BY {stride}")).await.map_err(failed)?;
+    tx.batch_execute(&format!("ALTER SEQUENCE {name} INCREMENT BY {by}")).await.map_err(failed)?;
     let row = tx.query_one(&read, &[]).await.map_err(failed)?;
-    let next = if row.get::<_, bool>(1) { row.get::<_, i64>(0).saturating_add(1) } else { row.get(0) };
-    let next = next_value(next, stride, residue);
-    tx.batch_execute(&format!("ALTER SEQUENCE {name} RESTART WITH {next}")).await.map_err(failed)?;
+    let (last, called): (i64, bool) = (row.get(0), row.get(1));
+    let next = if called { last.saturating_add(by.signum()) } else { last };
+    let next = if by > 0 { next_value(next, stride, residue) } else { next_below(next, stride, residue) };
+    let restart = if (used.min..=used.max).contains(&next) {
+        format!("ALTER SEQUENCE {name} RESTART WITH {next}")
+    } else {
+        // None is left for this shard: the sequence is at its end.
+        let end = if by > 0 { used.max } else { used.min };
+        format!("SELECT pg_catalog.setval('{}', {end}, true)", name.replace('\'', "''"))
+    };
+    tx.batch_execute(&restart).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     Ok(true)
 }
@@ -265,9 +316,14 @@ fn next_value(at_least: i64, stride: i64, residue: i64) -> i64 {
     at_least.saturating_add((residue - at_least).rem_euclid(stride))
 }
 
+/// The first value from `at_most` down that is congruent to `residue`.
+fn next_below(at_most: i64, stride: i64, residue: i64) -> i64 {
+    at_most.saturating_sub((at_most - residue).rem_euclid(stride))
+}
+
 #[cfg(test)]
 mod unit {
-    use super::{Used, align_new, next_value};
+    use super::{Used, align_new, next_below, next_value};
     use crate::sql::schema::{Column, Placement, Relation, RelationKind, Schema, Stored};
     use router_config::key::KeyType;
     use std::sync::Arc;
@@ -280,6 +336,10 @@ mod unit {
         assert_eq!(next_value(5000, 1024, 2), 5122);
         assert_eq!(next_value(-7, 16, 3), 3);
         assert_eq!(next_value(-14, 16, 3), -13);
+        assert_eq!(next_below(-1, 16, 1), -15);
+        assert_eq!(next_below(-1, 16, 2), -14);
+        assert_eq!(next_below(-15, 16, 1), -15);
+        assert_eq!(next_below(-16, 16, 1), -31);
     }
 
     #[test]
@@ -311,7 +371,9 @@ mod unit {
             name: name.to_owned(),
             type_name: String::from("bigint"),
             increment,
+            min: 1,
             max: i64::MAX,
+            cycles: false,
             columns: vec![((String::from("public"), String::from("bids")), column.to_owned())],
         };
         let all = [

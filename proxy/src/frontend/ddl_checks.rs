@@ -10,11 +10,14 @@ use crate::route::refusal::Refusal;
 use crate::sql::constraints::Unheld;
 use crate::sql::facts::Facts;
 use crate::sql::normalise::identifiers;
+use crate::sql::schema::Schema;
+use crate::sql::stored::{Token, tokens};
+use crate::sql::times::names_the_time;
 use crate::sql::tokens::Tokens;
 use crate::wire::error::Report;
 
 /// DDL without any of these words makes no constraint, no column that generates values, and changes no column of a table.
-const RESHAPING: [&str; 12] = [
+const RESHAPING: [&str; 13] = [
     "table",
     "unique",
     "schema",
@@ -27,12 +30,32 @@ const RESHAPING: [&str; 12] = [
     "owned",
     "cascade",
     "materialized",
+    "event",
 ];
+
+/// One value that is the same on all shards where what is evaluated later is: defaults, checks, views, domains, policies.
+const DEFINITIONS: &str = "SELECT pg_catalog.md5(coalesce(pg_catalog.string_agg(d, ',' ORDER BY d COLLATE \"C\"), '')) FROM ( \
+     SELECT c.relname || '.' || f.adnum || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid) \
+       FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_class c ON c.oid = f.adrelid WHERE c.relpersistence <> 't' \
+     UNION ALL SELECT k.conname || ' ' || pg_catalog.pg_get_constraintdef(k.oid) FROM pg_catalog.pg_constraint k \
+       LEFT JOIN pg_catalog.pg_class c ON c.oid = k.conrelid \
+       WHERE k.contype = 'c' AND c.relpersistence IS DISTINCT FROM 't' \
+     UNION ALL SELECT relname || ' ' || pg_catalog.pg_get_viewdef(oid) FROM pg_catalog.pg_class \
+       WHERE relkind IN ('v', 'm') AND relpersistence <> 't' AND oid >= 16384 \
+     UNION ALL SELECT typname || ' ' || typdefault FROM pg_catalog.pg_type WHERE typtype = 'd' \
+     UNION ALL SELECT polname || ' ' || coalesce(pg_catalog.pg_get_expr(polqual, polrelid), '') || ' ' \
+       || coalesce(pg_catalog.pg_get_expr(polwithcheck, polrelid), '') FROM pg_catalog.pg_policy) AS x (d)";
 
 impl Session {
     /// Behind DDL that has completed on all shards, in its open transaction; its tag is the last that the application was given.
     pub async fn judge_ddl(&mut self, facts: &Facts, text: &[u8]) -> Result<(), Failure> {
-        if !facts.effects.changes_catalog || self.events.error.is_some() || !self.may_reshape(text) {
+        if !facts.effects.changes_catalog || self.events.error.is_some() {
+            return Ok(());
+        }
+        if let Err(failure) = self.judge_times(text).await {
+            return self.take_back(failure);
+        }
+        if !self.may_reshape(text) {
             return Ok(());
         }
         let before = self.schema();
@@ -41,6 +64,15 @@ impl Session {
                 let now = self.schema();
                 if let Some(table) = now.reshaped(&before) {
                     return self.take_back(Refusal::reshapes(&table.full_name()).into());
+                }
+                if let Some(name) = &now.cycling {
+                    return self.take_back(cycles(name).into());
+                }
+                if let Some(refusal) = newly_refused(&now, &before) {
+                    return self.take_back(refusal.into());
+                }
+                if let Some(why) = now.event_trigger.as_ref().filter(|_| before.event_trigger.is_none()) {
+                    return self.take_back(Refusal::barred(why).into());
                 }
                 if let Some(view) = now.unreadable(&before) {
                     return self.take_back(unreadable(&view.full_name()).into());
@@ -61,6 +93,29 @@ impl Session {
             }
             Err(failure) => self.take_back(failure),
         }
+    }
+
+    /// `'now'` and its kind in a definition become the time at which each shard has read them.
+    async fn judge_times(&mut self, text: &[u8]) -> Result<(), Failure> {
+        if !has_time_text(&String::from_utf8_lossy(text), 0) {
+            return Ok(());
+        }
+        let mut seen = None;
+        for at in 0..self.held.len() {
+            if !self.held[at].enlisted {
+                continue;
+            }
+            let rows = self.ask_rows(at, DEFINITIONS).await?;
+            let sum = rows.first().map(|row| row.owned(0));
+            if seen.get_or_insert_with(|| sum.clone()) != &sum {
+                return Err(Refusal::barred(
+                    "'now', 'today', 'tomorrow' or 'yesterday' in a definition is read by each shard at another time: \
+                     use now(), current_date and what is computed of them",
+                )
+                .into());
+            }
+        }
+        Ok(())
     }
 
     /// The DDL is not told of as completed: the transaction fails.
@@ -125,6 +180,31 @@ impl Session {
         }
         Ok(notices)
     }
+}
+
+/// Whether a string of the text, or one within it, is a word that stands for the time.
+fn has_time_text(text: &str, depth: usize) -> bool {
+    tokens(text).iter().any(|token| match token {
+        Token::Text(inner) => names_the_time(inner) || (depth < 3 && has_time_text(inner, depth + 1)),
+        Token::Word(_) | Token::Quoted(_) | Token::Sign(_) => false,
+    })
+}
+
+/// A sequence that draws what another shard has drawn, when it begins again.
+fn cycles(name: &str) -> Refusal {
+    let why = format!(
+        "the sequence {name} of a sharded table has CYCLE: when it begins again, shards draw the same values; use NO CYCLE"
+    );
+    Refusal::barred(&why)
+}
+
+/// A table that could be used before, and could not be any more: by a child of another kind, for example.
+fn newly_refused(now: &Schema, before: &Schema) -> Option<Refusal> {
+    let usable = |oid: &u32| {
+        !before.refused.contains_key(oid) && before.relations.values().any(|relation| relation.oid == *oid)
+    };
+    let (_, why) = now.refused.iter().filter(|(oid, _)| usable(oid)).min_by_key(|(oid, _)| **oid)?;
+    Some(Refusal::barred(why))
 }
 
 fn unreadable(view: &str) -> Refusal {

@@ -67,7 +67,7 @@ impl Refusal {
     }
 
     /// The statement would set off what is not right on a shard, or uses a table that cannot be sharded as it is.
-    pub(super) fn barred(why: &str) -> Self {
+    pub(crate) fn barred(why: &str) -> Self {
         Self::unsupported(
             "the statement cannot be executed on a cluster of several shards as it is",
             "Change what the detail names; a function of a trigger, default, check or policy that is known to be harmless \

@@ -12,6 +12,7 @@ pub(crate) mod command;
 pub mod concealed;
 pub mod constraints;
 pub mod copy_shape;
+pub(crate) mod defining;
 pub mod extract;
 pub mod facts;
 pub mod fetch;

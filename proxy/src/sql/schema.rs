@@ -30,6 +30,8 @@ pub struct Schema {
     pub types: HashMap<String, u32>,
     /// By OID: what using a relation sets off that cannot be trusted.
     pub hazards: HashMap<u32, Hazards>,
+    /// By OID and column: what assigning it sets off that cannot be trusted.
+    pub column_hazards: HashMap<(u32, String), String>,
     /// What is done to which relation (by OID) runs a function that may leave something on its conn.
     pub leavings: HashSet<(u32, Deed)>,
     /// What is done to which relation (by OID) fires triggers of the user's.
@@ -44,6 +46,10 @@ pub struct Schema {
     pub row_security: HashSet<u32>,
     /// By OID: why a relation that a rule calls sharded cannot be.
     pub refused: HashMap<u32, String>,
+    /// An event trigger that is not right on every shard: any DDL may fire it.
+    pub event_trigger: Option<String>,
+    /// A sequence of sharded tables' columns that begins again at its end; looked for in a transaction's own view alone.
+    pub cycling: Option<String>,
     /// Constraints that hold on one shard only.
     pub unheld: Vec<super::constraints::Unheld>,
     /// `search_path` that a session without a setting of its own has; `$user` stands for the session's role.
@@ -212,6 +218,8 @@ pub struct Reach {
     pub reads: bool,
     /// As `reads`, of sharded tables.
     pub reads_sharded: bool,
+    /// It runs DDL for permanent objects.
+    pub defines: bool,
 }
 
 /// Whether a function reaches sharded tables.

@@ -10,6 +10,7 @@ use router_config::topology::FunctionRule;
 
 use crate::sql::clocks::CLOCKS;
 use crate::sql::concealed::Concealed;
+use crate::sql::defining::defines;
 use crate::sql::leavings;
 use crate::sql::schema::{Function, Reach, Touches};
 use crate::sql::stored::{Token, tokens};
@@ -129,7 +130,7 @@ pub(crate) fn functions(
     let reaching = reaching(overloads, relations, &varying, concealed);
     for overload in overloads {
         let reach = reaching.get(overload.name.as_str()).copied().unwrap_or_default();
-        let unknown = reach.opaque || reach.sharded || reach.reference;
+        let unknown = reach.opaque || reach.sharded || reach.reference || reach.defines;
         let touches = if unknown { Touches::Unknown } else { Touches::No };
         let entry = all.entry(overload.name.clone()).or_insert(Function {
             volatile: false,
@@ -152,11 +153,12 @@ pub(crate) fn functions(
     for rule in rules {
         if let Some(function) = all.get_mut(&rule.name) {
             function.key_argument = rule.key_argument;
-            let Reach { home, varies, reads, reads_sharded, .. } = function.reach;
+            let Reach { home, varies, reads, reads_sharded, defines, .. } = function.reach;
             // What a body says of itself is not for the configuration to deny.
             let readable = |overload: &Overload| overload.name == rule.name && overload.is_scanned();
             let leaves = function.reach.leaves && overloads.iter().any(readable);
-            function.reach = Reach { home, varies, leaves, reads, reads_sharded, ..Reach::default() };
+            function.reach =
+                Reach { home, varies, leaves, reads, reads_sharded, defines, ..Reach::default() };
             function.touches_sharded =
                 if rule.key_argument.is_some() { Touches::Unknown } else { Touches::No };
         }
@@ -217,6 +219,7 @@ fn reaching<'a>(
             stable: !overload.immutable && !overload.volatile && !extension,
             clock: scanned && !overload.immutable && words.iter().any(|word| names_clock(word)),
             leaves: if scanned { leavings::leaves(&overload.body) } else { opaque },
+            defines: scanned && defines(&overload.body, overload.language == "sql"),
         };
         let entry = reaching.entry(&overload.name).or_default();
         *entry = both(*entry, own);
@@ -265,6 +268,7 @@ fn both(a: Reach, b: Reach) -> Reach {
         leaves: a.leaves || b.leaves,
         reads: a.reads || b.reads,
         reads_sharded: a.reads_sharded || b.reads_sharded,
+        defines: a.defines || b.defines,
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::te
            ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid \
            AND d.refclassid = 'pg_catalog.pg_class'::regclass \
            WHERE r.ev_class = c.oid AND c.relkind IN ('v', 'm') AND d.refobjid <> c.oid), \
-     n.nspname IN ('pg_catalog', 'information_schema'), c.relrowsecurity \
+     n.nspname IN ('pg_catalog', 'information_schema'), c.relrowsecurity, c.relispartition \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} \
      ORDER BY c.oid";
@@ -256,9 +256,11 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
         row_security: answers.relations.iter().filter(|row| row.flag(8)).map(|row| row.number(0)).collect(),
         ..Schema::default()
     };
-    let Judgement { hazards, leavings, leaves_unseen, fires, stuck } = judge(&schema, &set_off);
+    schema.event_trigger = answers.set_off.event_trigger(&schema.functions);
+    let Judgement { hazards, leavings, leaves_unseen, fires, stuck, column_hazards } =
+        judge(&schema, &set_off);
     (schema.hazards, schema.leavings, schema.leaves_unseen) = (hazards, leavings, leaves_unseen);
-    (schema.fires, schema.stuck) = (fires, stuck);
+    (schema.fires, schema.stuck, schema.column_hazards) = (fires, stuck, column_hazards);
     schema.unheld = answers.set_off.unheld(&schema, &set_off);
     problems.extend(super::constraints::problems(&schema.unheld));
     Loaded { schema, problems, unreadable_name }
@@ -390,6 +392,7 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
         parents: row.numbers(4),
         view: definition.map(|text| (text, row.numbers(6))),
         system: row.flag(7),
+        partition: row.flag(9),
     }
 }
 

@@ -69,6 +69,7 @@ impl OwnCatalog {
             there.is_some_and(|known| known.columns.iter().all(|known| known.name != *column))
         };
         let alignment = sequences::align_new(&loaded.schema, &used, topology.shards.len(), is_new, is_added);
-        Some(Self { schema: Arc::new(loaded.schema), alignment })
+        let cycling = sequences::cycling(&loaded.schema, &used);
+        Some(Self { schema: Arc::new(Schema { cycling, ..loaded.schema }), alignment })
     }
 }

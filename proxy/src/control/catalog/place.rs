@@ -71,6 +71,8 @@ pub(crate) struct Draft {
     pub(crate) view: Option<(String, Vec<u32>)>,
     /// Belongs to `pg_catalog` or `information_schema`.
     pub(crate) system: bool,
+    /// A partition, not another kind of child.
+    pub(crate) partition: bool,
 }
 
 /// Where a refused table's rows are said to be.

@@ -65,9 +65,12 @@ const RUNS: &str = "WITH d AS (SELECT classid, objid, refobjid AS function FROM 
            'pg_catalog.pg_opclass'::regclass)) x \
      JOIN pg_catalog.pg_proc f ON f.oid = x.function";
 
+const EVENT_TRIGGERS: &str = "SELECT e.evtname::text, p.proname::text FROM pg_catalog.pg_event_trigger e \
+     JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid WHERE e.evtenabled <> 'D' ORDER BY e.oid";
+
 /// What is asked, in the order of the answers.
-pub(crate) const QUESTIONS: [&str; 7] =
-    [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS, CONCEALED, UNIQUES];
+pub(crate) const QUESTIONS: [&str; 8] =
+    [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS, CONCEALED, UNIQUES, EVENT_TRIGGERS];
 
 /// What the server answers to [`QUESTIONS`].
 #[derive(Debug, Default)]
@@ -95,6 +98,7 @@ impl Answers {
             foreign_keys: keys.iter().map(foreign_key).collect(),
             expressions: expressions.iter().map(expression).collect(),
             parts: Vec::new(),
+            children: Vec::new(),
             runs: runs.iter().map(run).collect(),
             trusted: topology.functions.iter().map(|rule| rule.name.clone()).collect::<HashSet<_>>(),
         };
@@ -102,6 +106,8 @@ impl Answers {
             let own = draft.relation.oid;
             let bases = draft.view.iter().flat_map(|(_, bases)| bases);
             set_off.parts.extend(draft.parents.iter().map(|&parent| (parent, own)));
+            let inherits = draft.parents.iter().filter(|_| !draft.partition);
+            set_off.children.extend(inherits.map(|&parent| (parent, own)));
             set_off.parts.extend(bases.map(|&base| (own, base)));
             set_off.expressions.extend(defaults(draft, functions));
         }
@@ -110,13 +116,31 @@ impl Answers {
 
     /// What runs functions that may read tables without naming them. `before`: as far as it is known.
     pub(crate) fn concealed(&self, functions: &HashMap<String, Function>, before: &Concealed) -> Concealed {
-        let [.., concealed, _] = &self.0;
+        let [.., concealed, _, _] = &self.0;
         super::concealed::concealed(concealed, functions, before)
+    }
+
+    /// The first event trigger whose function may use tables: of each DDL it would run on every shard.
+    pub(crate) fn event_trigger(&self, functions: &HashMap<String, Function>) -> Option<String> {
+        let [.., triggers] = &self.0;
+        triggers.iter().find_map(|row| {
+            let (name, function) = (row.text(0), row.text(1));
+            let known = functions.get(function);
+            let trusted = known.is_some_and(|known| {
+                let reach = known.reach;
+                !(reach.opaque || reach.sharded || reach.reference || reach.home || reach.defines)
+            });
+            (!trusted).then(|| {
+                format!(
+                    "the event trigger {name} calls {function}(), which may use tables: it would on every shard, of each DDL"
+                )
+            })
+        })
     }
 
     /// Constraints that cannot hold.
     pub(crate) fn unheld(&self, schema: &Schema, set_off: &SetOff) -> Vec<Unheld> {
-        let [.., uniques] = &self.0;
+        let [.., uniques, _] = &self.0;
         constraints::unheld(schema, uniques, &set_off.foreign_keys)
     }
 }

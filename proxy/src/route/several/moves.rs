@@ -24,7 +24,10 @@ impl Case<'_> {
         let key =
             match key::key_of(&shape.key, sharded.key_type, self.values, Usage::Assign(sharded.modifier))? {
                 KeyOutcome::Key(key) => key,
-                KeyOutcome::Null => return Err(Refusal::null_key(shape.table.as_str())),
+                KeyOutcome::Null => {
+                    let table = self.facts.tables.first().and_then(|name| name.rsplit('.').next());
+                    return Err(Refusal::null_key(table.unwrap_or("?")));
+                }
                 KeyOutcome::NoRow | KeyOutcome::Unknown(_) => {
                     return Err(
                         Refusal::updates_key().because("The new key is not a plain value of the key's type.")

@@ -11,6 +11,7 @@ use crate::sql::clocks::is_clock;
 use crate::sql::facts::{Pin, PinCause};
 use crate::sql::parse::ast::{Expr, FunctionArg, FunctionArguments, ObjectName};
 use crate::sql::schema::{Function, Touches};
+use crate::sql::stored::{Token, tokens};
 use crate::sql::tokens::Tokens;
 use router_config::key::KeyType;
 
@@ -101,6 +102,21 @@ const NODE: [&str; 22] = [
     "pg_tablespace_size",
     "pg_blocking_pids",
 ];
+
+/// The first function of an expression, as PostgreSQL prints it, that answers for the node or for a setting of the server's.
+pub(super) fn node_call(text: &str) -> Option<String> {
+    let tokens = tokens(text);
+    let called = |at: usize| {
+        let name = tokens[at].name()?;
+        let setting = || match tokens.get(at + 2) {
+            Some(Token::Text(setting)) => of_session(&setting.to_lowercase()),
+            _ => false,
+        };
+        let node = NODE.contains(&name) || (name == "current_setting" && !setting());
+        (node && tokens.get(at + 1).is_some_and(|next| next.sign('('))).then(|| name.to_owned())
+    };
+    (0..tokens.len()).find_map(called)
+}
 
 /// Whether a standby has another value of this setting than the primary.
 pub(super) fn of_node(setting: &str) -> bool {
@@ -232,6 +248,7 @@ impl<'q> Reader<'_, 'q> {
             }
             return Ok(None);
         };
+        self.defines(&name, function);
         if let Some(position) = function.key_argument {
             return self.keyed_call(&name, args, position).map(Some);
         }
@@ -263,6 +280,13 @@ impl<'q> Reader<'_, 'q> {
             self.leaves(|| format!("function {name}"));
         }
         self.volatility(name, function);
+    }
+
+    /// What it makes or changes would be made or changed on one shard alone.
+    fn defines(&mut self, name: &str, function: Function) {
+        if function.reach.defines {
+            self.seen.barred.get_or_insert_with(|| runs_ddl(name));
+        }
     }
 
     fn volatility(&mut self, name: &str, function: Function) {
@@ -414,6 +438,13 @@ impl<'q> Reader<'_, 'q> {
         self.unrepeatable(name);
         Ok(node)
     }
+}
+
+/// Why a function that runs DDL is not called.
+pub(super) fn runs_ddl(name: &str) -> String {
+    format!(
+        "{name}() runs DDL, which would be done on one shard alone: send the DDL as statements of their own, or in a DO block"
+    )
 }
 
 fn unknown_function(name: &str) -> String {

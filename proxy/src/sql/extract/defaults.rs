@@ -29,6 +29,30 @@ impl Reader<'_, '_> {
         let Some(relation) = target.relation.clone().filter(|r| r.placement == Placement::Reference) else {
             return;
         };
+        let omitted = self.omitted(&relation, (columns, given));
+        let Some(first) = omitted.first() else { return };
+        match values.and_then(|values| self.drawn_defaults(&relation, (columns, given), values, &omitted)) {
+            Some(shape) => self.seen.defaults = Some(Box::new(shape)),
+            None => {
+                let column = &relation.columns[first.column].name;
+                self.unrepeatable_because(format!("{DEFAULT}{}.{column}", relation.full_name()));
+            }
+        }
+    }
+
+    /// Columns that a row of MERGE leaves to their defaults: nothing is drawn for them.
+    pub(super) fn merged_defaults(&mut self, columns: (&[String], &[bool]), target: &Target) {
+        let Some(relation) = target.relation.clone().filter(|r| r.placement == Placement::Reference) else {
+            return;
+        };
+        if let Some(first) = self.omitted(&relation, columns).first() {
+            let column = &relation.columns[first.column].name;
+            self.unrepeatable_because(format!("DEFAULT of {}.{column}", relation.full_name()));
+        }
+    }
+
+    /// Columns with a default that differs from run to run, of which not every row has a value.
+    fn omitted(&self, relation: &Relation, (columns, given): (&[String], &[bool])) -> Vec<Omitted> {
         let mut omitted = Vec::new();
         for (index, column) in relation.columns.iter().enumerate() {
             let position = match columns {
@@ -41,14 +65,7 @@ impl Reader<'_, '_> {
                 omitted.push(Omitted { column: index, position: position.filter(|p| *p < given.len()) });
             }
         }
-        let Some(first) = omitted.first() else { return };
-        match values.and_then(|values| self.drawn_defaults(&relation, (columns, given), values, &omitted)) {
-            Some(shape) => self.seen.defaults = Some(Box::new(shape)),
-            None => {
-                let column = &relation.columns[first.column].name;
-                self.unrepeatable_because(format!("{DEFAULT}{}.{column}", relation.full_name()));
-            }
-        }
+        omitted
     }
 
     /// How drawn values get into the rows, in place of the defaults of a reference table.

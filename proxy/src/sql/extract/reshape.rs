@@ -201,7 +201,8 @@ fn filled_apart(
         let name = t.keyword(*at);
         let default = (from..*at).any(|before| t.is(before, "default"));
         let varies = default && !name.is_empty() && (is_clock(&name) || volatile(*at, &name));
-        name == "nextval" || (reference && (DRAWN.contains(&name.as_str()) || varies))
+        let clock = default && is_clock(&name);
+        name == "nextval" || clock || (reference && (DRAWN.contains(&name.as_str()) || varies))
     };
     let at = (from..to).find(differs)?;
     Some(format!(

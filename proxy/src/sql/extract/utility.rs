@@ -1,13 +1,15 @@
 //! Facts of commands that the parser never sees: session commands, DDL, LOCK, DO, CALL.
 
-use super::calls::of_node;
+use super::calls::{node_call, of_node};
 use super::{Context, base, scan};
 use crate::sql::clocks::is_clock;
+use crate::sql::defining::block_writes;
 use crate::sql::facts::{Access, Command, DdlKind, Effects, Facts, PinCause, Scope};
 use crate::sql::leavings::block_leaves;
 use crate::sql::lexer::Lexer;
 use crate::sql::normalise::{identifier, identifiers};
 use crate::sql::schema::{Deed, Function, Placement, Relation, Touches};
+use crate::sql::stored::{Token, tokens};
 use crate::sql::tokens::Tokens;
 use std::sync::Arc;
 
@@ -93,6 +95,10 @@ pub(super) fn anonymous_block(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
     match (&scope, computes) {
         (Scope::Home, Some(why)) => scope = Scope::Unknown { why },
         (Scope::Home, None) if defines && tables.is_empty() => {
+            facts.barred = block_writes(&text, ctx.schema).map(|what| {
+                format!("a DO block with DDL runs on every shard, and each would do its {what} again: send them apart")
+            });
+            facts.barred = facts.barred.or_else(|| ctx.schema.event_trigger.clone());
             facts.command = Command::Ddl(DdlKind::Transactional);
             facts.effects.changes_catalog = true;
             facts.effects.pins = None;
@@ -123,7 +129,18 @@ pub(super) fn unrepeatable_name(ctx: &Context<'_>, text: &[u8]) -> Option<String
 pub(super) fn varying_default(ctx: &Context<'_>, default: &str) -> Option<String> {
     let cast = [")::date", ")::time", ")::daterange", ")::ts"].iter().any(|cast| default.contains(cast));
     let named = cast.then(|| "a text that becomes a date or time".to_owned());
-    unrepeatable_name(ctx, default.as_bytes()).or(named)
+    unrepeatable_name(ctx, default.as_bytes()).or_else(|| node_call(default)).or(named)
+}
+
+/// What in a default is one value for all rows of a statement, and another one on each shard.
+pub(super) fn clock_of_default(ctx: &Context<'_>, default: &str) -> Option<String> {
+    let varies = |name: &str| {
+        let own = ctx.schema.function(name).is_some_and(|f| f.reach.stable || f.reach.clock);
+        is_clock(name) || own
+    };
+    let tokens = tokens(default);
+    let found = tokens.iter().filter_map(Token::name).find(|name| varies(name)).map(str::to_owned);
+    found.or_else(|| varying_default(ctx, default).filter(|what| what.contains(' ')))
 }
 
 /// CREATE, ALTER, DROP, GRANT, TRUNCATE, VACUUM, …
@@ -156,7 +173,9 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         sets_off(t, &mut facts);
     }
     if tables.iter().any(|r| r.placement == Placement::Reference) && rewrites(t) {
-        facts.unrepeatable = unrepeatable_name(ctx, t.text).map(|name| format!("{name}()"));
+        let evaluated = evaluated(t);
+        let name = unrepeatable_name(ctx, evaluated.as_bytes()).or_else(|| node_call(&evaluated));
+        facts.unrepeatable = name.map(|name| format!("{name}()"));
     }
     reads_in_ddl(t, ctx, &mut facts);
     super::reshape::note(t, ctx, &mut facts);
@@ -167,10 +186,19 @@ pub(super) fn ddl(t: &Tokens<'_>, ctx: &Context<'_>) -> Facts {
         let why = "no statement is prepared on every shard: write the query itself in place of EXECUTE";
         facts.barred = Some(why.to_owned());
     }
+    if !fires_no_event_trigger(t) && facts.barred.is_none() {
+        facts.barred.clone_from(&ctx.schema.event_trigger);
+    }
     if t.is(0, "truncate") {
         facts.barred = tables.iter().find_map(|r| ctx.schema.hazard(r, Deed::Truncate)).map(str::to_owned);
     }
     facts
+}
+
+/// Commands about event triggers themselves, and those that PostgreSQL fires none for.
+fn fires_no_event_trigger(t: &Tokens<'_>) -> bool {
+    let shared = ["database", "tablespace", "role", "user", "group", "system", "event"];
+    t.is_any(0, &["truncate", "vacuum", "analyze", "analyse", "cluster", "reindex"]) || t.is_any(1, &shared)
 }
 
 /// Why a setting is not one to be kept for a role or a database.
@@ -193,6 +221,19 @@ fn of_roles(t: &Tokens<'_>) -> Option<&'static str> {
 /// ALTER TABLE … ADD COLUMN or TYPE … USING may compute values for existing rows.
 fn rewrites(t: &Tokens<'_>) -> bool {
     t.is(0, "alter")
+}
+
+/// The statement without the defaults that it sets for rows to come.
+fn evaluated(t: &Tokens<'_>) -> String {
+    let mut text = String::new();
+    for (from, to) in t.items(0, t.len()) {
+        let sets = (from + 1..to).find(|&at| t.is(at, "default") && t.is(at - 1, "set"));
+        if let Some(last) = sets.unwrap_or(to).checked_sub(1).filter(|last| *last >= from) {
+            text.push_str(&t.source(from, last));
+            text.push(' ');
+        }
+    }
+    text
 }
 
 /// A temporary table named like a sharded or reference one would hide it from the proxy's sight.

@@ -1,17 +1,19 @@
 //! UPDATE, DELETE and MERGE.
 
 use super::condition::{Side, keys, unnest};
+use super::expr::argument_value;
 use super::from::{Tree, parts};
 use super::groups::{NodeId, Obstacle, Via};
 use super::query::Output;
 use super::reader::{Read, Reader};
 use super::scope::{Column, Level, fold};
+use super::utility::{clock_of_default, varying_default};
 use crate::sql::constraints::Rule;
 use crate::sql::facts::{KeyTerm, Modify, MoveShape, Pin, ValueRef};
 use crate::sql::parse::ast::{
-    Assignment, AssignmentTarget, Delete, Expr, FromTable, Merge, MergeAction, MergeClauseKind,
-    MergeInsertExpr, MergeInsertKind, MergeUpdateKind, SelectItem, Statement, TableFactor, TableWithJoins,
-    Update, UpdateTableFromKind,
+    Assignment, AssignmentTarget, Delete, Expr, FromTable, FunctionArguments, Merge, MergeAction,
+    MergeClauseKind, MergeInsertExpr, MergeInsertKind, MergeUpdateKind, SelectItem, Statement, TableFactor,
+    TableWithJoins, Update, UpdateTableFromKind,
 };
 use crate::sql::schema::{Deed, Fires, Placement, Relation};
 use crate::sql::spelling::quote_ident;
@@ -186,6 +188,8 @@ impl<'q> Reader<'_, 'q> {
     /// SET: reads the values, notes a new key.
     pub(super) fn assignments(&mut self, list: &'q [Assignment], target: &Target) -> Read<()> {
         for assignment in list {
+            self.assigned_defaults(assignment, target)?;
+            self.assigned_columns(assignment, target)?;
             if !is_default(&assignment.value) {
                 self.expr(&assignment.value)?;
             }
@@ -210,6 +214,69 @@ impl<'q> Reader<'_, 'q> {
             }
         }
         Ok(())
+    }
+
+    /// What the assignment of these columns sets off.
+    fn assigned_columns(&mut self, assignment: &Assignment, target: &Target) -> Read<()> {
+        let Some(relation) = &target.relation else { return Ok(()) };
+        let names = match &assignment.target {
+            AssignmentTarget::ColumnName(name) => std::slice::from_ref(name),
+            AssignmentTarget::Tuple(names) => names.as_slice(),
+        };
+        let schema = self.ctx.schema;
+        for name in names {
+            if let Some(why) = schema.column_hazards.get(&(relation.oid, first(name)?)) {
+                self.seen.barred.get_or_insert_with(|| super::barred(relation, schema, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each DEFAULT of an assignment.
+    fn assigned_defaults(&mut self, assignment: &Assignment, target: &Target) -> Read<()> {
+        let value = unnest(&assignment.value);
+        let names = match &assignment.target {
+            AssignmentTarget::ColumnName(name) if is_default(value) => {
+                self.sets_default(&first(name)?, target);
+                return Ok(());
+            }
+            AssignmentTarget::ColumnName(_) => return Ok(()),
+            AssignmentTarget::Tuple(names) => names,
+        };
+        let values: Vec<Option<&Expr>> = match value {
+            Expr::Tuple(values) => values.iter().map(Some).collect(),
+            // ROW (…)
+            Expr::Function(call) => match &call.args {
+                FunctionArguments::List(list) => list.args.iter().map(argument_value).collect(),
+                FunctionArguments::None | FunctionArguments::Subquery(_) => Vec::new(),
+            },
+            _ => Vec::new(),
+        };
+        for (name, value) in names.iter().zip(values) {
+            if value.is_some_and(is_default) {
+                self.sets_default(&first(name)?, target);
+            }
+        }
+        Ok(())
+    }
+
+    /// SET column = DEFAULT: of a default that is another one on each shard.
+    fn sets_default(&mut self, name: &str, target: &Target) {
+        let Some(relation) = target.relation.clone() else { return };
+        let column = relation.columns.iter().find(|column| column.name == name);
+        let Some(default) = column.and_then(|column| column.default.as_deref()) else { return };
+        let what = || format!("DEFAULT of {}.{name}", relation.full_name());
+        match relation.placement {
+            Placement::Reference if varying_default(self.ctx, default).is_some() => {
+                self.unrepeatable_because(what());
+            }
+            Placement::Sharded { .. } | Placement::View { .. } => {
+                if clock_of_default(self.ctx, default).is_some() {
+                    self.seen.time_text.get_or_insert_with(what);
+                }
+            }
+            Placement::Reference | Placement::Unsharded | Placement::Catalog => {}
+        }
     }
 
     /// Notes a column whose values must differ from those of other shards' rows.
@@ -353,8 +420,10 @@ impl<'q> Reader<'_, 'q> {
         for value in row.content.iter().filter(|v| !is_default(v)) {
             self.expr(value)?;
         }
-        let (Some(node), Some(relation)) = (target.node, target.relation.as_ref()) else { return Ok(()) };
         let names = insert.columns.iter().map(first).collect::<Read<Vec<String>>>()?;
+        let given: Vec<bool> = row.content.iter().map(|value| !is_default(value)).collect();
+        self.merged_defaults((&names, &given), target);
+        let (Some(node), Some(relation)) = (target.node, target.relation.as_ref()) else { return Ok(()) };
         let position = match target.key_name() {
             Some(key) if !names.is_empty() => names.iter().position(|n| n == key),
             _ => relation.key().map(|(index, _)| index),

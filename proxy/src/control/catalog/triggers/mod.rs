@@ -14,6 +14,8 @@ use crate::sql::facts::{Access, Command, Facts, KeyTerm, Modify, Pin, Scope, Sha
 use crate::sql::normalise::identifiers;
 use crate::sql::schema::{Deed, Fires, Hazards, Placement, Relation, Schema, Touches};
 
+mod keys;
+
 /// A trigger of the user's with its function.
 #[derive(Debug, Clone)]
 pub(crate) struct Trigger {
@@ -82,6 +84,8 @@ pub(crate) struct SetOff {
     pub(crate) expressions: Vec<Expression>,
     /// Relations whose rows are also those of another one: partition and parent, table and view.
     pub(crate) parts: Vec<(u32, u32)>,
+    /// Tables with those that inherit from them and are no partitions.
+    pub(crate) children: Vec<(u32, u32)>,
     pub(crate) runs: Vec<Run>,
     /// Functions that the configuration vouches for.
     pub(crate) trusted: HashSet<String>,
@@ -106,6 +110,8 @@ const HARMLESS: [&str; 5] = [
 struct Chain {
     from: (u32, Deed),
     to: (u32, Deed),
+    /// Only when certain columns are updated: what they are is told apart.
+    by_columns: bool,
 }
 
 /// What is found out of all relations.
@@ -121,6 +127,8 @@ pub(crate) struct Judgement {
     pub(crate) stuck: HashMap<u32, String>,
     /// [`Schema::fires`]
     pub(crate) fires: HashMap<(u32, Deed), Fires>,
+    /// [`Schema::column_hazards`]
+    pub(crate) column_hazards: HashMap<(u32, String), String>,
 }
 
 /// Judges what the use of each relation sets off.
@@ -134,9 +142,14 @@ pub(crate) fn judge(schema: &Schema, set_off: &SetOff) -> Judgement {
     set_off.foreign_keys.iter().for_each(|key| judge.foreign_key(key));
     set_off.expressions.iter().for_each(|expression| judge.expression(expression));
     for &(whole, part) in &set_off.parts {
-        judge.chains.extend(Deed::ALL.map(|deed| Chain { from: (whole, deed), to: (part, deed) }));
+        let of = |deed| Chain { from: (whole, deed), to: (part, deed), by_columns: false };
+        judge.chains.extend(Deed::ALL.map(of));
     }
+    set_off.children.iter().for_each(|child| judge.child(*child));
     judge.follow();
+    while judge.follow_columns(set_off) {
+        judge.follow();
+    }
     judge.found
 }
 
@@ -168,13 +181,13 @@ impl Judge<'_> {
         loop {
             let mut changed = false;
             for at in 0..self.chains.len() {
-                let Chain { from, to } = self.chains[at];
+                let Chain { from, to, by_columns } = self.chains[at];
                 changed |= self.found.leavings.contains(&to) && self.found.leavings.insert(from);
                 let fires = self.found.fires.get(&to).copied();
                 changed |= fires.is_some_and(|fires| self.fires(from, fires));
                 let why =
                     self.found.hazards.get(&to.0).and_then(|hazards| hazards.of(to.1)).map(str::to_owned);
-                if let Some(why) = why {
+                if let Some(why) = why.filter(|_| !by_columns) {
                     changed |= self.add(from.0, from.1, &why);
                 }
             }
@@ -204,7 +217,8 @@ impl Judge<'_> {
         match self.judged(trigger, host) {
             Ok(written) => {
                 for deed in deeds {
-                    let chain = |&to: &(u32, Deed)| Chain { from: (trigger.relation, deed), to };
+                    let chain =
+                        |&to: &(u32, Deed)| Chain { from: (trigger.relation, deed), to, by_columns: false };
                     self.chains.extend(written.iter().map(chain));
                 }
             }
@@ -324,7 +338,7 @@ impl Judge<'_> {
             {
                 Ok(())
             }
-            (Placement::Reference, Scope::ReferenceWrite) => Ok(()),
+            (Placement::Reference, Scope::ReferenceWrite) => repeats(facts),
             (Placement::Sharded { .. }, Scope::Sharded(sharded)) if stays(sharded, host) => Ok(()),
             (Placement::Sharded { .. }, Scope::Sharded(_)) => {
                 Err("may use rows of another shard key".to_owned())
@@ -397,34 +411,6 @@ impl Judge<'_> {
         self.add(rule.relation, deed, &why);
     }
 
-    fn foreign_key(&mut self, key: &ForeignKey) {
-        let Some(&child) = self.by_oid.get(&key.child) else { return };
-        let child_key = child.key().and_then(|(at, _)| child.columns.get(at));
-        let named = || format!("the foreign key {} of {}", key.name, child.full_name());
-        self.found.stuck.entry(key.parent).or_insert_with(|| format!("{} references it", named()));
-        let sharded = self.by_oid.get(&key.parent).is_some_and(|parent| parent.key_type().is_some());
-        if sharded {
-            self.found
-                .stuck
-                .entry(key.child)
-                .or_insert_with(|| format!("{} binds it to another row", named()));
-        }
-        let on_key = child_key.is_some_and(|column| key.columns.iter().any(|[own, _]| *own == column.name));
-        for (action, deed) in key.actions.iter().zip([Deed::Update, Deed::Delete]) {
-            let brings = match action.as_str() {
-                "c" => deed,
-                "n" | "d" => Deed::Update,
-                _ => continue,
-            };
-            if on_key && brings == Deed::Update {
-                let (name, table) = (&key.name, child.full_name());
-                let why = format!("the foreign key {name} of {table} would change the shard key there");
-                self.add(key.parent, deed, &why);
-            }
-            self.chains.push(Chain { from: (key.parent, deed), to: (key.child, brings) });
-        }
-    }
-
     fn expression(&mut self, expression: &Expression) {
         let Some(&host) = self.by_oid.get(&expression.relation) else { return };
         if matches!(host.placement, Placement::Catalog | Placement::View { .. }) {
@@ -487,6 +473,15 @@ fn stays(sharded: &Sharded, host: &Relation) -> bool {
         && !sharded.writes_reference
         && !sharded.updates_key
         && sharded.select.is_none()
+}
+
+/// Whether a write gives the same rows on each shard.
+fn repeats(facts: &Facts) -> Result<(), String> {
+    match (&facts.unrepeatable, &facts.defaults) {
+        (Some(what), _) => Err(format!("uses {what}, another value on each shard,")),
+        (None, Some(_)) => Err("leaves a column to a default that is another value on each shard".to_owned()),
+        (None, None) => Ok(()),
+    }
 }
 
 /// Enough of a statement to be found again.
