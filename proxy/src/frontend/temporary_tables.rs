@@ -26,7 +26,13 @@ use crate::wire::reply;
 
 /// A session's temporary tables, as they were found last.
 #[derive(Debug, Default)]
-pub struct TemporaryTables(Option<Box<Found>>, Option<Hidden>);
+pub struct TemporaryTables(Option<Box<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    found: Option<Found>,
+    hidden: Option<Hidden>,
+}
 
 /// Permanent tables of other placements whose names, without a schema, mean temporary tables of the session.
 #[derive(Debug)]
@@ -49,12 +55,12 @@ struct Found {
 impl TemporaryTables {
     /// The catalog with them, if the statement under way is read against it.
     pub fn schema(&self) -> Option<&Arc<Schema>> {
-        self.0.as_ref().filter(|found| found.in_force).map(|found| &found.schema)
+        self.0.as_ref()?.found.as_ref().filter(|found| found.in_force).map(|found| &found.schema)
     }
 
     /// Whether a statement names a table that is hidden, or `None`: it has to be looked for.
     fn hidden(&self, reading: u32, facts: &Facts) -> Option<Option<&str>> {
-        let hidden = self.1.as_ref().filter(|hidden| hidden.reading == reading)?;
+        let hidden = self.0.as_ref()?.hidden.as_ref().filter(|hidden| hidden.reading == reading)?;
         // Not all of many names are known.
         let named = |name: &&String| facts.tables.contains(name) || facts.tables.len() >= TABLES_KNOWN;
         Some(hidden.names.iter().find(named).map(String::as_str))
@@ -62,7 +68,7 @@ impl TemporaryTables {
 
     /// The statement is over.
     pub fn forget(&mut self) {
-        if let Some(found) = &mut self.0 {
+        if let Some(found) = self.0.as_mut().and_then(|known| known.found.as_mut()) {
             found.in_force = false;
         }
     }
@@ -99,7 +105,7 @@ impl Session {
         let hidden = hidden.filter(|relation| !relation.is_temporary() && !own(&relation.placement));
         let hidden: Vec<Arc<Relation>> = hidden.collect();
         let names = hidden.iter().map(|relation| relation.full_name()).collect();
-        self.temporary.1 = Some(Hidden { reading, names });
+        self.temporary.0.get_or_insert_default().hidden = Some(Hidden { reading, names });
         let t = Tokens::new(text, self.text_rules().standard_strings);
         // With its schema in front it means what it says.
         let alone = |relation: &&Arc<Relation>| {
@@ -141,12 +147,12 @@ impl Session {
         let [relations, columns] = OwnCatalog::temporary_questions();
         let answers = [self.ask_rows(at, &relations).await?, self.ask_rows(at, &columns).await?];
         let same = |found: &&Found| found.base == base.generation && found.answers == answers;
-        let schema = match self.temporary.0.as_deref().filter(same) {
+        let schema = match self.temporary.0.as_ref().and_then(|known| known.found.as_ref()).filter(same) {
             Some(found) => Arc::clone(&found.schema),
             None => Arc::new(self.worker.shared.control.with_temporary(&answers, &base)),
         };
         let found = Found { answers, base: base.generation, schema, in_force: true };
-        self.temporary.0 = Some(Box::new(found));
+        self.temporary.0.get_or_insert_default().found = Some(found);
         Ok(true)
     }
 

@@ -61,6 +61,12 @@ const HARMLESS_EXTENSIONS: [&str; 18] = [
     "pg_stat_statements",
 ];
 
+/// PostgreSQL's own functions.
+pub(super) const BUILT_IN: &str = "SELECT proname::text, pg_catalog.bool_or(provolatile = 'v'), \
+     pg_catalog.bool_or(prokind IN ('a', 'w')), pg_catalog.bool_or(proretset) FROM pg_catalog.pg_proc \
+     WHERE pronamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND oid < 16384 \
+     GROUP BY 1";
+
 /// The body of an aggregate are the names of its functions; that of others, without what stands in front of it, goes with the defaults
 /// of the arguments.
 pub(super) const FUNCTIONS: &str = "SELECT p.proname::text, p.provolatile = 'v', p.provolatile = 'i', p.prokind IN ('a', 'w'), \

@@ -12,7 +12,7 @@ use router_config::topology::Topology;
 use tokio_postgres::Transaction;
 
 use super::drift::{Drift, concerns_all};
-use super::functions::{FUNCTIONS, Overload, Relations, functions};
+use super::functions::{BUILT_IN, FUNCTIONS, Overload, Relations, functions};
 use super::place::{Draft, Forbids, KeyFacts, Problem, REFUSED, place_tables, place_views};
 use super::rows::{TextRow, ask};
 use super::set_off;
@@ -102,11 +102,6 @@ const DOMAINS: &str = "WITH RECURSIVE d (oid, base, modifier) AS ( \
          JOIN pg_catalog.pg_type t ON t.oid = d.base AND t.typtype = 'd') \
      SELECT d.oid, d.base, d.modifier FROM d \
      JOIN pg_catalog.pg_type b ON b.oid = d.base AND b.typtype <> 'd'";
-
-const BUILT_IN: &str = "SELECT proname::text, pg_catalog.bool_or(provolatile = 'v'), \
-     pg_catalog.bool_or(prokind IN ('a', 'w')), pg_catalog.bool_or(proretset) FROM pg_catalog.pg_proc \
-     WHERE pronamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND oid < 16384 \
-     GROUP BY 1";
 
 const TYPES: &str = "SELECT t.typname::text, t.oid, n.nspname::text FROM pg_catalog.pg_type t \
      JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
