@@ -81,9 +81,8 @@ impl Step {
 
     /// What the writer's text says. Arrays and rows with an enum have its OID in them in binary format, and each server has its own.
     pub(crate) fn written(sql: String, writer: Writer<'_>, order: Order) -> Self {
-        let enums = sql.contains("things")
-            || sql.contains("select auctions from")
-            || (sql.contains("array_agg") && sql.contains("condition"));
+        let containers = sql.contains("array_agg") && ["condition", "fee"].iter().any(|of| sql.contains(of));
+        let enums = containers || sql.contains("things") || sql.contains("select auctions from");
         let binary = writer.form == Form::Extended { binary: true } && !enums;
         let form = if writer.form == Form::Simple { Form::Simple } else { Form::Extended { binary } };
         Self { form, params: writer.params, order, ..Self::simple(sql) }

@@ -2,7 +2,8 @@
 //! a reason that `docs/sql-support.md` lists.
 //!
 //! `GAVEL_CASES` is the number of cases for each size of cluster, `GAVEL_SEED` the first seed: schema, rows and cases follow
-//! from it, so that the same two numbers repeat a run. `make soak` goes on with other seeds for `GAVEL_MINUTES`.
+//! from it, so that the same two numbers repeat a run; `GAVEL_CASE` runs one of its cases alone. `make soak` goes on with other
+//! seeds for `GAVEL_MINUTES`.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -95,7 +96,8 @@ async fn compare(shards: usize, first: u64, cases: u64) -> Rates {
     }
     sides.anew();
     let mut rates = Rates::default();
-    for seed in first..first + cases {
+    let only = setting("GAVEL_CASE");
+    for seed in (first..first + cases).filter(|seed| only.is_none_or(|only| only == *seed)) {
         let case = draw(&mut Random::new(seed));
         rates.ran(case.steps.len());
         match sides.judge(&case) {
