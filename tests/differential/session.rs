@@ -33,7 +33,14 @@ pub(crate) fn transaction(random: &mut Random) -> Case {
 }
 
 fn snapshot(random: &mut Random) -> Vec<Step> {
-    let level = random.pick(&["repeatable read read only", "repeatable read", "serializable read only"]);
+    let level = random.pick(&[
+        "read committed",
+        "read committed read only",
+        "repeatable read",
+        "repeatable read read only",
+        "repeatable read read write",
+        "serializable read only",
+    ]);
     let mut steps = vec![Step::simple(format!("begin isolation level {level}"))];
     for _ in 0..3 {
         steps.extend(inner(query(random)));
