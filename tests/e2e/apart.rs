@@ -36,6 +36,7 @@ async fn ddl_inside_of_blocks_and_functions_writes_no_row_on_every_shard() {
             "INSERT INTO zv VALUES (1), (2), (3)",
             "CREATE FUNCTION mk() RETURNS int LANGUAGE plpgsql AS $$begin create table zz2 (auction_id bigint); return 1; end$$",
             "CREATE FUNCTION via() RETURNS int LANGUAGE sql AS 'select mk()'",
+            "CREATE FUNCTION mks() RETURNS void LANGUAGE sql AS 'create table zz3 (auction_id bigint)'",
             "CREATE PROCEDURE pr3() LANGUAGE plpgsql AS $$begin create table zz2 (auction_id bigint); end$$",
             "CREATE FUNCTION temps() RETURNS int LANGUAGE plpgsql AS $$begin create temp table zt (a int) on commit drop; drop table zt; return 1; end$$",
             "SELECT temps()",
@@ -45,6 +46,7 @@ async fn ddl_inside_of_blocks_and_functions_writes_no_row_on_every_shard() {
     assert_eq!(first_column(&client, "SELECT count(*) FROM zv").await, ["3"]);
     for sql in [
         "SELECT mk()",
+        "SELECT mks()",
         "SELECT via()",
         "CALL pr3()",
         "/* gavel: shard=2 */ SELECT mk()",

@@ -211,7 +211,8 @@ pub(super) fn cycling(schema: &Schema, used: &[Used]) -> Option<String> {
 }
 
 /// A column that was added to a table with rows has been filled from 1 on, on every shard alike: each value moves to the
-/// shard's residue; of a sequence that goes down from -1 on, downwards. By a change of type to itself, which fires no trigger. Partitions follow their parent.
+/// shard's residue; of a sequence that goes down from -1 on, downwards. By a change of type to itself, which fires no trigger.
+/// Partitions follow their parent.
 fn refill(
     sequence: &str,
     ((schema, table), column): (&(String, String), &str),
