@@ -13,11 +13,16 @@ impl Session {
         Some(value.trim().trim_matches('\'').to_ascii_lowercase())
     }
 
+    /// Whether `= NULL` means IS NULL.
+    pub(super) fn null_equals(&self) -> bool {
+        let on = |value: String| value.starts_with(['t', 'y']) || matches!(value.as_str(), "on" | "1");
+        self.setting("transform_null_equals").is_some_and(on)
+    }
+
     /// Refuses `= NULL` where it means IS NULL: the planner takes it for a condition that never holds, which matters where there are
     /// several shards.
     pub(super) fn check_null_equals(&self, several: bool, text: &[u8]) -> Result<(), Refusal> {
-        let on = |value: String| value.starts_with(['t', 'y']) || matches!(value.as_str(), "on" | "1");
-        if !several || !self.setting("transform_null_equals").is_some_and(on) {
+        if !several || !self.context.as_ref().is_some_and(|context| context.null_equals) {
             return Ok(());
         }
         let tokens = Tokens::new(text, self.text_rules().standard_strings);

@@ -113,6 +113,7 @@ impl Session {
             id,
             search_path,
             conforming,
+            null_equals: self.null_equals(),
         }
     }
 

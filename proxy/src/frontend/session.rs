@@ -201,6 +201,8 @@ pub struct SessionContext {
     pub(crate) id: u32,
     pub(crate) search_path: Vec<String>,
     pub(crate) conforming: bool,
+    /// `transform_null_equals` is on.
+    pub(crate) null_equals: bool,
 }
 
 impl SessionContext {
