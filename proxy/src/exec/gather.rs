@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::ask::{Ask, Form};
 use super::bind;
 use super::merge::Merge;
+use super::together::fits;
 use crate::backend::conn::{Conn, Events};
 use crate::backend::shape::Agreed;
 use crate::frontend::failure::Failure;
@@ -97,18 +98,6 @@ async fn read_on(
         io.poll_hangup(cx).map_err(|error| (0, error))
     })
     .await
-}
-
-/// Whether the frames of a conn may be looked at: its rows have been described, and are what they must be.
-fn fits(conn: &Conn, events: &mut Events, agreed: Option<&Agreed>) -> bool {
-    let Some(agreed) = agreed else { return true };
-    match events.agreed.as_ref().and_then(|own| own.get()) {
-        Some(own) => {
-            events.differs |= !agreed.get_or_init(|| own.clone()).same_rows(own);
-            !events.differs
-        }
-        None => !conn.awaits_description(),
-    }
 }
 
 /// The formats that results are asked for in, and Bind's body after the names with those of the columns that are not the

@@ -225,12 +225,12 @@ impl<'a, 'c> Together<'a, 'c> {
     }
 }
 
-/// Whether the answer of the conn whose turn it is may be passed on: its rows have been described, and are what they must be.
-fn fits(conn: &Conn, events: &mut Events, agreed: Option<&Agreed>) -> bool {
+/// Whether the answer of a conn may be passed on or merged: its rows have been described, and are what they must be.
+pub(super) fn fits(conn: &Conn, events: &mut Events, agreed: Option<&Agreed>) -> bool {
     let Some(agreed) = agreed else { return true };
     match events.agreed.as_ref().and_then(|own| own.get()) {
         Some(own) => {
-            events.differs = !agreed.get_or_init(|| own.clone()).same_rows(own);
+            events.differs |= !agreed.get_or_init(|| own.clone()).same_rows(own);
             !events.differs
         }
         // Behind an error there is none.
