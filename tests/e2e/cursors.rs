@@ -3,8 +3,8 @@
 use tests::cluster::{Cluster, first_column, login_of};
 use tests::wire::Wire;
 use tests::wire_message as message;
-use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::beside::{Beside, said};
 use crate::house::{add_auctions, build, one_of_each};
@@ -113,6 +113,7 @@ async fn cursors_go_forward_over_all_shards() {
     let tags = client.simple_query("MOVE FORWARD 30 IN c").await.expect("move");
     assert!(matches!(tags.last(), Some(SimpleQueryMessage::CommandComplete(30))), "{tags:?}");
     assert_eq!(first_column(&client, "FETCH ALL c").await.len(), 10);
+    asks_whether_a_row_is_there(&client).await;
     let error = client.batch_execute("FETCH PRIOR FROM c").await.expect_err("backwards");
     assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
     client.batch_execute("ROLLBACK").await.expect("rollback");
@@ -121,6 +122,22 @@ async fn cursors_go_forward_over_all_shards() {
     assert_eq!(first_column(&client, "FETCH 1 FROM c").await.len(), 1);
     assert_eq!(first_column(&client, "FETCH ALL FROM c").await.len(), 39);
     client.batch_execute("CLOSE c").await.expect("close");
+}
+
+/// The 40 auctions are read, in no order and in one; what MOVE by no row says is what PostgreSQL says.
+async fn asks_whether_a_row_is_there(client: &Client) {
+    for order in ["", " ORDER BY auction_id"] {
+        let name = format!("d{}", order.len());
+        let declare = format!("DECLARE {name} CURSOR FOR SELECT auction_id FROM auctions{order}");
+        client.batch_execute(&declare).await.expect("declare");
+        for (by, is) in [("0", 0), ("39", 39), ("0", 1), ("1", 1), ("0", 1), ("1", 0), ("0", 0), ("ALL", 0)] {
+            let tags = client.simple_query(&format!("MOVE FORWARD {by} IN {name}")).await.expect("move");
+            assert!(
+                matches!(tags[..], [SimpleQueryMessage::CommandComplete(rows)] if rows == is),
+                "{by} {tags:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

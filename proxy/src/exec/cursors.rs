@@ -11,100 +11,20 @@ use router_config::topology::ShardId;
 use super::ask::{Ask, Form, Share};
 use super::merged_walk::{Strands, undescribed};
 use super::spread::queue_shape;
+use super::walk::Walk;
 use crate::backend::owed::{Owed, Show};
 use crate::backend::shape::Agreed;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Cursor, Place, Portal, Prepared};
 use crate::frontend::session::Session;
 use crate::gather::row;
-use crate::route::plan::{Plan, Target};
+use crate::route::plan::Target;
 use crate::sql::facts::{Command, Facts};
-use crate::sql::fetch;
+use crate::sql::fetch::{self, Fetch};
 use crate::sql::spelling::quote_ident;
 use crate::wire::backend::tag as backend_tag;
 use crate::wire::frame::HEADER;
 use crate::wire::{frontend, reply};
-
-/// Where a portal or cursor over several shards stands.
-#[derive(Debug, Clone)]
-pub struct Walk {
-    shards: Vec<ShardId>,
-    /// The shard that is being read, an index into `shards`.
-    at: usize,
-    /// It has been bound there.
-    bound: bool,
-    /// Rows that LIMIT still allows.
-    left: Option<u64>,
-    /// What the rows are.
-    agreed: Agreed,
-    /// The shards are read all at once, and their rows are merged.
-    strands: Option<Strands>,
-}
-
-impl Walk {
-    /// Over the shards of a plan; `None` when its rows are not one answer after the other.
-    pub fn of(plan: &Plan) -> Option<Self> {
-        let (shards, left, strands) = match &plan.target {
-            Target::Concat(shards) => (shards, None, None),
-            Target::Gather(shards, gather) if gather.takes_any_rows() => (shards, gather.limit, None),
-            Target::Gather(shards, gather) => (shards, None, Some(Strands::new(gather))),
-            _ => return None,
-        };
-        let several = shards.len() > 1;
-        several.then(|| Self {
-            shards: shards.to_vec(),
-            at: 0,
-            bound: false,
-            left,
-            agreed: Agreed::default(),
-            strands,
-        })
-    }
-
-    /// Its shards, in their order.
-    pub(super) fn shards(&self) -> &[ShardId] {
-        &self.shards
-    }
-
-    /// What the rows are.
-    pub(super) fn agreed(&self) -> &Agreed {
-        &self.agreed
-    }
-
-    /// Whether rows that one shard gives now and another one later are told the same time.
-    pub(crate) fn reads_at_once(&self) -> bool {
-        self.strands.is_some()
-    }
-
-    /// How many rows to ask of the shard it stands in; `None`: all. `wanted` as well.
-    fn ask(&self, wanted: Option<u64>) -> Option<u64> {
-        match (wanted, self.left) {
-            (Some(wanted), Some(left)) => Some(wanted.min(left)),
-            (wanted, left) => wanted.or(left),
-        }
-    }
-
-    /// Its shards.
-    fn target(&self) -> Target {
-        Target::Concat(self.shards.iter().copied().collect())
-    }
-
-    /// So many rows were read.
-    fn took(&mut self, rows: u64) {
-        if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(rows);
-        }
-    }
-
-    fn next_shard(&mut self) {
-        self.at += 1;
-        self.bound = false;
-    }
-
-    fn is_over(&self) -> bool {
-        self.at >= self.shards.len() || self.left == Some(0)
-    }
-}
 
 impl Session {
     /// Executes the portal `name` over several shards, `max_rows` at most (0: the rest).
@@ -369,17 +289,53 @@ impl Session {
         let Some(read) = read else { return Err(goes_forward()) };
         let limit = read.count.rows();
         let Some(mut walk) = walk else {
-            let (true, Form::Query) = (read.moves, &ask.form) else { return Err(goes_forward()) };
+            let (true, Form::Query) = (read.moves && limit != Some(0), &ask.form) else {
+                return Err(goes_forward());
+            };
             return self.move_portal(&ask, &Bytes::copy_from_slice(name.as_bytes()), limit).await;
         };
         self.expect(&ask.facts, &ask.text, None);
-        if let Some(strands) = walk.strands.clone() {
-            let fetched = (name.as_str(), &ask, read.moves);
-            if let Some(total) = Box::pin(self.merge_cursor_on((&walk, &strands), fetched, limit)).await? {
-                self.complete(&format!("{} {total}", read.verb()));
-            }
-            return Ok(());
-        }
+        let total = if limit == Some(0) {
+            self.ask_whether_on_row(&ask, name, &walk).await?
+        } else {
+            let total = match walk.strands.clone() {
+                Some(strands) => {
+                    let fetched = (name.as_str(), &ask, read.moves);
+                    Box::pin(self.merge_cursor_on((&walk, &strands), fetched, limit)).await?
+                }
+                None => self.fetch_in_turn(&ask, (name, read), &mut walk).await?,
+            };
+            walk.on_row = total.is_some() && total == limit;
+            total
+        };
+        let Some(total) = total else { return Ok(()) };
+        self.names.cursors.insert(name.clone(), Cursor::Several(walk));
+        self.complete(&format!("{} {total}", read.verb()));
+        Ok(())
+    }
+
+    /// MOVE by no row, which says whether the cursor is on one. `None` after an error, which has been shown.
+    async fn ask_whether_on_row(
+        &mut self,
+        ask: &Ask,
+        name: &str,
+        walk: &Walk,
+    ) -> Result<Option<u64>, Failure> {
+        // The shard knows whether there is such a cursor.
+        let text = Bytes::from(format!("MOVE FORWARD 0 FROM {}", quote_ident(name)));
+        let share = Share::new(walk.shards[0], text);
+        let asked = self.fetch_one((&share, &walk.agreed), &ask.form, true).await?;
+        Ok(asked.map(|_| u64::from(walk.on_row)))
+    }
+
+    /// Rows of one shard after the other, and how many. `None` after an error, which has been shown.
+    async fn fetch_in_turn(
+        &mut self,
+        ask: &Ask,
+        (name, read): (&str, Fetch),
+        walk: &mut Walk,
+    ) -> Result<Option<u64>, Failure> {
+        let limit = read.count.rows();
         let (mut total, mut first) = (0, true);
         // At the end a shard is asked all the same: for the description, and for a cursor that is gone.
         while first || !(walk.is_over() || limit.is_some_and(|limit| total >= limit)) {
@@ -394,7 +350,7 @@ impl Session {
             let text = format!("{} FORWARD {count} FROM {}", read.verb(), quote_ident(name));
             let share = Share::new(shard, Bytes::from(text));
             let Some(rows) = self.fetch_one((&share, &walk.agreed), &ask.form, first).await? else {
-                return Ok(());
+                return Ok(None);
             };
             first = false;
             if over {
@@ -406,9 +362,7 @@ impl Session {
                 walk.next_shard();
             }
         }
-        self.names.cursors.insert(name.clone(), Cursor::Several(walk));
-        self.complete(&format!("{} {total}", read.verb()));
-        Ok(())
+        Ok(Some(total))
     }
 
     async fn fetch_one(

@@ -11,9 +11,10 @@ use bytes::{Bytes, BytesMut};
 use router_config::topology::ShardId;
 
 use super::ask::{Ask, Form, Share};
-use super::cursors::{Part, Walk, count_of};
+use super::cursors::{Part, count_of};
 use super::gather::{broken_rows, with_hidden};
 use super::spread::queue_shape;
+use super::walk::Walk;
 use crate::backend::conn::{Conn, Events};
 use crate::backend::owed::{Owed, Show};
 use crate::backend::shape::Agreed;

@@ -23,5 +23,6 @@ pub mod spread;
 mod stop;
 mod together;
 pub mod two_phase;
+pub mod walk;
 mod whole;
 mod with_writes;

@@ -10,7 +10,7 @@ use router_config::topology::ShardId;
 
 use crate::backend::gucs::Gucs;
 use crate::backend::prepared::SharedStatement;
-use crate::exec::cursors::Walk;
+use crate::exec::walk::Walk;
 use crate::route::plan::Plan;
 use crate::sql::cache::Analysed;
 use crate::sql::facts::{Command, Facts};

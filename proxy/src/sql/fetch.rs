@@ -7,7 +7,7 @@ use super::tokens::Tokens;
 pub enum Count {
     /// The rest.
     All,
-    /// So many, at least one.
+    /// So many; none of MOVE alone, which asks whether the cursor is on a row.
     Rows(u64),
 }
 
@@ -43,14 +43,15 @@ pub fn moves(text: &[u8], conforming: bool) -> bool {
     tokens.next().is_some_and(|first| text[first.start..first.end].eq_ignore_ascii_case(b"move"))
 }
 
-/// `None` for what does not go forward by at least one row.
+/// `None` for what does not go forward, but for `MOVE 0`.
 pub fn read(text: &[u8], conforming: bool) -> Option<Fetch> {
     let t = Tokens::new(text, conforming);
     let moves = t.is(0, "move");
     if !moves && !t.is(0, "fetch") {
         return None;
     }
-    let number = |at: usize| std::str::from_utf8(t.raw(at)).ok()?.parse().ok().filter(|rows: &u64| *rows > 0);
+    let number =
+        |at: usize| std::str::from_utf8(t.raw(at)).ok()?.parse().ok().filter(|rows: &u64| moves || *rows > 0);
     // What may stand between the verb and the cursor's name, which is the last token.
     let mut words = 1..t.len().checked_sub(1)?;
     if t.is_any(words.end - 1, &["from", "in"]) && !words.is_empty() {
@@ -81,6 +82,7 @@ mod tests {
         assert_eq!(count("FETCH 10 IN c"), Some(Count::Rows(10)));
         assert_eq!(count("MOVE FORWARD ALL c"), Some(Count::All));
         assert_eq!(count("FETCH ALL FROM c"), Some(Count::All));
+        assert_eq!(count("MOVE FORWARD 0 FROM c"), Some(Count::Rows(0)));
         for text in [
             "FETCH 0 c",
             "FETCH -1 FROM c",

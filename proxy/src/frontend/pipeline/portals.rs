@@ -8,7 +8,7 @@ use router_config::topology::ShardId;
 use super::{unknown_portal, unknown_statement};
 use crate::backend::owed::{Owed, Show};
 use crate::exec::ask::{Ask, Form, row_limit};
-use crate::exec::cursors::Walk;
+use crate::exec::walk::Walk;
 use crate::frontend::control::Via;
 use crate::frontend::failure::Failure;
 use crate::frontend::names::{Place, Portal, Prepared};
