@@ -4,6 +4,7 @@ use tests::cluster::{Cluster, first_column};
 use tests::wire::Wire;
 use tests::wire_message as message;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::beside::{Beside, said_but_settings};
 use crate::set_off::refused;
@@ -223,4 +224,20 @@ async fn the_refusal_of_a_volatile_function_names_it() {
     for sql in ["SELECT auction_id, vol(1) FROM zb ORDER BY 1", "SELECT random(), vol(1) FROM zb"] {
         refused(&client, sql, "vol() may write").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_does_not_wait_for_connections_that_its_own_cursors_keep() {
+    let (_cluster, client) = started().await;
+    let sql = "CURSOR FOR SELECT count(DISTINCT k) FROM zb";
+    client.batch_execute("BEGIN").await.expect("begin");
+    for number in 0..4 {
+        client.batch_execute(&format!("DECLARE c{number} {sql}")).await.expect("a cursor");
+    }
+    let error = client.batch_execute(&format!("DECLARE c4 {sql}")).await.expect_err("the fifth");
+    let error = error.as_db_error().expect("of the proxy");
+    assert_eq!(error.code(), &SqlState::TOO_MANY_CONNECTIONS);
+    assert!(error.detail().is_some_and(|why| why.contains("the session's own cursors")), "{error:?}");
+    client.batch_execute("ROLLBACK").await.expect("rollback");
+    client.batch_execute(&format!("BEGIN; DECLARE c4 {sql}; COMMIT")).await.expect("they are free again");
 }

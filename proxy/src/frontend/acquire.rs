@@ -325,6 +325,11 @@ impl Session {
             let address =
                 node.and_then(|node| shared.nodes().address(node)).ok_or_else(|| self.no_primary(shard))?;
             let (pool, _) = self.pool_of(address, true);
+            let size = pool.status().size;
+            if self.kept.iter().filter(|kept| kept.is_on(shard)).count() >= size {
+                let node = pool.key().node.to_string();
+                return Err(self.no_lease(shard, None, LeaseError::Own { node, size }));
+            }
             match wait(&mut self.io, Doing::Waiting, pool.lease()).await? {
                 Ok(Some(lease)) => {
                     let load = node.and_then(|node| shared.nodes().enter(node));

@@ -136,7 +136,7 @@ impl Failure {
             Self::Lost { committing: true, .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN.to_owned(),
             Self::Lost { .. } => sqlstate::CONNECTION_FAILURE.to_owned(),
             Self::Lease { error: LeaseError::Connect(error), .. } => error.sqlstate().to_owned(),
-            Self::Lease { error: LeaseError::Timeout { .. }, .. } => {
+            Self::Lease { error: LeaseError::Timeout { .. } | LeaseError::Own { .. }, .. } => {
                 sqlstate::TOO_MANY_CONNECTIONS.to_owned()
             }
             Self::Client(_) => sqlstate::PROTOCOL_VIOLATION.to_owned(),
@@ -193,17 +193,19 @@ fn of_oids(error: &OidError) -> Refusal {
 fn no_lease(out: &mut BytesMut, shard: &str, error: LeaseError) {
     match error {
         LeaseError::Connect(error) => error.write(Severity::Error, shard, out),
-        LeaseError::Timeout { bound, combines, .. } => {
-            let hint = match bound {
-                _ if combines => "Raise pool.combine_size, or close cursors over rows of several shards earlier: each of those \
-                                  that are gathered in one place keeps such a connection."
-                    .to_owned(),
-                0 => "Raise pool.size, or shorten the transactions that hold the connections.".to_owned(),
-                bound => format!(
+        LeaseError::Timeout { .. } | LeaseError::Own { .. } => {
+            let hint = match error {
+                LeaseError::Own { .. } | LeaseError::Timeout { combines: true, .. } => {
+                    "Raise pool.combine_size, or close cursors over rows of several shards earlier: each of those that are \
+                     gathered in one place keeps such a connection."
+                        .to_owned()
+                }
+                LeaseError::Timeout { bound, .. } if bound > 0 => format!(
                     "Sessions keep {bound} of its connections for what they have left there (temporary tables, advisory \
                      locks, PREPARE, cursors WITH HOLD, settings of functions), until DISCARD ALL or their end: end those, \
                      or raise pool.size."
                 ),
+                _ => "Raise pool.size, or shorten the transactions that hold the connections.".to_owned(),
             };
             let message = format!("shard \"{shard}\" has no free connection");
             Report::error(sqlstate::TOO_MANY_CONNECTIONS, &message)

@@ -125,6 +125,14 @@ pub enum LeaseError {
         /// They are those on which rows are gathered.
         combines: bool,
     },
+    /// All of those on which rows are gathered are kept by the session that asks for one more.
+    #[error("the session's own cursors and portals keep all {size} connections to {node} for gathered rows")]
+    Own {
+        /// Where.
+        node: String,
+        /// Bound of the pool.
+        size: usize,
+    },
     /// It could not be opened.
     #[error(transparent)]
     Connect(ConnectError),

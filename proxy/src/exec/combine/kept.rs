@@ -4,6 +4,7 @@
 //! ended behind the session's back.
 
 use bytes::Bytes;
+use router_config::topology::ShardId;
 
 use super::queue_text;
 use crate::backend::conn::{Conn, Events};
@@ -37,6 +38,11 @@ impl Kept {
 
     pub(super) fn portal(held: Held) -> Self {
         Self { held, name: None, portal: true, hold: false }
+    }
+
+    /// Whether its rows are gathered on that shard.
+    pub(crate) fn is_on(&self, shard: ShardId) -> bool {
+        self.held.shard == shard
     }
 }
 
