@@ -241,3 +241,43 @@ async fn a_session_does_not_wait_for_connections_that_its_own_cursors_keep() {
     client.batch_execute("ROLLBACK").await.expect("rollback");
     client.batch_execute(&format!("BEGIN; DECLARE c4 {sql}; COMMIT")).await.expect("they are free again");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prepared_query_whose_rows_have_become_others_is_told_so() {
+    let (_cluster, client) = started().await;
+    run(&client, &["PREPARE p AS SELECT k, count(*) FROM zb GROUP BY k", "EXECUTE p"]).await;
+    let named = client.prepare("SELECT k, count(*) FROM zb GROUP BY k").await.expect("a statement");
+    client.query(&named, &[]).await.expect("rows");
+    run(&client, &["ALTER TABLE zb ALTER k TYPE text"]).await;
+    for outcome in [client.batch_execute("EXECUTE p").await, client.query(&named, &[]).await.map(|_| ())] {
+        let error = outcome.expect_err("other rows");
+        let error = error.as_db_error().expect("of the server");
+        assert_eq!(error.message(), "cached plan must not change result type", "{error:?}");
+    }
+    run(&client, &["BEGIN"]).await;
+    client.batch_execute("EXECUTE p").await.expect_err("other rows");
+    let error = client.batch_execute("INSERT INTO zb VALUES (99, 'a', 1)").await.expect_err("it has failed");
+    assert_eq!(error.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_keep_the_order_of_the_subquery_that_they_are_read_from() {
+    let (_cluster, client) = started().await;
+    let downwards: Vec<String> = (1..=40).rev().map(|id| id.to_string()).collect();
+    for (sql, rows) in [
+        ("SELECT * FROM (SELECT auction_id FROM zb ORDER BY auction_id DESC) x", 40),
+        ("SELECT * FROM (SELECT auction_id FROM zb ORDER BY auction_id DESC) x LIMIT 4", 4),
+        (
+            "WITH x AS (SELECT auction_id, k FROM zb ORDER BY auction_id DESC) SELECT auction_id FROM x LIMIT 9",
+            9,
+        ),
+        (
+            "SELECT y.a FROM (SELECT * FROM (SELECT auction_id AS a FROM zb ORDER BY 1 DESC) x WHERE a > 0) y",
+            40,
+        ),
+    ] {
+        assert_eq!(first_column(&client, sql).await, downwards[..rows], "{sql}");
+    }
+    let counted = "SELECT count(*) FROM (SELECT auction_id FROM zb ORDER BY auction_id) x";
+    assert_eq!(first_column(&client, counted).await, ["40"]);
+}

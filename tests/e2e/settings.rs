@@ -407,3 +407,23 @@ async fn what_a_pipeline_undoes_is_undone_on_every_shard() {
     }
     assert!(wrong.is_empty(), "{wrong}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_limit_of_statements_is_none_on_connections_that_had_one() {
+    let House { cluster, client, .. } = house("transaction").await;
+    let all = "SELECT count(*) FROM auctions";
+    for zero in ["SET statement_timeout = 0", "BEGIN; SET statement_timeout TO 0; COMMIT"] {
+        client
+            .batch_execute(&format!("SET statement_timeout = 300; SELECT 1; {all}"))
+            .await
+            .expect("limited");
+        let other = cluster.connect().await;
+        for session in [&client, &other] {
+            session.batch_execute(zero).await.expect("a setting");
+            assert_eq!(first_column(session, "SHOW statement_timeout").await, ["0"], "{zero}");
+            session.batch_execute("SELECT pg_sleep(0.6)").await.expect("no limit");
+            let slow = "SELECT count(pg_sleep(0.02)) FROM auctions";
+            assert_eq!(first_column(session, slow).await, ["20"], "{zero}");
+        }
+    }
+}

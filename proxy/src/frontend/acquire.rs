@@ -425,18 +425,22 @@ fn or_never(limit: Duration) -> Duration {
 /// here: a message of several commands runs under the one with which it began.
 async fn bring(io: &mut ClientIo, conn: &mut Conn, wanted: &Arc<Gucs>) -> Result<Events, StepError> {
     let mut events = Events::default();
+    if conn.applied.as_ref().is_some_and(|applied| applied.same(wanted)) {
+        return Ok(events);
+    }
     let limited = conn.applied.as_ref().is_none_or(|applied| applied.limits_statements());
     let lifted = conn.applied.as_ref().filter(|_| limited).map(Gucs::unlimited);
-    let Some(sql) = wanted.replay_sql(lifted.as_deref().or(conn.applied.as_deref())) else {
-        return Ok(events);
-    };
+    // To have no limit may be all that is wanted.
+    let sql = wanted.replay_sql(lifted.as_deref().or(conn.applied.as_deref()));
     for _ in 0..LIFTS_MAX {
         if limited {
             reply::query(&mut conn.write, Gucs::LIFT.as_bytes());
             conn.owe(Owed::Query(Show::NOTHING));
         }
-        reply::query(&mut conn.write, sql.as_bytes());
-        conn.owe(Owed::Query(Show::NOTHING));
+        if let Some(sql) = &sql {
+            reply::query(&mut conn.write, sql.as_bytes());
+            conn.owe(Owed::Query(Show::NOTHING));
+        }
         conn.applied = None;
         single::run(io, conn, &mut events).await?;
         if !(limited && events.error.take_if(|error| has_timed_out(error)).is_some()) {

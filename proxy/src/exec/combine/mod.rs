@@ -67,8 +67,11 @@ impl Session {
             ));
         };
         self.describe_whole(&ask, first).await?;
-        if self.events.error.is_some() || self.events.changed {
-            return self.check_rows(&[], false);
+        if std::mem::take(&mut self.events.changed) {
+            return Err(Failure::changed_plan());
+        }
+        if self.events.error.is_some() {
+            return Ok(());
         }
         let text = self.combined_text(&ask, combine).await?;
         let mut combiner = self.lease_combiner().await?;

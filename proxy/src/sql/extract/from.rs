@@ -85,6 +85,7 @@ impl<'q> Reader<'_, 'q> {
                 let output = output?;
                 self.seen.derived = true;
                 self.level().sub_nodes.extend(&output.sub_nodes);
+                self.level().ordered |= output.ordered;
                 let (columns, name) = aliased(output.columns, alias.as_ref(), "");
                 self.level().sources.push(Source { alias: name, schema: None, columns, mention: None });
                 Ok(self.tree(start, output.nodes))
@@ -222,6 +223,7 @@ impl<'q> Reader<'_, 'q> {
             Body::Query(cte) => {
                 let output = self.inline(index, cte, depth)?;
                 self.level().sub_nodes.extend(&output.sub_nodes);
+                self.level().ordered |= output.ordered;
                 (output.columns, output.nodes)
             }
             Body::Output { columns, nodes } => self.written_rows(columns, nodes),

@@ -20,6 +20,8 @@ pub(super) struct Output {
     pub(super) nodes: Vec<NodeId>,
     /// Sharded tables read by subqueries of its expressions.
     pub(super) sub_nodes: Vec<NodeId>,
+    /// Its rows have an order: its own, or that of what it reads.
+    pub(super) ordered: bool,
 }
 
 /// Clauses of a query after its body.
@@ -48,6 +50,7 @@ impl<'q> Reader<'_, 'q> {
             output.sub_nodes.extend(self.unused(with, names)?);
         }
         output.sub_nodes.extend(with_nodes);
+        output.ordered |= query.order_by.is_some();
         self.named.truncate(names);
         Ok(output)
     }
@@ -169,14 +172,14 @@ impl<'q> Reader<'_, 'q> {
                 let read = self.tail(tail, None);
                 self.levels.pop();
                 read?;
-                Ok(Output { columns: None, nodes, sub_nodes })
+                Ok(Output { columns: None, nodes, sub_nodes, ordered: false })
             }
             SetExpr::Values(values) => {
                 self.levels.push(Level::default());
                 let read = self.values(values).and_then(|()| self.tail(tail, None));
                 let level = self.levels.pop().unwrap_or_default();
                 read?;
-                Ok(Output { columns: None, nodes: level.nodes, sub_nodes: level.sub_nodes })
+                Ok(Output { columns: None, nodes: level.nodes, sub_nodes: level.sub_nodes, ordered: false })
             }
             SetExpr::Insert(statement)
             | SetExpr::Update(statement)
@@ -196,7 +199,7 @@ impl<'q> Reader<'_, 'q> {
                 let read = self.values(values);
                 let level = self.levels.pop().unwrap_or_default();
                 read?;
-                Ok(Output { columns: None, nodes: level.nodes, sub_nodes: level.sub_nodes })
+                Ok(Output { columns: None, nodes: level.nodes, sub_nodes: level.sub_nodes, ordered: false })
             }
             SetExpr::SetOperation { .. } => self.body(arm, bare),
             _ => Err("a writing statement inside of a set operation".to_string()),
@@ -261,7 +264,12 @@ impl<'q> Reader<'_, 'q> {
             fetch.quantity.iter().try_for_each(|e| self.expr(e))?;
             limited = true;
         }
-        let gathered = tail.top && (limited || ordered) && self.gather(query, columns);
+        // Nobody has promised that they come in the order of the subquery that they are read from, but in PostgreSQL they do.
+        let as_read = tail.top && !ordered && self.level().ordered;
+        if as_read && self.level().aggregate.is_none() {
+            self.level_obstacle("ORDER BY of a subquery in FROM", None);
+        }
+        let gathered = tail.top && !as_read && (limited || ordered) && self.gather(query, columns);
         if limited && !gathered {
             self.level_obstacle("LIMIT or OFFSET", None);
         }
@@ -283,7 +291,7 @@ impl<'q> Reader<'_, 'q> {
         self.levels.push(Level::default());
         let read = self.select_level(select, tail);
         let level = self.levels.pop().unwrap_or_default();
-        Ok(Output { columns: read?, nodes: level.nodes, sub_nodes: level.sub_nodes })
+        Ok(Output { columns: read?, nodes: level.nodes, sub_nodes: level.sub_nodes, ordered: level.ordered })
     }
 
     fn select_level(&mut self, select: &'q Select, tail: Option<&Tail<'q>>) -> Read<Option<Vec<Column>>> {

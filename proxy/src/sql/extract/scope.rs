@@ -62,6 +62,8 @@ pub(super) struct Level {
     pub(super) nodes: Vec<NodeId>,
     /// Sharded tables read by subqueries of expressions.
     pub(super) sub_nodes: Vec<NodeId>,
+    /// A query in FROM has an ORDER BY of its own.
+    pub(super) ordered: bool,
     /// An aggregate stands in the select list, HAVING or ORDER BY.
     pub(super) aggregate: Option<String>,
     /// A window function; with it the key nodes that every one of them partitions by.

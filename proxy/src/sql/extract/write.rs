@@ -61,7 +61,12 @@ impl<'q> Reader<'_, 'q> {
         if top && returned.is_some() {
             self.seen.returns_rows = true;
         }
-        Ok(Output { columns: returned.flatten(), nodes: level.nodes, sub_nodes: level.sub_nodes })
+        Ok(Output {
+            columns: returned.flatten(),
+            nodes: level.nodes,
+            sub_nodes: level.sub_nodes,
+            ordered: false,
+        })
     }
 
     /// Notes what kind of table is written.
