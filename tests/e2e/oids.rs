@@ -212,3 +212,45 @@ async fn a_shard_that_was_away_is_translated_when_it_comes_back() {
     let row = client.query_one(select, &[&there]).await.expect("it is waited for");
     assert_eq!(row.columns()[0].type_().oid(), mood);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_of_an_open_transaction_are_one_on_all_shards() {
+    let (cluster, client) = skewed().await;
+    client
+        .batch_execute(
+            "BEGIN; CREATE TYPE colour AS ENUM ('red', 'green'); CREATE DOMAIN shade AS colour;
+             CREATE TABLE lots (auction_id bigint PRIMARY KEY, c colour, s shade)",
+        )
+        .await
+        .expect("DDL");
+    let written = "INSERT INTO lots SELECT i, 'red', 'green' FROM generate_series(1, 9) i RETURNING *";
+    assert_eq!(client.query(written, &[]).await.expect("rows").len(), 9);
+    let home = first_column(&client, "SELECT 'colour'::regtype::oid").await.remove(0);
+    let mut keys: Vec<String> =
+        (1..=9).map(|key| format!("SELECT c FROM lots WHERE auction_id = {key}")).collect();
+    keys.extend(["SELECT c, s FROM lots", "SELECT c, lots FROM lots ORDER BY auction_id"].map(String::from));
+    keys.push("DELETE FROM lots WHERE auction_id < 3 RETURNING c".to_owned());
+    for sql in &keys {
+        let statement = client.prepare(sql).await.expect("a statement");
+        assert_eq!(statement.columns()[0].type_().oid().to_string(), home, "{sql}");
+        assert!(!client.simple_query(sql).await.expect("rows").is_empty(), "{sql}");
+    }
+    client
+        .batch_execute("SAVEPOINT s; CREATE TYPE tone AS (c colour); ALTER TABLE lots ADD t tone")
+        .await
+        .expect("DDL");
+    assert_eq!(first_column(&client, "SELECT t FROM lots ORDER BY auction_id").await.len(), 7);
+    client
+        .batch_execute("ROLLBACK TO s; ALTER TABLE lots ADD more colour DEFAULT 'red'; COMMIT")
+        .await
+        .expect("commit");
+    for text in [
+        "BEGIN; CREATE TABLE z (auction_id bigint); INSERT INTO z VALUES (1), (2), (3), (4); SELECT z FROM z ORDER BY auction_id; COMMIT",
+        "CREATE TYPE one AS ENUM ('x'); CREATE TABLE t2 (auction_id int, c one); INSERT INTO t2 VALUES (1, 'x'), (2, 'x'), (3, 'x') RETURNING *",
+        "SELECT more FROM lots ORDER BY auction_id",
+    ] {
+        client.batch_execute(text).await.unwrap_or_else(|error| panic!("{text}: {error:?}"));
+    }
+    let later = cluster.connect().await.prepare("SELECT c FROM lots").await.expect("a statement");
+    assert_eq!(later.columns()[0].type_().oid().to_string(), home);
+}

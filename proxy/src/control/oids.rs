@@ -82,7 +82,8 @@ impl OidMap {
     }
 }
 
-fn translation(home: &ShardObjects, there: &ShardObjects) -> ShardOids {
+/// From the OIDs of one shard to those of the home shard.
+pub(crate) fn translation(home: &ShardObjects, there: &ShardObjects) -> ShardOids {
     let mut oids = ShardOids::default();
     for (name, shape) in &there.types {
         let at_home = home.types.get(name).map_or(0, |shape| shape.oid);

@@ -188,18 +188,7 @@ impl Session {
         let (Some(at), Some(catalog)) = (self.held.iter().position(home), self.catalog.clone()) else {
             return Ok(());
         };
-        self.ask(at, OwnCatalog::OPEN).await?;
-        let mut answers = Vec::new();
-        for question in OwnCatalog::questions() {
-            match self.ask_rows(at, &question).await {
-                Ok(rows) => answers.push(rows),
-                Err(failure) => {
-                    let _ = self.ask(at, OwnCatalog::CLOSE).await;
-                    return Err(failure);
-                }
-            }
-        }
-        self.ask(at, OwnCatalog::CLOSE).await?;
+        let answers = self.ask_catalog(at, &OwnCatalog::questions()).await?;
         let shared = Arc::clone(&self.worker.shared);
         let own = shared.control.own_catalog(answers, &catalog.schema()).ok_or_else(|| {
             Failure::error(sqlstate::INTERNAL_ERROR, "the catalog of the open transaction could not be read")
@@ -211,7 +200,41 @@ impl Session {
         }
         self.changes.own = Some(own.schema);
         self.changes.stale = false;
+        self.read_own_oids(at).await
+    }
+
+    /// What the transaction has made has an OID of its own on each shard, and the catalog does not know them yet. `home` is the conn
+    /// to the home shard.
+    async fn read_own_oids(&mut self, home: usize) -> Result<(), Failure> {
+        let others: Vec<usize> =
+            (0..self.held.len()).filter(|at| *at != home && self.held[*at].enlisted).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let question = [OwnCatalog::objects_question()];
+        let at_home = self.ask_catalog(home, &question).await?.concat();
+        for at in others {
+            let there = self.ask_catalog(at, &question).await?.concat();
+            self.held[at].lease.own_oids = Some(Box::new(OwnCatalog::oids(&at_home, &there)));
+        }
         Ok(())
+    }
+
+    /// Rows of questions about the catalog as the transaction sees it on a conn.
+    async fn ask_catalog(&mut self, at: usize, questions: &[String]) -> Result<Vec<Vec<TextRow>>, Failure> {
+        self.ask(at, OwnCatalog::OPEN).await?;
+        let mut answers = Vec::new();
+        for question in questions {
+            match self.ask_rows(at, question).await {
+                Ok(rows) => answers.push(rows),
+                Err(failure) => {
+                    let _ = self.ask(at, OwnCatalog::CLOSE).await;
+                    return Err(failure);
+                }
+            }
+        }
+        self.ask(at, OwnCatalog::CLOSE).await?;
+        Ok(answers)
     }
 
     /// Rows of a query of the proxy's own on a held conn that owes nothing.

@@ -123,6 +123,9 @@ impl Conn {
             (Some(owed), Some(status)) if owed.ends_ready() => {
                 let shown = owed.show().has(Show::READY);
                 self.status = status;
+                if status == Status::Idle && self.own_oids.is_some() {
+                    self.own_oids = None;
+                }
                 self.owed.pop_front();
                 Ok(shown)
             }
@@ -132,8 +135,9 @@ impl Conn {
 
     /// Puts the home shard's OIDs into a description, where they are others.
     fn translate(&mut self, tag: u8, at: std::ops::Range<usize>) -> Result<(), OidError> {
-        let Some(oids) = self.oids.as_ref().map(|cell| cell.load()) else { return Ok(()) };
-        let Some(oids) = oids.as_ref() else { return Ok(()) };
+        let known = self.oids.as_ref().map(|cell| cell.load());
+        let known = known.as_deref().and_then(|known| known.as_deref());
+        let Some(oids) = self.own_oids.as_deref().or(known) else { return Ok(()) };
         let body = &mut self.read[at.start + HEADER..at.end];
         if tag == tag::ROW_DESCRIPTION {
             oids.row_description(body)
@@ -149,6 +153,9 @@ impl Conn {
 
     /// Parameter types of a Parse for this conn, given those that the application named.
     pub fn own_types<'t>(&self, types: &'t Bytes) -> Result<Cow<'t, Bytes>, OidError> {
+        if let Some(oids) = &self.own_oids {
+            return oids.parse_types(types).map(Cow::Owned);
+        }
         match self.oids.as_ref().and_then(|cell| cell.load_full()) {
             None => Ok(Cow::Borrowed(types)),
             Some(oids) => oids.parse_types(types).map(Cow::Owned),

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::backend::copy_trim::CopyTrim;
 pub use crate::backend::events::Events;
 use crate::backend::gucs::Gucs;
-use crate::backend::oids::{OidCell, OidError};
+use crate::backend::oids::{OidCell, OidError, ShardOids};
 use crate::backend::owed::{Owed, Show};
 use crate::backend::prepared::OnConn;
 use crate::backend::rewritten::Rewritten;
@@ -117,6 +117,8 @@ pub struct Conn {
     pub copy_trim: Option<CopyTrim>,
     /// Translates OIDs of its shard; `None` on the home shard and where nothing is routed.
     pub oids: Option<OidCell>,
+    /// In place of `oids` until the transaction ends, which has made types or tables.
+    pub own_oids: Option<Box<ShardOids>>,
 }
 
 impl Conn {
@@ -149,6 +151,7 @@ impl Conn {
             rewritten: None,
             copy_trim: None,
             oids: None,
+            own_oids: None,
         }
     }
 

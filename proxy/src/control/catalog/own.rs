@@ -5,7 +5,9 @@ use std::sync::Arc;
 use router_config::topology::Topology;
 
 use super::rows::TextRow;
-use super::{load, temporary};
+use super::{load, shard, temporary};
+use crate::backend::oids::ShardOids;
+use crate::control::oids::{ShardObjects, TypeShape, translation};
 use crate::control::sequences;
 use crate::sql::schema::Schema;
 
@@ -35,6 +37,23 @@ impl OwnCatalog {
         let mut questions = load::questions();
         questions.push(sequences::USED.to_owned());
         questions
+    }
+
+    /// What to ask on each shard for the OIDs of its types and tables.
+    pub fn objects_question() -> String {
+        format!(
+            "SELECT name, oid, pg_catalog.array_to_string(names, ' '), pg_catalog.array_to_string(holds, ' ') \
+             FROM ({}) types (name, oid, names, holds) UNION ALL \
+             SELECT n.nspname || '.' || c.relname, c.oid, NULL, NULL \
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp_)'",
+            shard::TYPES
+        )
+    }
+
+    /// The OIDs of a shard in terms of the home shard's, out of the answers of both to [`OwnCatalog::objects_question`].
+    pub fn oids(home: &[TextRow], there: &[TextRow]) -> ShardOids {
+        translation(&objects(home), &objects(there))
     }
 
     /// The names of the session's temporary relations.
@@ -72,4 +91,19 @@ impl OwnCatalog {
         let cycling = sequences::cycling(&loaded.schema, &used);
         Some(Self { schema: Arc::new(Schema { cycling, ..loaded.schema }), alignment })
     }
+}
+
+fn objects(rows: &[TextRow]) -> ShardObjects {
+    let mut objects = ShardObjects::default();
+    for row in rows {
+        let oid = row.text(1).parse().unwrap_or_default();
+        let all =
+            |n: usize| row.text(n).split_ascii_whitespace().filter_map(|oid| oid.parse().ok()).collect();
+        if row.values().nth(2).flatten().is_some() {
+            objects.types.insert(row.owned(0), TypeShape { oid, names: all(2), holds: all(3) });
+        } else {
+            objects.tables.insert(row.owned(0), oid);
+        }
+    }
+    objects
 }

@@ -15,7 +15,7 @@ type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 const START: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ''";
 
 /// Name, OID, types named in its binary form, types held in it.
-const TYPES: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname), t.oid, \
+pub(super) const TYPES: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname), t.oid, \
      CASE WHEN t.typelem <> 0 AND t.typcategory = 'A' AND t.typtype <> 'd' THEN ARRAY[t.typelem] \
           WHEN t.typtype = 'c' THEN ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute a \
                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) ELSE '{}' END, \
