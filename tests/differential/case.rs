@@ -79,14 +79,25 @@ impl Step {
         words.iter().any(|word| self.sql.contains(word))
     }
 
-    /// What the writer's text says. Arrays and rows with an enum have its OID in them in binary format, and each server has its own.
+    /// Whether it writes rows that may be on several shards.
+    pub(crate) fn inserts(&self) -> bool {
+        self.sql.contains("insert into") || self.more.iter().any(Self::inserts)
+    }
+
+    /// What the writer's text says.
     pub(crate) fn written(sql: String, writer: Writer<'_>, order: Order) -> Self {
-        let containers = sql.contains("array_agg") && ["condition", "fee"].iter().any(|of| sql.contains(of));
-        let enums = containers || sql.contains("things") || sql.contains("select auctions from");
-        let binary = writer.form == Form::Extended { binary: true } && !enums;
+        let binary = writer.form == Form::Extended { binary: true } && !has_oids(&sql);
         let form = if writer.form == Form::Simple { Form::Simple } else { Form::Extended { binary } };
         Self { form, params: writer.params, order, ..Self::simple(sql) }
     }
+}
+
+/// Whether values in binary format name types of the schema's own, which have an OID of their own on each server: arrays and rows
+/// with them.
+pub(crate) fn has_oids(sql: &str) -> bool {
+    let own = ["condition", "fee", "word", "caption"];
+    let arrays = sql.contains("array_agg") && own.iter().any(|name| sql.contains(name));
+    arrays || sql.contains("things") || sql.contains("select auctions from")
 }
 
 /// Statements that are judged one by one, of one session for the most part.

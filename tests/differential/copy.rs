@@ -2,7 +2,7 @@
 
 use tests::random::Random;
 
-use crate::case::{Case, Class, Order, Step};
+use crate::case::{Case, Class, Order, Step, has_oids};
 use crate::expr::Form;
 use crate::house::{Table, Ty};
 use crate::select::{grouped, join, sharded, sorted};
@@ -83,9 +83,8 @@ fn query_out(random: &mut Random) -> Step {
             _ => sorted(random),
         };
         let [step] = case.steps.as_slice() else { continue };
-        // An array of the enum type has its OID in it.
         let options = random.pick(&["", " with (format csv, header)", " with (format binary)"]);
-        let binary = options.contains("binary") && step.sql.contains("condition");
+        let binary = options.contains("binary") && has_oids(&step.sql);
         if step.form == Form::Simple && step.order != Order::Count && !binary {
             return Step {
                 order: step.order,

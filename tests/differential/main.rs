@@ -90,7 +90,7 @@ fn setting(name: &str) -> Option<u64> {
 async fn compare(shards: usize, first: u64, cases: u64) -> Rates {
     let cluster = Cluster::builder().shards(shards).config_extra(house::FUNCTIONS).start().await;
     let oracle = Cluster::oracle().await;
-    let mut sides = Sides::new([cluster.login(), login_of(&oracle)]);
+    let mut sides = Sides::new([cluster.login(), login_of(&oracle)], shards > 1);
     for sql in house::schema().into_iter().chain(house::rows(&mut Random::new(first))) {
         sides.set_up(&sql);
     }

@@ -21,11 +21,13 @@ pub(crate) struct Sides {
     sessions: Vec<[Side; 2]>,
     logins: [Login; 2],
     listed: Listed,
+    /// Rows are on several shards.
+    several: bool,
 }
 
 impl Sides {
-    pub(crate) fn new(logins: [Login; 2]) -> Self {
-        Self { sessions: Vec::new(), logins, listed: Listed::read() }
+    pub(crate) fn new(logins: [Login; 2], several: bool) -> Self {
+        Self { sessions: Vec::new(), logins, listed: Listed::read(), several }
     }
 
     fn session(&mut self, number: usize) -> &mut [Side; 2] {
@@ -88,7 +90,8 @@ impl Sides {
         }
         // PostgreSQL has words for what it does not support, too.
         let theirs = self.session(step.session)[1].run(step).expect("PostgreSQL answers");
-        if ours.same(&theirs, step.order, step.picks()) {
+        let another_row = self.several && step.inserts() && ours.of_another_row(&theirs);
+        if another_row || ours.same(&theirs, step.order, step.picks()) {
             return Verdict::Same { failed: ours.failed() };
         }
         let unlisted =

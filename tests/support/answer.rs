@@ -71,8 +71,7 @@ impl Answer {
     /// Whether the two are one answer.
     /// `picks`: of rows that are equal to PostgreSQL any one is shown.
     pub fn same(&self, other: &Self, order: Order, picks: bool) -> bool {
-        let as_good = self.sooner(other) || self.past_a_lock(other);
-        if self.status != other.status || !(self.code() == other.code() || as_good) {
+        if self.status != other.status || !(self.code() == other.code() || self.sooner(other)) {
             return false;
         }
         if self.failed() {
@@ -121,10 +120,13 @@ impl Answer {
         self.copying && self.code() == Some("23505") && other.code().is_some_and(wrong)
     }
 
-    /// Whether this is an error of a row for which PostgreSQL did not come to look, waiting for the lock of an earlier one as it was:
-    /// shards look at their own rows at the same time.
-    fn past_a_lock(&self, other: &Self) -> bool {
-        self.code().is_some_and(|code| code.starts_with("23")) && other.code() == Some("55P03")
+    /// Whether each is an error of a row that is wrong, maybe not the same one: shards look at their own rows at the same time, where
+    /// PostgreSQL ends with the first, or waits for the lock of an earlier one.
+    pub fn of_another_row(&self, other: &Self) -> bool {
+        let of_row = |code: &str| code.starts_with("23");
+        self.status == other.status
+            && self.code().is_some_and(of_row)
+            && other.code().is_some_and(|code| of_row(code) || code == "55P03")
     }
 
     /// What COPY TO sent.
