@@ -57,6 +57,10 @@ const FLOORS: [(Class, f64); 10] = [
     (Class::Transactions, 96.0),
 ];
 
+/// What a server is at.
+const ACTIVITY: &str = "select concat_ws(' ', pid, state, wait_event_type, wait_event, now() - query_start, query) \
+                        from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()";
+
 /// On one shard nothing needs to be refused.
 const FLOOR_OF_ONE_SHARD: f64 = 100.0;
 
@@ -90,7 +94,12 @@ fn setting(name: &str) -> Option<u64> {
 async fn compare(shards: usize, first: u64, cases: u64) -> Rates {
     let cluster = Cluster::builder().shards(shards).config_extra(house::FUNCTIONS).start().await;
     let oracle = Cluster::oracle().await;
-    let mut sides = Sides::new([cluster.login(), login_of(&oracle)], shards > 1);
+    let runtime = tokio::runtime::Handle::current();
+    let activity = || {
+        let asked = || runtime.block_on(cluster.on_each_primary(ACTIVITY));
+        format!("    the shards: {:#?}", tokio::task::block_in_place(asked))
+    };
+    let mut sides = Sides::new([cluster.login(), login_of(&oracle)], shards > 1, activity);
     for sql in house::schema().into_iter().chain(house::rows(&mut Random::new(first))) {
         sides.set_up(&sql);
     }

@@ -16,18 +16,21 @@ pub(crate) enum Verdict {
 }
 
 /// The sessions of the proxy and those of PostgreSQL.
-pub(crate) struct Sides {
+pub(crate) struct Sides<'a> {
     /// By number; each is two, ours and theirs.
     sessions: Vec<[Side; 2]>,
     logins: [Login; 2],
     listed: Listed,
     /// Rows are on several shards.
     several: bool,
+    /// What the shards are at, for an answer that does not come.
+    activity: Box<dyn Fn() -> String + 'a>,
 }
 
-impl Sides {
-    pub(crate) fn new(logins: [Login; 2], several: bool) -> Self {
-        Self { sessions: Vec::new(), logins, listed: Listed::read(), several }
+impl<'a> Sides<'a> {
+    pub(crate) fn new(logins: [Login; 2], several: bool, activity: impl Fn() -> String + 'a) -> Self {
+        let activity = Box::new(activity);
+        Self { sessions: Vec::new(), logins, listed: Listed::read(), several, activity }
     }
 
     fn session(&mut self, number: usize) -> &mut [Side; 2] {
@@ -82,7 +85,10 @@ impl Sides {
     fn step(&mut self, step: &Step) -> Verdict {
         let ours = match self.session(step.session)[0].run(step) {
             Ok(answer) => answer,
-            Err(error) => return Verdict::Wrong(format!("{}\n    ours: {error}", shown(step))),
+            Err(error) => {
+                let activity = (self.activity)();
+                return Verdict::Wrong(format!("{}\n    ours: {error}\n{activity}", shown(step)));
+            }
         };
         let refusal = ours.refusal();
         if let Some(reason) = refusal.and_then(|reason| self.listed.pattern(reason)) {

@@ -74,6 +74,9 @@ impl Unheld {
     pub fn problem(&self) -> String {
         let Self { name, table, .. } = self;
         match &self.rule {
+            Rule::Unique { columns, .. } if columns.is_empty() => format!(
+                "the unique index \"{name}\" on {table} is of an expression, not of the shard key: it holds on each shard alone"
+            ),
             Rule::Unique { columns, .. } => format!(
                 "the unique constraint \"{name}\" on {table} ({}) does not contain the shard key: it holds on each shard alone",
                 columns.join(", ")

@@ -92,7 +92,8 @@ const MAX_NESTED_STATEMENTS: usize = 4;
 fn analyse_tokens(t: &Tokens<'_>, ctx: &Context<'_>, depth: usize) -> Analysis {
     let by_value = Analysis::own;
     if t.text.len() > ctx.statement_parse_bytes {
-        return by_value(opaque(t, ctx, "the statement is longer than limits.statement_parse_bytes"));
+        let why = "the statement is longer than limits.statement_parse_bytes: write fewer rows at a time, use COPY, or raise it";
+        return by_value(opaque(t, ctx, why));
     }
     if depth > MAX_NESTED_STATEMENTS {
         return by_value(opaque(t, ctx, "statements inside of statements"));

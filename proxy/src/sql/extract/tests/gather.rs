@@ -126,7 +126,7 @@ fn orders() {
             SELECT id FROM (SELECT id FROM bids ORDER BY id LIMIT 1) x
                 [any] !LIMIT or OFFSET
             SELECT id FROM (SELECT id FROM bids ORDER BY id) x
-                [any]
+                [any] !ORDER BY of a subquery in FROM
             COPY (SELECT id FROM bids ORDER BY id) TO STDOUT
                 CopyOut(CopyShape { format: Text, delimiter: 9, null: "\\N", quote: 34, escape: 34, header: false, key_field: None, key_type: None, key_modifier: None, columns: 0, force_null_key: false, encoding: None, times: [] }) [any] !ORDER BY
             DECLARE c CURSOR FOR SELECT id FROM bids ORDER BY id
