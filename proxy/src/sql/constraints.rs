@@ -75,7 +75,7 @@ impl Unheld {
         let Self { name, table, .. } = self;
         match &self.rule {
             Rule::Unique { columns, .. } if columns.is_empty() => format!(
-                "the unique index \"{name}\" on {table} is of an expression, not of the shard key: it holds on each shard alone"
+                "the unique index \"{name}\" on {table} of an expression does not contain the shard key: it holds on each shard alone"
             ),
             Rule::Unique { columns, .. } => format!(
                 "the unique constraint \"{name}\" on {table} ({}) does not contain the shard key: it holds on each shard alone",
