@@ -117,7 +117,7 @@ impl Session {
             None => {
                 let (formats, _) = with_hidden(part.bind, strands.gather.hidden);
                 let text = &part.statement.shared.text;
-                let mut state = strands.begin(walk.shards(), text, formats);
+                let mut state = strands.begin(&walk.shards, text, formats);
                 if let Some(facts) = part.statement.facts() {
                     self.read_clocks(&facts.clone(), &mut state.shares).await?;
                 }
@@ -125,7 +125,7 @@ impl Session {
             }
         };
         state.batch = batch(limit);
-        let ran = self.merge_on(&mut state, Source::Portal(part), (walk.agreed(), limit)).await;
+        let ran = self.merge_on(&mut state, Source::Portal(part), (&walk.agreed, limit)).await;
         strands.put(state);
         ran
     }
@@ -142,7 +142,7 @@ impl Session {
             Form::Execute { bind, .. } => with_hidden(bind, strands.gather.hidden).0,
         };
         let mut state =
-            strands.take().unwrap_or_else(|| strands.begin(walk.shards(), &Bytes::new(), formats.clone()));
+            strands.take().unwrap_or_else(|| strands.begin(&walk.shards, &Bytes::new(), formats.clone()));
         if state.merger.formats() != formats {
             strands.put(state);
             return Err(Failure::unsupported(
@@ -152,7 +152,7 @@ impl Session {
         }
         let form = ask.form.unlimited();
         let fetched = Fetched { name, form: &form, moves };
-        let ran = self.merge_cursor(&mut state, fetched, (walk.agreed(), limit)).await;
+        let ran = self.merge_cursor(&mut state, fetched, (&walk.agreed, limit)).await;
         strands.put(state);
         ran
     }

@@ -9,6 +9,7 @@ use crate::route::plan::{Plan, Target};
 /// Where a portal or cursor over several shards stands.
 #[derive(Debug, Clone)]
 pub struct Walk {
+    /// In the order in which they are read.
     pub(super) shards: Vec<ShardId>,
     /// The shard that is being read, an index into `shards`.
     pub(super) at: usize,
@@ -43,16 +44,6 @@ impl Walk {
             agreed: Agreed::default(),
             strands,
         })
-    }
-
-    /// Its shards, in their order.
-    pub(super) fn shards(&self) -> &[ShardId] {
-        &self.shards
-    }
-
-    /// What the rows are.
-    pub(super) fn agreed(&self) -> &Agreed {
-        &self.agreed
     }
 
     /// Whether rows that one shard gives now and another one later are told the same time.

@@ -123,7 +123,7 @@ impl Conn {
             (Some(owed), Some(status)) if owed.ends_ready() => {
                 let shown = owed.show().has(Show::READY);
                 self.status = status;
-                if status == Status::Idle && self.own_oids.is_some() {
+                if status == Status::Idle {
                     self.own_oids = None;
                 }
                 self.owed.pop_front();

@@ -85,7 +85,8 @@ impl<'q> Reader<'_, 'q> {
                 let output = output?;
                 self.seen.derived = true;
                 self.level().sub_nodes.extend(&output.sub_nodes);
-                self.level().ordered |= output.ordered;
+                // A LATERAL one is read anew for each row beside it, and has an order within that row's alone.
+                self.level().ordered |= output.ordered && !lateral;
                 let (columns, name) = aliased(output.columns, alias.as_ref(), "");
                 self.level().sources.push(Source { alias: name, schema: None, columns, mention: None });
                 Ok(self.tree(start, output.nodes))

@@ -280,9 +280,9 @@ fn pins_that_travel() {
             WITH x(k) AS (SELECT auction_id FROM bids) SELECT * FROM x JOIN auctions a ON a.auction_id = x.k WHERE k = 1
                 [#0]
             SELECT * FROM auctions a, LATERAL (SELECT * FROM bids b WHERE b.auction_id = a.auction_id ORDER BY amount DESC LIMIT 1) t WHERE a.auction_id = 3
-                [#1] !ORDER BY of a subquery in FROM
+                [#1]
             SELECT * FROM auctions a CROSS JOIN LATERAL (SELECT * FROM bids b WHERE b.auction_id = a.auction_id ORDER BY amount DESC LIMIT 1) t
-                [any] !ORDER BY of a subquery in FROM
+                [any]
             SELECT * FROM open_auctions WHERE auction_id = 3
                 [#0]
             SELECT * FROM totals WHERE auction_id = 3
