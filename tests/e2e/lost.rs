@@ -33,8 +33,9 @@ async fn a_write_whose_commit_is_cut_off_is_of_unknown_outcome() {
     };
     // The servers' processes take the setting over one after the other: it is in force when a commit waits.
     let probe = cluster.shard(0).primary.connect("auction").await.expect("the shard is up");
-    let commits =
-        tokio::spawn(async move { while probe.batch_execute("SELECT txid_current()").await.is_ok() {} });
+    // Only a commit that has written something waits.
+    let write = "SELECT pg_logical_emit_message(true, 'probe', '')";
+    let commits = tokio::spawn(async move { while probe.batch_execute(write).await.is_ok() {} });
     wait_for_one().await;
     commits.await.expect("the probe ends with its connection");
     let insert = |n: u8| format!("INSERT INTO bids (auction_id, amount) VALUES ({key}, {n})");

@@ -130,6 +130,14 @@ const MOVES: &[&str] = &[
     "update solo set auction_id = 1 where auction_id = 3",
     "update solo set auction_id = 2",
     "update solo set auction_id = 22 where auction_id = 2 returning *",
+    "update solo set auction_id = null where auction_id = 999",
+    "update solo set auction_id = null where n < -5 returning *",
+    "update solo set auction_id = null where auction_id = 3",
+    "update solo set auction_id = null",
+    "insert into lots (auction_id, title) values (null, 'x') returning title",
+    "insert into lots (title) values ('x') on conflict do nothing",
+    "insert into lots (auction_id, title) values (null, 'x'), (1, 'y') on conflict (auction_id) do update set price = 1",
+    "insert into lots default values",
 ];
 
 /// Refused: each shard by itself would do something else, and what it would need cannot be read first.

@@ -325,7 +325,7 @@ impl Case<'_> {
         if sharded.writes_reference {
             return Err(Refusal::writes_reference());
         }
-        if sharded.updates_key {
+        if sharded.updates_key && !self.assigns_rejected_null(sharded)? {
             return self.checked(sharded, hint, self.moving(sharded)?);
         }
         if let Some(shape) = &sharded.select {

@@ -110,6 +110,7 @@ pub(super) fn groups(groups: Vec<Pin>) -> Sharded {
     Sharded {
         key_type: KeyType::Int8,
         modifier: None,
+        rejects_null: false,
         groups,
         no_concat: None,
         fires: None,

@@ -340,6 +340,8 @@ pub struct Sharded {
     pub key_type: KeyType,
     /// Modifier of the key column's type (`atttypmod`) in the table that is written, where that is known.
     pub modifier: Option<i32>,
+    /// The table that is written lets no NULL into its key, and no trigger of the user's could put a value there.
+    pub rejects_null: bool,
     /// One entry for each group of sharded tables that are equi-joined on their keys. All must meet on one shard.
     pub groups: Vec<Pin>,
     /// `None`: the answers of the shards, one after the other, are the answer, whatever shards are asked. Otherwise why

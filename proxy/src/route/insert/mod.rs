@@ -25,7 +25,9 @@ pub(super) fn place(
 ) -> Result<(Target, Reason), Refusal> {
     let (located, drawn) = rest;
     let defaults = shape.rows.iter().filter(|row| row.key.value == ValueRef::Default).count();
-    let keys = keys_of_rows(case, sharded, shape, drawn)?;
+    let Some(keys) = keys_of_rows(case, sharded, shape, drawn)? else {
+        return Ok((Target::One(case.home()), Reason::Rows { count: shape.rows.len() }));
+    };
     if defaults > 0 && drawn.is_none() {
         return draw(case, shape, defaults);
     }
@@ -60,20 +62,24 @@ pub(super) fn place(
     }
 }
 
-/// The key of each row; `None` for one that is still to be drawn.
+/// The key of each row; `None` for one that is still to be drawn. `None` for all where one is a NULL that PostgreSQL
+/// refuses on any shard.
 fn keys_of_rows(
     case: &Case<'_>,
     sharded: &Sharded,
     shape: &InsertShape,
     drawn: Option<&[String]>,
-) -> Result<Vec<Option<KeyValue>>, Refusal> {
-    let table = || case.facts.tables.first().and_then(|name| name.rsplit('.').next()).unwrap_or("?");
+) -> Result<Option<Vec<Option<KeyValue>>>, Refusal> {
+    let null_key = || match case.facts.tables.first().and_then(|name| name.rsplit('.').next()) {
+        _ if sharded.rejects_null => Ok(None),
+        table => Err(Refusal::null_key(table.unwrap_or("?"))),
+    };
     let mut drawn = drawn.map(<[String]>::iter);
     let mut keys = Vec::with_capacity(shape.rows.len());
     for (n, row) in shape.rows.iter().enumerate() {
         if row.key.value == ValueRef::Default {
             if shape.draw.is_none() {
-                return Err(Refusal::null_key(table()));
+                return null_key();
             }
             let key = match &mut drawn {
                 None => None,
@@ -88,14 +94,14 @@ fn keys_of_rows(
         }
         match key::key_of(&row.key, sharded.key_type, case.values, Usage::Assign(sharded.modifier))? {
             KeyOutcome::Key(key) => keys.push(Some(key)),
-            KeyOutcome::Null => return Err(Refusal::null_key(table())),
+            KeyOutcome::Null => return null_key(),
             KeyOutcome::NoRow => {
                 return Err(Refusal::insert_key(n, "the value is not one of the key column's type"));
             }
             KeyOutcome::Unknown(why) => return Err(Refusal::insert_key(n, why)),
         }
     }
-    Ok(keys)
+    Ok(Some(keys))
 }
 
 fn drawn_key(sharded: &Sharded, spelled: &str, row: usize) -> Result<KeyValue, Refusal> {

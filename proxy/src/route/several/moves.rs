@@ -12,6 +12,15 @@ use crate::route::refusal::Refusal;
 use crate::sql::facts::{Command, Modify, MoveShape, Sharded};
 
 impl Case<'_> {
+    /// Whether an UPDATE assigns a NULL to the shard key that PostgreSQL refuses wherever there is a row: none moves.
+    pub(in crate::route) fn assigns_rejected_null(&self, sharded: &Sharded) -> Result<bool, Refusal> {
+        let Some(Ok(shape)) = sharded.moves.as_ref().filter(|_| sharded.rejects_null) else {
+            return Ok(false);
+        };
+        let key = key::key_of(&shape.key, sharded.key_type, self.values, Usage::Assign(sharded.modifier))?;
+        Ok(matches!(key, KeyOutcome::Null))
+    }
+
     /// Where the rows go of an UPDATE that assigns the shard key.
     pub(in crate::route) fn moving(&self, sharded: &Sharded) -> Result<(Target, Reason), Refusal> {
         let shape = match &sharded.moves {

@@ -161,6 +161,7 @@ fn sharded(key_type: router_config::key::KeyType, pin: Pin) -> Sharded {
     Sharded {
         key_type,
         modifier: None,
+        rejects_null: false,
         groups: vec![pin],
         no_concat: None,
         fires: None,

@@ -137,6 +137,7 @@ fn sharded_scope(seen: &mut Seen, types: &[KeyType], groups: Vec<Pin>, obstacle:
     Scope::Sharded(Box::new(Sharded {
         key_type,
         modifier: seen.modifier.filter(|_| seen.writers == 1),
+        rejects_null: seen.rejects_null && seen.writers == 1,
         groups,
         no_concat: obstacle
             .or(several)

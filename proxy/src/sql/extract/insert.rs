@@ -41,7 +41,7 @@ impl<'q> Reader<'_, 'q> {
         let node = relation.as_ref().and_then(|r| self.insert_node(r, insert));
         let columns = insert.columns.iter().map(first).collect::<Read<Vec<String>>>()?;
         let target = Target { relation, node };
-        self.note_modifier(&target);
+        self.note_key_column(&target);
         let given = match &insert.source {
             None => {
                 self.default_values(&target, top)?;

@@ -66,6 +66,8 @@ pub(super) struct Seen {
     pub(super) writers: usize,
     /// Modifier of the key column's type in the table that is written.
     pub(super) modifier: Option<i32>,
+    /// See [`crate::sql::facts::Sharded::rejects_null`].
+    pub(super) rejects_null: bool,
     pub(super) updates_key: bool,
     /// See [`crate::sql::facts::Sharded::moves`].
     pub(super) moves: Option<Result<Box<crate::sql::facts::MoveShape>, String>>,

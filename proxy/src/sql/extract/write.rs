@@ -123,13 +123,18 @@ impl<'q> Reader<'_, 'q> {
         let relation = self.ctx.schema.lookup(self.ctx.search_path, schema.as_deref(), &plain);
         self.write_to(relation.as_ref(), &plain, deeds);
         let target = Target { relation, node: tree.nodes.first().copied() };
-        self.note_modifier(&target);
+        self.note_key_column(&target);
         Ok((target, tree))
     }
 
-    pub(super) fn note_modifier(&mut self, target: &Target) {
-        let key = target.relation.as_ref().and_then(|relation| Some(&relation.columns[relation.key()?.0]));
-        self.seen.modifier = key.map(|column| column.stored.modifier);
+    /// What the key's column stores.
+    pub(super) fn note_key_column(&mut self, target: &Target) {
+        let Some(relation) = target.relation.as_deref() else { return };
+        let Some(column) = relation.key().map(|(index, _)| &relation.columns[index]) else { return };
+        self.seen.modifier = Some(column.stored.modifier);
+        let mut deeds = [Deed::Insert, Deed::Update].into_iter();
+        let changed = deeds.any(|deed| self.ctx.schema.fires(relation, deed).is_some());
+        self.seen.rejects_null = column.not_null && !changed;
     }
 
     /// RETURNING; the outer option tells whether there is one.
