@@ -87,8 +87,8 @@ async fn list(place: &Where) -> anyhow::Result<u8> {
         print(&table(&listing.transactions))?;
         complain(&listing)?;
     }
-    let orphaned = listing.transactions.iter().any(|prepared| prepared.state == State::Orphaned);
-    Ok(status(orphaned, &listing))
+    let ownerless = listing.transactions.iter().any(|prepared| prepared.state != State::InProgress);
+    Ok(status(ownerless, &listing))
 }
 
 async fn recover(options: &RecoverOptions) -> anyhow::Result<u8> {
@@ -108,13 +108,19 @@ async fn recover(options: &RecoverOptions) -> anyhow::Result<u8> {
         print(&json!({
             "dry_run": options.dry_run,
             "recovered": all.iter().map(told).collect::<Vec<_>>(),
+            "recent": recent(&listing.transactions),
             "unreachable": listing.unreachable,
         }))?;
     } else {
         print(&lines(&all, &listing.transactions, options.dry_run))?;
         complain(&listing)?;
     }
-    Ok(status(all.iter().any(Done::is_left), &listing))
+    Ok(status(all.iter().any(Done::is_left) || recent(&listing.transactions) > 0, &listing))
+}
+
+/// How many are of a proxy that may be gone, too lately to be touched.
+fn recent(listed: &[Prepared]) -> usize {
+    listed.iter().filter(|prepared| prepared.state == State::Recent).count()
 }
 
 fn status(left: bool, listing: &Listing) -> u8 {
@@ -179,8 +185,7 @@ fn table(transactions: &[Prepared]) -> String {
 
 fn lines(all: &[Done<'_>], listed: &[Prepared], dry_run: bool) -> String {
     if all.is_empty() {
-        let recent = listed.iter().filter(|prepared| prepared.state == State::Recent).count();
-        return match recent {
+        return match recent(listed) {
             0 => "nothing to recover".to_owned(),
             recent => format!(
                 "nothing to recover yet: {recent} prepared too lately to tell whether their proxy is gone; run it again in some \
@@ -190,12 +195,13 @@ fn lines(all: &[Done<'_>], listed: &[Prepared], dry_run: bool) -> String {
     }
     let line = |done: &Done<'_>| {
         let (gid, parts) = (&done.prepared.gid, done.prepared.parts.len());
+        let shards = if parts == 1 { "shard" } else { "shards" };
         match (dry_run, done.is_left()) {
-            (true, _) => format!("{gid}: would be {} on {parts} shards", outcome(done.outcome)),
-            (false, false) => format!("{gid}: {} on {parts} shards", outcome(done.outcome)),
+            (true, _) => format!("{gid}: would be {} on {parts} {shards}", outcome(done.outcome)),
+            (false, false) => format!("{gid}: {} on {parts} {shards}", outcome(done.outcome)),
             (false, true) => {
                 format!(
-                    "{gid}: {} on {} of {parts} shards, not on the others",
+                    "{gid}: {} on {} of {parts} {shards}, not on the others",
                     outcome(done.outcome),
                     done.finished
                 )

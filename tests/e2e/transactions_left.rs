@@ -58,9 +58,13 @@ async fn pitfall_20_what_a_dead_proxy_has_left_is_listed_and_finished() {
     let name = leave(&cluster).await;
     let of = |counter: u8| format!("gavel:{name}:{GONE}:{counter}");
 
-    let (_, young) = json(&cluster, &["list"]);
-    assert_eq!(young["transactions"][0]["state"], "recent", "{young}");
-    assert_eq!(json(&cluster, &["recover"]).1["recovered"], serde_json::json!([]), "they are left alone");
+    let (status, young) = json(&cluster, &["list"]);
+    assert_eq!((status, &young["transactions"][0]["state"]), (Some(3), &"recent".into()), "{young}");
+    for recover in [vec!["recover", "--dry-run"], vec!["recover"]] {
+        let (status, done) = json(&cluster, &recover);
+        let left_alone = (Some(3), &serde_json::json!([]), &2.into());
+        assert_eq!((status, &done["recovered"], &done["recent"]), left_alone, "they still hold locks");
+    }
     age(&cluster).await;
     let (status, listed) = json(&cluster, &["list"]);
     let all = listed["transactions"].as_array().expect("an array");
