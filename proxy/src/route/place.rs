@@ -85,6 +85,11 @@ impl Case<'_> {
         self.topology.home()
     }
 
+    /// The statement's first table, without its schema, for messages.
+    pub(super) fn first_table(&self) -> &str {
+        self.facts.tables.first().and_then(|name| name.rsplit('.').next()).unwrap_or("?")
+    }
+
     /// The shard whose connection holds the session's or the transaction's state, else the home shard.
     fn stateful(&self) -> ShardId {
         self.session.pinned.or(self.session.enlisted).unwrap_or(self.home())
@@ -325,8 +330,10 @@ impl Case<'_> {
         if sharded.writes_reference {
             return Err(Refusal::writes_reference());
         }
-        if sharded.updates_key && !self.assigns_rejected_null(sharded)? {
-            return self.checked(sharded, hint, self.moving(sharded)?);
+        if sharded.updates_key
+            && let Some(moves) = self.moving(sharded)?
+        {
+            return self.checked(sharded, hint, moves);
         }
         if let Some(shape) = &sharded.select {
             return self.checked(sharded, hint, insert::select::place(self, sharded, shape, drawn)?);

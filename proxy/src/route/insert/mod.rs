@@ -70,10 +70,8 @@ fn keys_of_rows(
     shape: &InsertShape,
     drawn: Option<&[String]>,
 ) -> Result<Option<Vec<Option<KeyValue>>>, Refusal> {
-    let null_key = || match case.facts.tables.first().and_then(|name| name.rsplit('.').next()) {
-        _ if sharded.rejects_null => Ok(None),
-        table => Err(Refusal::null_key(table.unwrap_or("?"))),
-    };
+    let null_key =
+        || if sharded.rejects_null { Ok(None) } else { Err(Refusal::null_key(case.first_table())) };
     let mut drawn = drawn.map(<[String]>::iter);
     let mut keys = Vec::with_capacity(shape.rows.len());
     for (n, row) in shape.rows.iter().enumerate() {

@@ -12,17 +12,9 @@ use crate::route::refusal::Refusal;
 use crate::sql::facts::{Command, Modify, MoveShape, Sharded};
 
 impl Case<'_> {
-    /// Whether an UPDATE assigns a NULL to the shard key that PostgreSQL refuses wherever there is a row: none moves.
-    pub(in crate::route) fn assigns_rejected_null(&self, sharded: &Sharded) -> Result<bool, Refusal> {
-        let Some(Ok(shape)) = sharded.moves.as_ref().filter(|_| sharded.rejects_null) else {
-            return Ok(false);
-        };
-        let key = key::key_of(&shape.key, sharded.key_type, self.values, Usage::Assign(sharded.modifier))?;
-        Ok(matches!(key, KeyOutcome::Null))
-    }
-
-    /// Where the rows go of an UPDATE that assigns the shard key.
-    pub(in crate::route) fn moving(&self, sharded: &Sharded) -> Result<(Target, Reason), Refusal> {
+    /// Where the rows go of an UPDATE that assigns the shard key. `None`: nowhere, as PostgreSQL refuses the NULL that it
+    /// assigns wherever there is a row.
+    pub(in crate::route) fn moving(&self, sharded: &Sharded) -> Result<Option<(Target, Reason)>, Refusal> {
         let shape = match &sharded.moves {
             Some(Ok(shape)) if matches!(self.facts.command, Command::Modify(Modify::Update)) => shape,
             Some(Err(why)) => {
@@ -33,10 +25,8 @@ impl Case<'_> {
         let key =
             match key::key_of(&shape.key, sharded.key_type, self.values, Usage::Assign(sharded.modifier))? {
                 KeyOutcome::Key(key) => key,
-                KeyOutcome::Null => {
-                    let table = self.facts.tables.first().and_then(|name| name.rsplit('.').next());
-                    return Err(Refusal::null_key(table.unwrap_or("?")));
-                }
+                KeyOutcome::Null if sharded.rejects_null => return Ok(None),
+                KeyOutcome::Null => return Err(Refusal::null_key(self.first_table())),
                 KeyOutcome::NoRow | KeyOutcome::Unknown(_) => {
                     return Err(
                         Refusal::updates_key().because("The new key is not a plain value of the key's type.")
@@ -48,18 +38,18 @@ impl Case<'_> {
             return Err(Refusal::updates_key().because("The new key has no plain spelling."));
         }
         let (from, reason) = match locate::locate(self, sharded)? {
-            Located::Nowhere => return Ok((Target::Nowhere(self.home()), Reason::NoMatch)),
+            Located::Nowhere => return Ok(Some((Target::Nowhere(self.home()), Reason::NoMatch))),
             Located::Shards { shards, reason } => (shards, reason),
             Located::All { .. } => (self.all_shards(), Reason::NoKey),
             Located::Apart { .. } => return Err(Refusal::not_joined_on_key(None)),
         };
         let to = self.topology.owner(&key);
         if from.as_slice() == [to] {
-            return Ok((Target::One(to), reason));
+            return Ok(Some((Target::One(to), reason)));
         }
         self.on_each(sharded, "UPDATE of the shard key")?;
         let (take, put) = texts(shape, &spelled);
-        Ok((Target::Move(Box::new(Move { from, to, take, put })), reason))
+        Ok(Some((Target::Move(Box::new(Move { from, to, take, put })), reason)))
     }
 }
 
