@@ -6,6 +6,7 @@ use shard_admin::local_proxy::{LocalProxy, ProxyOptions};
 use tests::cluster::{Cluster, eventually, first_column};
 use tests::wire::{Login, PATIENCE, Wire};
 use tests::{wire_message as message, wire_print};
+use tokio_postgres::error::SqlState;
 
 /// Sends the cancel request of `session` to `target`, waits until it is taken, and expects the session's query to end by it.
 pub(crate) fn cancels(target: &Login, session: &mut Wire) {
@@ -93,4 +94,34 @@ async fn pitfall_07_a_cancel_reaches_the_peer_that_has_the_session() {
     );
     assert_eq!(first_column(&client, "SELECT 1").await, ["1"]);
     cancels(&target, &mut session);
+}
+
+/// A cancel request goes to all shards. One that has done its part may take it for the ROLLBACK that comes next: the transaction ends
+/// there all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_request_that_meets_a_rollback_leaves_no_transaction_open() {
+    let cluster = Cluster::builder().shards(4).start().await;
+    let (client, other) = (cluster.connect().await, cluster.connect().await);
+    client.batch_execute("CREATE TABLE marks (auction_id bigint PRIMARY KEY, n int)").await.expect("create");
+    other.batch_execute("BEGIN; INSERT INTO marks VALUES (1, 1)").await.expect("the row that is waited for");
+    let rows: Vec<String> = (1..=40).map(|key| format!("({key}, 2)")).collect();
+    let insert = format!("INSERT INTO marks VALUES {}", rows.join(", "));
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    for turn in 0..150 {
+        let token = client.cancel_token();
+        let cancel = async {
+            eventually(PATIENCE, "it waits", || async {
+                cluster.on_each_primary(waits).await.concat().iter().any(|count| count != "0")
+            })
+            .await;
+            token.cancel_query(tokio_postgres::NoTls).await.expect("sent");
+        };
+        let inserted = async {
+            let error = client.batch_execute(&insert).await.expect_err("cancelled");
+            assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "turn {turn}: {error:?}");
+        };
+        tokio::join!(inserted, cancel);
+    }
+    other.batch_execute("ROLLBACK").await.expect("the end");
+    client.batch_execute(&insert).await.expect("nobody holds a row");
 }

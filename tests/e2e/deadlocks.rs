@@ -71,6 +71,90 @@ async fn pitfall_16_what_is_written_everywhere_is_locked_in_one_order() {
     both(repeat(&one, alter, 10), repeat(&other, alter, 10)).await;
 }
 
+/// Whatever comes between them, statements that are transactions of their own answer as those of one PostgreSQL, where none of
+/// these waits in a circle: the shards of an INSERT run at the same time, and it is taken back and run again where that was unlucky.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inserts_and_reads_over_shards_beside_ddl_do_not_fail() {
+    let cluster = Cluster::builder().shards(4).start().await;
+    let client = cluster.connect().await;
+    client.batch_execute("CREATE TABLE marks (auction_id bigint PRIMARY KEY, n int)").await.expect("create");
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..3_i64 {
+        let session = cluster.connect().await;
+        writers.spawn(async move {
+            for turn in 0..150 {
+                let key = (writer * 150 + turn) * 3;
+                let rows = format!("({key}, 1), ({}, 1), ({}, 1)", key + 1, key + 2);
+                let done = match turn % 2 {
+                    0 => {
+                        session
+                            .execute(&format!("INSERT INTO marks (auction_id, n) VALUES {rows}"), &[])
+                            .await
+                    }
+                    _ => {
+                        let sql = "INSERT INTO marks (auction_id) VALUES ($1), ($2), ($3)";
+                        session.execute(sql, &[&key, &(key + 1), &(key + 2)]).await
+                    }
+                };
+                assert_eq!(done.unwrap_or_else(|error| panic!("{error:?}")), 3);
+            }
+        });
+    }
+    let reader = cluster.connect().await;
+    writers.spawn(async move {
+        for _ in 0..300 {
+            let sql = "SELECT * FROM marks WHERE auction_id < 50 ORDER BY auction_id LIMIT 5";
+            reader.simple_query(sql).await.unwrap_or_else(|error| panic!("{error:?}"));
+        }
+    });
+    let mut alters = 0;
+    let all = async {
+        while !writers.is_empty() {
+            for sql in ["ALTER TABLE marks ADD COLUMN more int", "ALTER TABLE marks DROP COLUMN more"] {
+                client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            }
+            alters += 1;
+            while let Some(ended) = writers.try_join_next() {
+                ended.expect("no error");
+            }
+        }
+    };
+    timeout(LIMIT, all).await.expect("nobody waits for ever");
+    assert!(alters > 5, "{alters}");
+    assert_eq!(first_column(&client, "SELECT count(*) FROM marks").await, ["1350"]);
+}
+
+/// Of several that insert the same rows one wins, and the others are told of its rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_rows_over_shards_collide_and_do_not_deadlock() {
+    let cluster = Cluster::builder().shards(4).start().await;
+    let client = cluster.connect().await;
+    client.batch_execute("CREATE TABLE marks (auction_id bigint PRIMARY KEY, n int)").await.expect("create");
+    let start = std::sync::Arc::new(tokio::sync::Barrier::new(4));
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (session, start) = (cluster.connect().await, std::sync::Arc::clone(&start));
+        writers.spawn(async move {
+            let mut won = 0;
+            for turn in 0..40 {
+                let rows: Vec<String> = (0..5).map(|n| format!("({}, 1)", turn * 5 + n)).collect();
+                start.wait().await;
+                let done =
+                    session.execute(&format!("INSERT INTO marks VALUES {}", rows.join(", ")), &[]).await;
+                match done {
+                    Ok(5) => won += 1,
+                    Ok(other) => panic!("{other} rows"),
+                    Err(error) => assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION), "{error:?}"),
+                }
+            }
+            won
+        });
+    }
+    let won = timeout(LIMIT, writers.join_all()).await.expect("nobody waits for ever");
+    assert_eq!(won.iter().sum::<i32>(), 40, "each time one has won: {won:?}");
+    assert_eq!(first_column(&client, "SELECT count(*) FROM marks").await, ["200"]);
+}
+
 /// The two sessions lock a row each and then the other's; what became of the second statements.
 async fn cross(one: &Client, other: &Client, keys: (i64, i64)) -> [Result<u64, Error>; 2] {
     let update = |id: i64| format!("UPDATE auctions SET price = price + 1 WHERE auction_id = {id}");

@@ -127,6 +127,8 @@ fn options_that_cannot_work_are_told_before_anything_starts() {
     let files = tempfile::tempdir().expect("temporary directory");
     let extra = files.path().join("extra.toml");
     let extra_name = extra.to_str().expect("UTF-8");
+    let err = told(&["--config-extra", extra_name]);
+    assert!(err.matches("No such file").count() == 1 && err.contains(extra_name), "{err}");
     for (text, expected) in [
         ("[pool]\nszie = 5\n", "line 2, column 1: pool.szie: is not a setting"),
         ("[pool\n", "line 1"),

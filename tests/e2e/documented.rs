@@ -21,6 +21,7 @@ const MET_ELSEWHERE: &[&str] = &[
     "EXPLAIN EXECUTE of a statement on sharded tables in this format in the extended protocol is not supported",
     "… is a temporary object of this session, and the statement is for every shard",
     "… is not a temporary object, and the statement is for the session's own alone",
+    "replication connections are not supported",
     "pg_listening_channels() in an expression, or together with other statements, is not supported here",
     "this session has changed settings in a way that the other shards cannot be told of",
     "this statement has a literal that may be a date or time, and TimeZone, DateStyle or IntervalStyle have changed since it was prepared",

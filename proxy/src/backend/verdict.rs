@@ -1,7 +1,7 @@
 //! What an application is told instead of "canceling statement due to user request" when it was the proxy that cancelled.
 //!
-//! A cancel request can reach a node after the statement that it was meant for has ended. Invariant: a verdict speaks of one request of
-//! its session, and is not found by a later one.
+//! A cancel request can reach a node after the statement that it was meant for has ended, and then ends the next one. Invariant: a
+//! verdict speaks of one request of its session, or of the next one if that has been met; no later one finds it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,13 +17,27 @@ use crate::wire::sqlstate;
 pub struct Verdict {
     /// Requests worked off: the number of the one that is under way.
     pub requests: AtomicU64,
-    passed: Mutex<Option<(u64, Bytes)>>,
+    passed: Mutex<Option<Passed>>,
+}
+
+/// A verdict on a request.
+#[derive(Debug)]
+struct Passed {
+    /// The number of the request, from where it has been told on that of the one that was met.
+    of: u64,
+    told: bool,
+    frame: Bytes,
 }
 
 impl Verdict {
     /// Passes it on the request of this number: a whole ErrorResponse frame.
     pub fn pass(&self, request: u64, frame: Bytes) {
-        *self.lock() = Some((request, frame));
+        *self.lock() = Some(Passed { of: request, told: false, frame });
+    }
+
+    /// Nothing has been passed: the request begins anew.
+    pub fn withdraw(&self) {
+        *self.lock() = None;
     }
 
     /// What takes the place of an error that a node has reported.
@@ -32,10 +46,15 @@ impl Verdict {
             return None;
         }
         let request = self.requests.load(Ordering::Relaxed);
-        self.lock().as_ref().filter(|(of, _)| *of == request).map(|(_, frame)| frame.clone())
+        let mut passed = self.lock();
+        let met = passed
+            .as_mut()
+            .filter(|passed| passed.of == request || (!passed.told && passed.of + 1 == request))?;
+        (met.of, met.told) = (request, true);
+        Some(met.frame.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(u64, Bytes)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Passed>> {
         self.passed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -56,6 +75,23 @@ mod tests {
         let other = Report::error("23505", "duplicate key").to_frame();
         assert_eq!(verdict.instead_of(&other), None);
         verdict.requests.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(verdict.instead_of(&cancelled), None);
+        assert_eq!(verdict.instead_of(&cancelled), None, "it has been told");
+    }
+
+    #[test]
+    fn a_verdict_that_comes_late_meets_the_next_request_alone() {
+        let verdict = Verdict::default();
+        let cancelled = Report::error(sqlstate::QUERY_CANCELED, "canceling statement").to_frame();
+        let deadlock = Report::error(sqlstate::DEADLOCK_DETECTED, "deadlock detected").to_frame();
+        for (later, met) in [(1, true), (2, false)] {
+            verdict.pass(verdict.requests.load(Ordering::Relaxed), deadlock.clone());
+            verdict.requests.fetch_add(later, Ordering::Relaxed);
+            // On all conns of the request, and of no later one.
+            for _ in 0..2 {
+                assert_eq!(verdict.instead_of(&cancelled).is_some(), met);
+            }
+            verdict.requests.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(verdict.instead_of(&cancelled), None);
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::ask::{Ask, Form, Share};
 use super::merge::Merge;
 use crate::backend::conn::Events;
 use crate::frontend::failure::Failure;
+use crate::frontend::repeat::Again;
 use crate::frontend::session::Session;
 use crate::frontend::watch::Why;
 use crate::route::plan::{Plan, Target};
@@ -16,8 +17,9 @@ use crate::sql::normalise::identifiers;
 use crate::wire::sqlstate;
 
 impl Session {
-    /// Which shares run at the same time. Sessions that lock rows of several shards do it in the order of the shards, and so wait for
-    /// each other on one shard, not in a circle.
+    /// Which shares run at the same time. Sessions that lock rows of several shards, or tables, do it in the order of the shards, and so
+    /// wait for each other on one shard, not in a circle. INSERTs seldom wait at all: their shards run at the same time, and one that
+    /// got into a circle of waits is taken back and run again in that order.
     pub(super) fn rounds(&self, ask: &Ask, merge: Merge, shares: usize) -> Vec<Range<usize>> {
         let mut upserts = false;
         if matches!(ask.plan.target, Target::Split(_)) {
@@ -25,10 +27,15 @@ impl Session {
                 upserts |= name == "conflict";
             });
         }
+        let writes = ask.facts.access != Access::Read;
+        let everywhere = matches!(ask.plan.target, Target::Everywhere | Target::EverywhereAs(_));
+        let locks_tables = everywhere && !matches!(ask.facts.command, Command::Modify(_));
+        let again = self.repeat.is_under_way(Again::InOrder);
+        let in_order = locks_tables || writes && (upserts || again);
         let alone = match merge {
-            _ if upserts || matches!(ask.plan.target, Target::Each(_)) => shares,
+            _ if in_order || matches!(ask.plan.target, Target::Each(_)) => shares,
             // What is written everywhere meets on the home shard.
-            Merge::First if ask.facts.access != Access::Read => 1,
+            Merge::First if writes => 1,
             Merge::First | Merge::Sum | Merge::Concat | Merge::Ordered | Merge::Gathered(_) => 0,
         };
         let mut rounds: Vec<Range<usize>> = (0..alone.min(shares)).map(|turn| turn..turn + 1).collect();

@@ -73,16 +73,20 @@ impl Session {
                 let fill = fill.clone();
                 Box::pin(self.fill(ask, &fill)).await
             }
-            Target::One(_)
-            | Target::Any
-            | Target::Concat(_)
+            Target::One(_) | Target::Any | Target::Nowhere(_) | Target::Draw(_) => {
+                Box::pin(self.run_shares(ask)).await
+            }
+            Target::Concat(_)
             | Target::Gather(..)
             | Target::Each(_)
-            | Target::Nowhere(_)
             | Target::Everywhere
             | Target::EverywhereAs(_)
-            | Target::Split(_)
-            | Target::Draw(_) => Box::pin(self.run_shares(ask)).await,
+            | Target::Split(_) => {
+                let can_be_taken_back = self.can_be_taken_back();
+                let done = Box::pin(self.run_shares(ask)).await;
+                self.note_in_the_way(can_be_taken_back, done.as_ref().err());
+                done
+            }
         }
     }
 

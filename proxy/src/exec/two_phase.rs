@@ -11,6 +11,9 @@ use crate::route::refusal::Refusal;
 use crate::wire::backend::Status;
 use crate::wire::sqlstate;
 
+/// Cancel requests that can be on their way to one conn: the application's, the proxy's own, and those that it has repeated.
+const LATE_CANCELS: usize = 8;
+
 impl Session {
     /// Commits on every enlisted shard, or on none.
     pub async fn commit_all(&mut self) -> Result<(), Failure> {
@@ -56,6 +59,17 @@ impl Session {
         let shard = self.held[at].shard;
         self.held[at].committing = command == "COMMIT";
         let done = self.ask(at, command).await;
+        // A cancel request that was meant for the statement may come late, and end the end of the transaction before it has begun.
+        for _ in 0..LATE_CANCELS {
+            let in_it = |held: &Held| {
+                held.shard == shard
+                    && held.enlisted
+                    && held.lease.is_quiet()
+                    && held.lease.status != Status::Idle
+            };
+            let Some(at) = self.held.iter().position(in_it) else { break };
+            let _ = self.ask(at, "ROLLBACK").await;
+        }
         if let Some(held) = self.held.iter_mut().find(|held| held.shard == shard && held.enlisted) {
             held.enlisted = false;
             held.lease.spoiled |= held.lease.status != Status::Idle;

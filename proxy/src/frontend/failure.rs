@@ -102,6 +102,11 @@ impl Failure {
         refusal.into()
     }
 
+    /// Whether it is [`Self::differing_rows`].
+    pub fn is_differing_rows(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.sqlstate == sqlstate::SYSTEM_ERROR)
+    }
+
     /// Of a step that failed on `shard`.
     pub fn of_step(error: StepError, shard: &str, committing: bool) -> Self {
         match error {

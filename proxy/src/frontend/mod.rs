@@ -31,7 +31,7 @@ mod plain;
 pub mod planning;
 pub(crate) mod read_first;
 pub mod rejected;
-mod repeat;
+pub mod repeat;
 pub mod secrets;
 pub mod serve;
 pub mod session;

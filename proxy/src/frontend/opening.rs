@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::handshake::Login;
 use super::io::ClientIo;
 use super::rejected::{self, without_values};
+use super::repeat::Repeat;
 use super::session::{Session, Who};
 use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
@@ -177,8 +178,7 @@ impl Session {
             who,
             startup_gucs: Arc::clone(&gucs),
             read_only: false,
-            given_up: false,
-            primaries_only: false,
+            repeat: Repeat::default(),
             gucs,
             names: super::names::Names::default(),
             block: None,

@@ -1,9 +1,16 @@
-//! Reads that a replica has given up: what it replays takes their rows away (a recovery conflict), they write after all, or it is gone.
-//! They are worked off once more, on primaries, and the application is told of that answer alone.
+//! Requests that are worked off once more, unseen: the application is told of the last answer alone.
 //!
-//! Invariant: only a request that stands by itself, outside of a transaction, is repeated, and only where replicas alone have worked at
-//! it and nothing of their answers has been written to the application.
+//! A read that a replica has given up: what it replays takes its rows away (a recovery conflict), it writes after all, or the replica
+//! is gone. And a statement over several shards that went wrong only because there are several: it was in a circle of waits, or DDL
+//! came between the shards' answers.
+//!
+//! Invariant: only a request that stands by itself, outside of a transaction, is repeated, and only where it has left nothing behind
+//! (replicas alone have worked at it, or its only statement was rolled back everywhere) and nothing of its answer has been written to
+//! the application.
 
+use std::sync::atomic::Ordering;
+
+use super::failure::Failure;
 use super::session::Session;
 use crate::wire::backend::error_field;
 use crate::wire::frame::{self, HEADER};
@@ -13,19 +20,57 @@ use crate::wire::sqlstate;
 /// What PostgreSQL says of a statement that it cancels so that replay can go on, whatever its SQLSTATE is.
 const CONFLICT: &[u8] = b"conflict with recovery";
 
+/// How often a request is repeated at most. DDL after DDL can come between the answers of the shards, each time with less chance.
+const TIMES: u8 = 5;
+
+/// Why a request is worked off once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Replicas have given it up: only primaries are asked.
+    OnPrimaries,
+    /// The shards got in each other's way: what it writes, it writes on one shard after the other.
+    InOrder,
+}
+
+/// Whether the request under way is worked off once more.
+#[derive(Debug, Default)]
+pub struct Repeat {
+    /// It stands by itself, and nothing is bound to what it does.
+    allowed: bool,
+    /// It is to be.
+    wanted: Option<Again>,
+    /// It is being worked off once more.
+    under_way: Option<Again>,
+    /// How often it has been.
+    times: u8,
+}
+
+impl Repeat {
+    /// Whether it is being worked off once more for this reason.
+    pub fn is_under_way(&self, why: Again) -> bool {
+        self.under_way == Some(why)
+    }
+
+    /// The request, and all repetitions of it, are over.
+    pub(super) fn end(&mut self) {
+        *self = Self::default();
+    }
+}
+
 impl Session {
     /// Whether these frames, with which a request begins anew, may be worked off twice.
     pub(super) fn may_repeat(&mut self, frames: &[u8]) -> bool {
-        self.given_up = false;
         let at_work = self.held.iter().any(|held| held.enlisted || held.unsynced || held.wrote);
         let bound = self.block.is_some() || at_work || !self.pins.is_empty();
         let busy = bound || self.listening.is_some() || self.pipeline.skipping || !self.io.out.is_empty();
-        !busy && self.reads_replica(&self.worker.shared.settings.load()) && stands_alone(frames)
+        let allowed = !busy && stands_alone(frames);
+        self.repeat = Repeat { allowed, ..Repeat::default() };
+        allowed
     }
 
     /// Whether what has been begun on this conn the short way may be worked off twice: the conn is the only one, and it is of a replica.
     pub(super) fn began_on_replica(&mut self, at: usize) -> bool {
-        self.given_up = false;
+        self.repeat.end();
         let replica = self.held.get(at).is_some_and(|held| held.replica);
         let alone = self.block.is_none() && self.pins.is_empty() && self.listening.is_none();
         replica && alone && stands_alone(self.io.current_frames())
@@ -37,28 +82,51 @@ impl Session {
         let field = |wanted| error_field(&error[HEADER..], wanted).unwrap_or_default();
         let told = field(b'M').windows(CONFLICT.len()).any(|words| words == CONFLICT);
         let only_there = field(b'C') == sqlstate::READ_ONLY_TRANSACTION.as_bytes();
-        self.given_up |= (told || only_there) && self.works_on_replicas();
+        if (told || only_there) && self.works_on_replicas() {
+            self.repeat.wanted = Some(Again::OnPrimaries);
+        }
     }
 
     /// A conn is about to be given up, since the server has ended it or is gone.
     pub(super) fn note_lost(&mut self) {
-        self.given_up |= self.works_on_replicas();
+        if self.works_on_replicas() {
+            self.repeat.wanted = Some(Again::OnPrimaries);
+        }
     }
 
     fn works_on_replicas(&self) -> bool {
         !self.held.is_empty() && self.held.iter().all(|held| held.replica && !held.wrote)
     }
 
-    /// Whether it has ended so, and the application knows nothing of it.
-    pub(super) fn is_to_be_repeated(&self) -> bool {
-        self.given_up && self.io.moved.written == 0
+    /// Whether the statement that is about to run on several shards can be taken back and run again: it is the first one of its
+    /// request, and what it does is a transaction of its own. Whoever ends circles of waits knows from now on.
+    pub fn can_be_taken_back(&self) -> bool {
+        let alone = self.events.completed == 0 && self.block.as_ref().is_none_or(|block| block.implicit);
+        let can = self.repeat.allowed && self.repeat.times < TIMES && alone;
+        self.io.visible.gives_way.store(can, Ordering::Relaxed);
+        can
     }
 
-    /// From here on nobody but a primary is asked, until told otherwise.
-    pub(super) fn begin_anew(&mut self) {
-        self.io.out.clear();
-        self.given_up = false;
-        self.primaries_only = true;
+    /// The statement has run, and failed so or in the events.
+    pub fn note_in_the_way(&mut self, can_be_taken_back: bool, failure: Option<&Failure>) {
+        self.io.visible.gives_way.store(false, Ordering::Relaxed);
+        let differs = failure.is_some_and(Failure::is_differing_rows);
+        let deadlock = self.events.sqlstate() == Some(sqlstate::DEADLOCK_DETECTED.as_bytes());
+        if can_be_taken_back && (differs || deadlock) {
+            self.repeat.wanted = Some(Again::InOrder);
+        }
+    }
+
+    /// Whether it is to be worked off once more, from here on. The application knows nothing of it.
+    pub(super) fn begin_anew(&mut self) -> bool {
+        let wanted = self.repeat.wanted.take();
+        let again = wanted.filter(|_| self.repeat.times < TIMES && self.io.moved.written == 0);
+        if again.is_some() {
+            (self.repeat.under_way, self.repeat.times) = (again, self.repeat.times + 1);
+            self.io.out.clear();
+            self.io.visible.verdict.withdraw();
+        }
+        again.is_some()
     }
 }
 

@@ -200,12 +200,13 @@ impl Session {
         self.repeat(kind, again).await
     }
 
-    /// Once more, on primaries, if replicas have given it up.
+    /// Once more, as long as it has gone wrong without its fault.
     async fn repeat(&mut self, kind: Kind, frames: Option<Bytes>) -> Result<(), ClientError> {
-        let Some(frames) = frames.filter(|_| self.is_to_be_repeated()) else { return Ok(()) };
-        self.begin_anew();
-        let done = self.work_off(kind, frames).await;
-        self.primaries_only = false;
+        let mut done = Ok(());
+        while let Some(frames) = frames.as_ref().filter(|_| done.is_ok() && self.begin_anew()) {
+            done = self.work_off(kind, frames.clone()).await;
+        }
+        self.repeat.end();
         done
     }
 

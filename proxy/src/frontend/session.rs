@@ -15,6 +15,7 @@ use super::hints::Hints;
 use super::io::ClientIo;
 use super::names::Names;
 use super::pins::Pins;
+use super::repeat::{Again, Repeat};
 use super::transaction::Block;
 use crate::backend::conn::Events;
 use crate::backend::connect::BackendLogin;
@@ -164,10 +165,8 @@ pub struct Session {
     pub hints: Hints,
     /// `default_transaction_read_only` is on.
     pub read_only: bool,
-    /// Replicas have given up the request that ends.
-    pub given_up: bool,
-    /// The request is worked off for the second time, on primaries.
-    pub primaries_only: bool,
+    /// Whether the request under way is worked off once more.
+    pub repeat: Repeat,
     /// Number of the facts' context, with the generation and settings that it was made for.
     pub context: Option<SessionContext>,
     /// What the open transaction has done to the catalog.
@@ -302,7 +301,7 @@ impl Session {
         let sharded = matches!(self.who.kind, DatabaseKind::Sharded);
         let writes = self.held.iter().any(|held| held.wrote && held.unsynced);
         sharded
-            && !self.primaries_only
+            && !self.repeat.is_under_way(Again::OnPrimaries)
             && !writes
             && self.who.mode == PoolMode::Transaction
             && settings.routing.reads == Reads::Replica

@@ -65,6 +65,8 @@ pub struct Visible {
     pub verdict: Arc<Verdict>,
     /// When the request under way, or the last one, was begun: milliseconds of the process's life.
     pub began_ms: AtomicU64,
+    /// The statement under way is taken back and run again, unseen, when a circle of waits is broken by ending it.
+    pub gives_way: AtomicBool,
     /// The conns that are working for it, and whether it waits for one.
     running: Mutex<Running>,
     doing: AtomicU8,

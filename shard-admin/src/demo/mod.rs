@@ -99,7 +99,7 @@ pub enum Error {
         mistakes: Vec<String>,
     },
     /// The additional configuration cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     ConfigExtra {
         /// The file.
         path: PathBuf,

@@ -99,7 +99,7 @@ pub enum Error {
         to: u16,
     },
     /// Files and processes.
-    #[error("{doing}: {source}")]
+    #[error("{doing}")]
     Io {
         /// What was tried.
         doing: String,

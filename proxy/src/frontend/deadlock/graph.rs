@@ -150,9 +150,10 @@ pub(super) fn still(edges: &[Edge], cycle: &[Edge]) -> bool {
     cycle.iter().all(|step| edges.iter().any(|edge| same(edge, step)))
 }
 
-/// The session of this process that began to wait last, if its time has come: at once where the cycle is certain, else after
-/// `patience`, and when it has waited for less time than every other party, or for twice that long.
-pub(super) fn victim(cycle: &[Edge], patience: Duration) -> Option<i32> {
+/// The session of this process that is to be ended: one that gives way, at once. Else the one that began to wait last, if its time has
+/// come: at once where the cycle is certain, else after `patience`, and when it has waited for less time than every other party, or
+/// for twice that long.
+pub(super) fn victim(cycle: &[Edge], patience: Duration, gives_way: impl Fn(i32) -> bool) -> Option<i32> {
     let waits = cycle.iter().filter_map(|edge| match &edge.step {
         Step::Waits { age, .. } => Some((*age, edge.from)),
         Step::SameSession => None,
@@ -161,6 +162,9 @@ pub(super) fn victim(cycle: &[Edge], patience: Duration) -> Option<i32> {
         Party::Session(session) => Some((age, session)),
         Party::Backend { .. } => None,
     };
+    if let Some((_, session)) = waits.clone().filter_map(own).filter(|(_, id)| gives_way(*id)).min() {
+        return Some(session);
+    }
     let (age, session) = waits.clone().filter_map(own).min()?;
     if cycle.iter().all(|edge| edge.step != Step::SameSession) {
         return Some(session);
@@ -201,7 +205,8 @@ mod tests {
             [node(vec![wait(11, 900, &[12])], &[12], "a"), node(vec![wait(22, 500, &[21])], &[21], "a")];
         let edges = super::edges(&first, &sessions);
         let found = cycle(&edges).expect("a cycle");
-        assert_eq!(victim(&found, PATIENCE), Some(2), "the one that began to wait last");
+        assert_eq!(victim(&found, PATIENCE, |_| false), Some(2), "the one that began to wait last");
+        assert_eq!(victim(&found, PATIENCE, |id| id == 1), Some(1), "the one that is run again");
         assert!(still(&edges, &found));
         let later = [first[0].clone(), node(vec![], &[], "a")];
         assert!(!still(&super::edges(&later, &sessions), &found));
@@ -236,8 +241,11 @@ mod tests {
         };
         let victim_of = |own, other, owner| {
             let edges = super::edges(&nodes(own, other, owner), &sessions);
-            cycle(&edges).map(|cycle| victim(&cycle, PATIENCE))
+            cycle(&edges).map(|cycle| victim(&cycle, PATIENCE, |_| false))
         };
+        let edges = super::edges(&nodes(300, 9_000, "app"), &sessions);
+        let hasty = cycle(&edges).and_then(|cycle| victim(&cycle, PATIENCE, |_| true));
+        assert_eq!(hasty, Some(1), "what is run again need not be certain");
         assert_eq!(victim_of(9_000, 9_500, "app"), Some(None), "not yet");
         assert_eq!(victim_of(10_001, 10_500, "app"), Some(Some(1)));
         assert_eq!(victim_of(10_500, 10_001, "app"), Some(None), "the other process's session gives way");

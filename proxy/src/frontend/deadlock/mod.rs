@@ -2,7 +2,8 @@
 //!
 //! One task per process. It looks only when a session with conns to two or more nodes has waited for `limits.deadlock`: then the nodes are
 //! asked who waits for whom, over the control side's own connections. A cycle must be found twice, each step the same wait, before
-//! the session that began to wait last is cancelled; its application reads `40P01` in place of the cancellation.
+//! the session that began to wait last is cancelled; its application reads `40P01` in place of the cancellation. A statement that
+//! is run again unseen (see [`super::repeat`]) is looked at sooner, and gives way to the others.
 
 mod graph;
 
@@ -21,8 +22,8 @@ use crate::wire::error::Report;
 use crate::wire::sqlstate;
 use crate::worker::Shared;
 
-/// Bounds of the pause between two looks; within them it is half of `limits.deadlock`.
-const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(500)];
+/// Bounds of the pause between two looks; within them it is a quarter of `limits.deadlock`.
+const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
 
 /// The sessions of the process and the nodes that matter.
 struct Scene {
@@ -35,7 +36,7 @@ struct Scene {
 pub async fn watch(shared: Arc<Shared>) {
     loop {
         let limit = shared.settings.load().limits.deadlock;
-        tokio::time::sleep((limit / 2).clamp(PAUSE[0], PAUSE[1])).await;
+        tokio::time::sleep((limit / 4).clamp(PAUSE[0], PAUSE[1])).await;
         if !limit.is_zero()
             && let Some(scene) = Scene::now(&shared, limit)
         {
@@ -51,6 +52,7 @@ impl Scene {
         let mut nodes: Vec<NodeAddress> = Vec::new();
         for (_, visible) in all(shared) {
             let age = Duration::from_millis(now.saturating_sub(visible.began_ms.load(Ordering::Relaxed)));
+            let limit = if visible.gives_way.load(Ordering::Relaxed) { limit / 4 } else { limit };
             if visible.doing() == Doing::Active && age >= limit {
                 let running = visible.running();
                 let own = running.conns.iter().map(|(pool, ..)| &pool.node);
@@ -92,9 +94,10 @@ fn all(shared: &Shared) -> Vec<(i32, Arc<Visible>)> {
 async fn look(shared: &Arc<Shared>, scene: &Scene) {
     let patience = shared.settings.load().limits.lock_wait_over_shards;
     let Some(cycle) = graph::cycle(&scene.edges(shared).await) else { return };
-    let Some(victim) = graph::victim(&cycle, patience) else { return };
-    let visible = shared.sessions().get(&victim).map(|entry| Arc::clone(&entry.visible));
-    let Some(visible) = visible else { return };
+    let visible = |id: i32| shared.sessions().get(&id).map(|entry| Arc::clone(&entry.visible));
+    let gives_way = |id| visible(id).is_some_and(|visible| visible.gives_way.load(Ordering::Relaxed));
+    let Some(victim) = graph::victim(&cycle, patience, gives_way) else { return };
+    let Some(visible) = visible(victim) else { return };
     let request = visible.verdict.requests.load(Ordering::Relaxed);
     // The nodes were not asked at the same moment: what has held all the while, held at one.
     let again = Scene::over(shared, scene.nodes.clone());
