@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 
+use crate::beside::{Beside, said, sorted_rows};
 use crate::house::{build, holders};
 use crate::set_off::refused;
 
@@ -366,4 +367,32 @@ async fn as_many_parameters_as_there_can_be() {
         assert!(answer.iter().all(|frame| frame.tag != b'E'));
     }
     assert_eq!(wire.rows("select count(*) from t").expect("rows"), [[Some("0".to_owned())]]);
+}
+
+/// A subquery among the values reads what another shard may have: it is computed first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_of_a_row_may_be_subqueries() {
+    let mut both = Beside::start(&[
+        "CREATE TABLE lots (auction_id bigint PRIMARY KEY, n int DEFAULT 7, price numeric(6,1), note text)",
+        "INSERT INTO lots SELECT k, k * 10, k / 4.0, 'lot ' || k FROM generate_series(1, 12) k",
+    ])
+    .await;
+    for sql in [
+        "INSERT INTO lots VALUES (51, (SELECT max(n) FROM lots))",
+        "INSERT INTO lots VALUES (52, (SELECT n FROM lots WHERE auction_id = 3), (SELECT avg(price) FROM lots), 'x')",
+        "INSERT INTO lots (auction_id, n) VALUES (53, DEFAULT), (54, (SELECT count(*) FROM lots)) RETURNING *",
+        "INSERT INTO lots (note, auction_id) VALUES ((SELECT string_agg(note, ',' ORDER BY note) FROM lots), 55) \
+         RETURNING length(note)",
+        "INSERT INTO lots VALUES (56, (SELECT n FROM lots))",
+        "INSERT INTO lots VALUES ((SELECT max(auction_id) + 1 FROM lots), 1)",
+        "INSERT INTO lots VALUES (51, (SELECT min(n) FROM lots)) ON CONFLICT (auction_id) DO UPDATE SET n = excluded.n \
+         RETURNING n",
+        "INSERT INTO lots VALUES (57, (SELECT max(n) FROM lots WHERE nothing = 1))",
+        "INSERT INTO lots VALUES (58, CASE WHEN EXISTS (SELECT FROM lots WHERE n > 100) THEN 1 ELSE 2 END, 2.25)",
+    ] {
+        let [ours, theirs] = both.sides().map(|side| said(side, &message::query(sql)));
+        assert_eq!(ours, theirs, "{sql}");
+    }
+    let [ours, theirs] = both.sides().map(|side| sorted_rows(side, "SELECT * FROM lots"));
+    assert_eq!(ours, theirs);
 }
