@@ -85,6 +85,10 @@ async fn inserts_and_reads_over_shards_beside_ddl_do_not_fail() {
             for turn in 0..150 {
                 let key = (writer * 150 + turn) * 3;
                 let rows = format!("({key}, 1), ({}, 1), ({}, 1)", key + 1, key + 2);
+                let block = turn % 3 == 0;
+                if block {
+                    session.batch_execute("BEGIN").await.expect("begin");
+                }
                 let done = match turn % 2 {
                     0 => {
                         session
@@ -97,6 +101,9 @@ async fn inserts_and_reads_over_shards_beside_ddl_do_not_fail() {
                     }
                 };
                 assert_eq!(done.unwrap_or_else(|error| panic!("{error:?}")), 3);
+                if block {
+                    session.batch_execute("COMMIT").await.expect("commit");
+                }
             }
         });
     }
@@ -138,13 +145,20 @@ async fn the_same_rows_over_shards_collide_and_do_not_deadlock() {
             let mut won = 0;
             for turn in 0..40 {
                 let rows: Vec<String> = (0..5).map(|n| format!("({}, 1)", turn * 5 + n)).collect();
+                let block = turn % 2 == 0;
                 start.wait().await;
+                if block {
+                    session.batch_execute("BEGIN").await.expect("begin");
+                }
                 let done =
                     session.execute(&format!("INSERT INTO marks VALUES {}", rows.join(", ")), &[]).await;
                 match done {
                     Ok(5) => won += 1,
                     Ok(other) => panic!("{other} rows"),
                     Err(error) => assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION), "{error:?}"),
+                }
+                if block {
+                    session.batch_execute("COMMIT").await.expect("the end");
                 }
             }
             won

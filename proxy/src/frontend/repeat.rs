@@ -4,14 +4,16 @@
 //! is gone. And a statement over several shards that went wrong only because there are several: it was in a circle of waits, or DDL
 //! came between the shards' answers.
 //!
-//! Invariant: only a request that stands by itself, outside of a transaction, is repeated, and only where it has left nothing behind
-//! (replicas alone have worked at it, or its only statement was rolled back everywhere) and nothing of its answer has been written to
-//! the application.
+//! Invariant: only a request that stands by itself, with which a transaction begins on the shards, is repeated, and only where it has
+//! left nothing behind (replicas alone have worked at it, or its only statement is rolled back everywhere) and nothing of its answer
+//! has been written to the application.
 
 use std::sync::atomic::Ordering;
 
 use super::failure::Failure;
 use super::session::Session;
+use super::transaction::Block;
+use crate::sql::facts::Isolation;
 use crate::wire::backend::error_field;
 use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::tag;
@@ -60,8 +62,10 @@ impl Repeat {
 impl Session {
     /// Whether these frames, with which a request begins anew, may be worked off twice.
     pub(super) fn may_repeat(&mut self, frames: &[u8]) -> bool {
-        let at_work = self.held.iter().any(|held| held.enlisted || held.unsynced || held.wrote);
-        let bound = self.block.is_some() || at_work || !self.pins.is_empty();
+        let at_work = self.held.iter().any(|held| held.unsynced || held.wrote) || self.has_begun();
+        let fresh = |block: &Block| block.is_fresh() && self.isolation() == Isolation::ReadCommitted;
+        let in_block = !self.block.as_ref().is_none_or(|block| fresh(block));
+        let bound = in_block || at_work || !self.pins.is_empty();
         let busy = bound || self.listening.is_some() || self.pipeline.skipping || !self.io.out.is_empty();
         let allowed = !busy && stands_alone(frames);
         self.repeat = Repeat { allowed, ..Repeat::default() };
@@ -74,6 +78,12 @@ impl Session {
         let replica = self.held.get(at).is_some_and(|held| held.replica);
         let alone = self.block.is_none() && self.pins.is_empty() && self.listening.is_none();
         replica && alone && stands_alone(self.io.current_frames())
+    }
+
+    /// Whether the transaction has done something on a shard; to have a statement looked at is nothing.
+    fn has_begun(&self) -> bool {
+        let ran = self.block.as_ref().is_some_and(|block| block.ran);
+        ran || self.held.iter().any(|held| held.enlisted && !held.untouched)
     }
 
     /// The request is about to end with the error of a shard, and the conns that have worked at it are still at hand.
@@ -95,13 +105,15 @@ impl Session {
     }
 
     fn works_on_replicas(&self) -> bool {
-        !self.held.is_empty() && self.held.iter().all(|held| held.replica && !held.wrote)
+        self.block.is_none()
+            && !self.held.is_empty()
+            && self.held.iter().all(|held| held.replica && !held.wrote)
     }
 
     /// Whether the statement that is about to run on several shards can be taken back and run again: it is the first one of its
-    /// request, and what it does is a transaction of its own. Whoever ends circles of waits knows from now on.
+    /// request and of its transaction. Whoever ends circles of waits knows from now on.
     pub fn can_be_taken_back(&self) -> bool {
-        let alone = self.events.completed == 0 && self.block.as_ref().is_none_or(|block| block.implicit);
+        let alone = self.events.completed == 0 && !self.has_begun();
         let can = self.repeat.allowed && self.repeat.times < TIMES && alone;
         self.io.visible.gives_way.store(can, Ordering::Relaxed);
         can
@@ -118,15 +130,33 @@ impl Session {
     }
 
     /// Whether it is to be worked off once more, from here on. The application knows nothing of it.
-    pub(super) fn begin_anew(&mut self) -> bool {
+    pub(super) async fn begin_anew(&mut self) -> bool {
         let wanted = self.repeat.wanted.take();
         let again = wanted.filter(|_| self.repeat.times < TIMES && self.io.moved.written == 0);
-        if again.is_some() {
-            (self.repeat.under_way, self.repeat.times) = (again, self.repeat.times + 1);
-            self.io.out.clear();
-            self.io.visible.verdict.withdraw();
+        if again.is_none() || !self.leave_shards().await {
+            return false;
         }
-        again.is_some()
+        (self.repeat.under_way, self.repeat.times) = (again, self.repeat.times + 1);
+        self.io.out.clear();
+        self.io.visible.verdict.withdraw();
+        true
+    }
+
+    /// An open block, which has begun on the shards along with the statement, is rolled back there, to begin anew on other conns: a
+    /// cancel request may be on its way to these. Whether that could be done.
+    async fn leave_shards(&mut self) -> bool {
+        if self.block.is_none() {
+            return true;
+        }
+        let undone = self.rollback_all().await.is_ok();
+        let Some(mut block) = self.block.take() else { return false };
+        let undone = undone && !block.lost;
+        block.doomed &= !undone;
+        if undone {
+            self.settle();
+        }
+        self.block = Some(block);
+        undone
     }
 }
 

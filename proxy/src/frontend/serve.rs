@@ -202,8 +202,9 @@ impl Session {
 
     /// Once more, as long as it has gone wrong without its fault.
     async fn repeat(&mut self, kind: Kind, frames: Option<Bytes>) -> Result<(), ClientError> {
+        let Some(frames) = frames else { return Ok(()) };
         let mut done = Ok(());
-        while let Some(frames) = frames.as_ref().filter(|_| done.is_ok() && self.begin_anew()) {
+        while done.is_ok() && self.begin_anew().await {
             done = self.work_off(kind, frames.clone()).await;
         }
         self.repeat.end();

@@ -265,6 +265,9 @@ impl Session {
     pub fn runs(&mut self, at: usize, before: bool, facts: &Facts) {
         let tables = !matches!(facts.scope, Scope::Nothing) && !matches!(facts.command, Command::Show(_));
         self.held[at].untouched = !before && !tables && facts.access == Access::Read;
+        if let Some(block) = &mut self.block {
+            block.ran = true;
+        }
     }
 
     /// The isolation level of the open block, or else of the next statement's own transaction.

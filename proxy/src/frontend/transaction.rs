@@ -36,6 +36,8 @@ pub struct Block {
     /// Statements were run that the proxy has not looked into (a text of several statements with transaction control): no
     /// further shard may join.
     pub opaque: bool,
+    /// A shard has executed a statement of it alone.
+    pub ran: bool,
     /// It has begun on every shard, and their snapshots are of one moment.
     pub whole: bool,
     /// The statement under way takes no snapshot.
@@ -84,11 +86,18 @@ impl Block {
             hints: None,
             isolation: None,
             opaque: false,
+            ran: false,
             whole: false,
             locks_only: false,
             doomed: false,
             lost: false,
         }
+    }
+
+    /// Whether nothing is known of it but how it begins and what is set in it: it can begin on the shards once more.
+    pub fn is_fresh(&self) -> bool {
+        let bound = !self.savepoints.is_empty() || !self.declared.is_empty();
+        !(bound || self.ran || self.opaque || self.whole || self.doomed || self.lost)
     }
 
     /// Everything that a shard runs when it joins, as one text.
