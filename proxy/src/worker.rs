@@ -113,6 +113,8 @@ pub struct Shared {
     pub no_schema: Arc<Schema>,
     /// Grows with DDL in such databases: what was prepared before is not shared with sessions that prepare afterwards.
     pub unrouted_ddl: AtomicU64,
+    /// Statements under way that lock tables on one shard after the other.
+    pub locking: Arc<AtomicUsize>,
     /// Sessions by the process id of their cancel key.
     pub sessions: Mutex<HashMap<i32, Entry>>,
     /// Sessions that have logged in or are about to.
@@ -178,6 +180,7 @@ impl Shared {
             handshake: ArcSwap::from_pointee(parts.handshake),
             no_schema: Arc::default(),
             unrouted_ddl: AtomicU64::new(0),
+            locking: Arc::default(),
             sessions: Mutex::default(),
             clients: AtomicUsize::new(0),
             threads: parts.threads,

@@ -1,6 +1,8 @@
 //! The order in which the shares of a statement over several shards run.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use router_config::topology::ShardId;
 
@@ -16,10 +18,26 @@ use crate::sql::facts::{Access, Command, Facts, Scope};
 use crate::sql::normalise::identifiers;
 use crate::wire::sqlstate;
 
+/// A statement that locks tables is under way, for as long as this lives.
+pub(super) struct Locking(Arc<AtomicUsize>);
+
+impl Drop for Locking {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Session {
+    /// Tells other sessions that a statement locks tables, if it does.
+    pub(super) fn note_locking(&self, ask: &Ask) -> Option<Locking> {
+        let locking = locks_tables(ask).then(|| Arc::clone(&self.worker.shared.locking))?;
+        locking.fetch_add(1, Ordering::Relaxed);
+        Some(Locking(locking))
+    }
+
     /// Which shares run at the same time. Sessions that lock rows of several shards, or tables, do it in the order of the shards, and so
-    /// wait for each other on one shard, not in a circle. INSERTs seldom wait at all: their shards run at the same time, and one that
-    /// got into a circle of waits is taken back and run again in that order.
+    /// wait for each other on one shard, not in a circle. INSERTs seldom wait at all: their shards run at the same time, unless tables are
+    /// being locked just now, and one that got into a circle of waits is taken back and run again in that order.
     pub(super) fn rounds(&self, ask: &Ask, merge: Merge, shares: usize) -> Vec<Range<usize>> {
         let mut upserts = false;
         if matches!(ask.plan.target, Target::Split(_)) {
@@ -28,10 +46,9 @@ impl Session {
             });
         }
         let writes = ask.facts.access != Access::Read;
-        let everywhere = matches!(ask.plan.target, Target::Everywhere | Target::EverywhereAs(_));
-        let locks_tables = everywhere && !matches!(ask.facts.command, Command::Modify(_));
-        let again = self.repeat.is_under_way(Again::InOrder);
-        let in_order = locks_tables || writes && (upserts || again);
+        let locking = self.worker.shared.locking.load(Ordering::Relaxed) > 0;
+        let in_order =
+            locks_tables(ask) || writes && (upserts || locking || self.repeat.is_under_way(Again::InOrder));
         let alone = match merge {
             _ if in_order || matches!(ask.plan.target, Target::Each(_)) => shares,
             // What is written everywhere meets on the home shard.
@@ -101,4 +118,10 @@ impl Session {
         };
         matches!(facts.command, Command::Ddl(_)) && facts.tables.iter().any(sharded)
     }
+}
+
+/// DDL, TRUNCATE, LOCK: whatever is for every shard and does not write rows.
+fn locks_tables(ask: &Ask) -> bool {
+    let everywhere = matches!(ask.plan.target, Target::Everywhere | Target::EverywhereAs(_));
+    everywhere && !matches!(ask.facts.command, Command::Modify(_))
 }

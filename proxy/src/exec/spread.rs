@@ -93,6 +93,7 @@ impl Session {
     /// Sends each shard its share, and makes one answer of theirs.
     async fn run_shares(&mut self, ask: Ask) -> Result<(), Failure> {
         let (mut shares, mut merge) = self.shares(&ask)?;
+        let _locking = self.note_locking(&ask);
         self.read_clocks(&ask.facts, &mut shares).await?;
         let writes = ask.facts.access != Access::Read;
         ask.check_row_limit(shares.len())?;
