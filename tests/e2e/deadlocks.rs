@@ -169,6 +169,52 @@ async fn the_same_rows_over_shards_collide_and_do_not_deadlock() {
     assert_eq!(first_column(&client, "SELECT count(*) FROM marks").await, ["200"]);
 }
 
+/// What a transaction has done before binds it: only one that begins with the statement gives way unseen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_has_done_something_is_not_begun_anew() {
+    let cluster = Cluster::builder().start().await;
+    let (one, other) = (cluster.connect().await, cluster.connect().await);
+    build(&one).await;
+    add_auctions(&one, 20).await;
+    let keys = one_of_each(&cluster).await;
+    one.batch_execute("DELETE FROM auctions").await.expect("delete");
+    let row = |key: i64| format!("INSERT INTO auctions (auction_id, title) VALUES ({key}, 'x')");
+    let rows = format!("{}, ({}, 'x')", row(keys.0), keys.1);
+    for (before, gives_way) in
+        [("", true), ("SELECT pg_advisory_xact_lock(7)", false), ("NOTIFY lots", false)]
+    {
+        // The other has the second row and wants the first; the one wants both.
+        other.batch_execute("BEGIN").await.expect("begin");
+        other.batch_execute(&row(keys.1)).await.expect("the second row");
+        one.batch_execute("BEGIN").await.expect("begin");
+        if !before.is_empty() {
+            one.batch_execute(before).await.expect("what comes before");
+        }
+        let inserts = one.batch_execute(&rows);
+        let waits = async {
+            eventually(LIMIT, "it waits", || async {
+                let waiting =
+                    cluster.on_each_primary("SELECT count(*) FROM pg_locks WHERE NOT granted").await;
+                waiting.concat().iter().any(|count| count != "0")
+            })
+            .await;
+            let done = other.batch_execute(&row(keys.0)).await;
+            other.batch_execute("COMMIT").await.expect("the end");
+            done
+        };
+        let (inserted, done) = both(inserts, waits).await;
+        let code = |done: &Result<(), Error>| done.as_ref().err().and_then(Error::code).cloned();
+        let codes = [code(&inserted), code(&done)];
+        if gives_way {
+            assert_eq!(codes, [Some(SqlState::UNIQUE_VIOLATION), None], "the one has waited for the other");
+        } else {
+            let deadlocks = codes.iter().filter(|code| **code == Some(SqlState::T_R_DEADLOCK_DETECTED));
+            assert_eq!(deadlocks.count(), 1, "{before}: {codes:?}");
+        }
+        one.batch_execute("ROLLBACK; DELETE FROM auctions").await.expect("the end");
+    }
+}
+
 /// The two sessions lock a row each and then the other's; what became of the second statements.
 async fn cross(one: &Client, other: &Client, keys: (i64, i64)) -> [Result<u64, Error>; 2] {
     let update = |id: i64| format!("UPDATE auctions SET price = price + 1 WHERE auction_id = {id}");

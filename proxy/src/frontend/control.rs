@@ -280,6 +280,7 @@ impl Session {
         via: Via,
     ) -> Result<(), Failure> {
         self.expect(facts, text.as_bytes(), Some(at));
+        self.note_ran();
         let held = &mut self.held[at];
         let conn = &mut *held.lease;
         held.unnamed = None;

@@ -265,6 +265,11 @@ impl Session {
     pub fn runs(&mut self, at: usize, before: bool, facts: &Facts) {
         let tables = !matches!(facts.scope, Scope::Nothing) && !matches!(facts.command, Command::Show(_));
         self.held[at].untouched = !before && !tables && facts.access == Access::Read;
+        self.note_ran();
+    }
+
+    /// A shard executes something of the open block.
+    pub fn note_ran(&mut self) {
         if let Some(block) = &mut self.block {
             block.ran = true;
         }

@@ -36,7 +36,7 @@ pub struct Block {
     /// Statements were run that the proxy has not looked into (a text of several statements with transaction control): no
     /// further shard may join.
     pub opaque: bool,
-    /// A shard has executed a statement of it alone.
+    /// A shard has executed something of it, be it without tables.
     pub ran: bool,
     /// It has begun on every shard, and their snapshots are of one moment.
     pub whole: bool,

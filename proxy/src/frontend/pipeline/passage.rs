@@ -20,6 +20,7 @@ impl Session {
         let before = self.touched(shard);
         let at = self.goto(shard, false).await?;
         self.held[at].untouched = !before;
+        self.note_ran();
         self.put_raw(at, tag, body, owed);
         Ok(())
     }
