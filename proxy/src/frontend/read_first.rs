@@ -113,8 +113,12 @@ fn read_first(
     }
     let target = match modify {
         Modify::Insert => match insert_rows::shape(text, context) {
-            // Nothing but the keys of plain rows has to be known first.
-            Ok(rows) if rows.is_plain() && !refusal.is_of_insert_key() => return Err(refusal.clone()),
+            // Nothing of rows of VALUES has to be known first but their keys, and what they read of other tables.
+            Ok(rows)
+                if rows.is_of_values() && !refusal.is_of_insert_key() && !refusal.is_of_other_tables() =>
+            {
+                return Err(refusal.clone());
+            }
             shape => shape.map(|rows| Target::InsertRows(Box::new(rows))),
         },
         _ => broadcast::shape(text, context).map(|shape| Target::Broadcast(Box::new(shape))).or_else(|why| {

@@ -8,6 +8,12 @@ use std::borrow::Cow;
 /// How [`Refusal::insert_key`] begins.
 const KEY_OF_ROW: &str = "the shard key of row ";
 
+/// What [`Refusal::not_joined_on_key`] says.
+const COMBINES: &str = "the statement combines sharded tables whose rows may be on different shards";
+
+/// How [`Refusal::needs_home`] begins.
+const USES_TOGETHER: &str = "the statement uses sharded tables together with ";
+
 /// A typed refusal: becomes an ErrorResponse of severity ERROR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -124,7 +130,7 @@ impl Refusal {
     /// Tables of one statement whose rows are on different shards.
     pub(super) fn not_joined_on_key(why: Option<&str>) -> Self {
         let refusal = Self::unsupported(
-            "the statement combines sharded tables whose rows may be on different shards",
+            COMBINES,
             "Join the tables on their shard keys, or give each of them a condition shard_key = value of one and the same key.",
         );
         match why {
@@ -136,7 +142,7 @@ impl Refusal {
     /// Sharded and unsharded tables in one statement, and the rows are not on the home shard.
     pub(super) fn needs_home(what: &str, home: &str) -> Self {
         Self::unsupported(
-            format!("the statement uses sharded tables together with {what}"),
+            format!("{USES_TOGETHER}{what}"),
             "Make the unsharded table a reference table, or split the statement in two.",
         )
         .because(format!(
@@ -182,6 +188,11 @@ impl Refusal {
     /// Whether it is one of [`Self::insert_key`].
     pub(crate) fn is_of_insert_key(&self) -> bool {
         self.message.starts_with(KEY_OF_ROW)
+    }
+
+    /// Whether it is one of [`Self::not_joined_on_key`] or [`Self::needs_home`].
+    pub(crate) fn is_of_other_tables(&self) -> bool {
+        self.message == COMBINES || self.message.starts_with(USES_TOGETHER)
     }
 
     /// NULL as a new row's key.

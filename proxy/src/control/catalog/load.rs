@@ -65,7 +65,7 @@ pub(super) const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::te
 
 /// The last ones are the column's number, whether its type is one of dates and times, a range (of whatever), or made of such (an array,
 /// a domain, a composite type), whether it belongs to the primary key, its type as a definition writes it, and whether its collation
-/// compares bytes.
+/// compares bytes. A default names no columns: read without its table, it does not wait for one that a transaction is changing.
 pub(super) const COLUMNS: &str = "WITH RECURSIVE made (of, oid) AS ( \
        SELECT typelem, oid FROM pg_catalog.pg_type WHERE typelem <> 0 \
        UNION ALL SELECT typbasetype, oid FROM pg_catalog.pg_type WHERE typtype = 'd' \
@@ -78,7 +78,7 @@ pub(super) const COLUMNS: &str = "WITH RECURSIVE made (of, oid) AS ( \
      CASE WHEN a.attidentity <> '' THEN 'nextval(' || pg_catalog.quote_literal( \
             pg_catalog.pg_get_serial_sequence(pg_catalog.quote_ident(n.nspname) || '.' || \
             pg_catalog.quote_ident(c.relname), a.attname)) || '::regclass)' \
-          WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), t.typdefault) END, \
+          WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, 0), t.typdefault) END, \
      a.attidentity = 'a', a.attgenerated <> '', a.atttypmod, coalesce(l.collisdeterministic, true), a.attnum, \
      a.atttypid IN (SELECT oid FROM times), coalesce(a.attnum = ANY (p.indkey), false), \
      pg_catalog.format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' \

@@ -33,7 +33,7 @@ const TABLES: &str = "SELECT n.nspname::text, c.relname::text, c.oid, \
              FROM pg_catalog.pg_collation o WHERE o.oid = a.attcollation) ELSE '' END || \
              CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END || \
              CASE WHEN a.attgenerated <> '' THEN ' GENERATED' ELSE '' END || \
-             coalesce(' DEFAULT ' || pg_catalog.pg_get_expr(d.adbin, d.adrelid), '') \
+             coalesce(' DEFAULT ' || pg_catalog.pg_get_expr(d.adbin, CASE WHEN a.attgenerated = '' THEN 0 ELSE d.adrelid END), '') \
            FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
            LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum) \

@@ -35,8 +35,6 @@ struct Rows {
     width: usize,
     /// Which values are DEFAULT, of one row after the other.
     defaults: Vec<bool>,
-    /// There is no subquery among them.
-    plain: bool,
 }
 
 /// Columns that a select list may have.
@@ -88,9 +86,9 @@ impl InsertRows {
         format!("{} {}", self.with, self.source)
     }
 
-    /// Whether its rows are those of VALUES, and nothing is read for them.
-    pub fn is_plain(&self) -> bool {
-        self.values.as_ref().is_some_and(|rows| rows.plain)
+    /// Whether its rows are those of VALUES.
+    pub fn is_of_values(&self) -> bool {
+        self.values.is_some()
     }
 
     /// Columns of each row, if that is known without the query.
@@ -202,8 +200,7 @@ fn bare(t: &Tokens<'_>, from: usize, to: usize) -> (usize, usize) {
 /// The values of all rows, NULL for each DEFAULT, and what they are.
 fn rows_of_values(t: &Tokens<'_>, from: usize, to: usize) -> Result<(Vec<String>, Rows), String> {
     const UNREAD: &str = "its VALUES are not understood";
-    let plain = !(from..to).any(|at| t.is_any(at, &["select", "values", "table"]));
-    let (mut items, mut rows) = (Vec::new(), Rows { width: 0, defaults: Vec::new(), plain });
+    let (mut items, mut rows) = (Vec::new(), Rows { width: 0, defaults: Vec::new() });
     let mut at = from;
     while at < to {
         let close = t.closing(at).filter(|close| t.is_mark(at, "(") && *close < to).ok_or(UNREAD)?;
