@@ -438,3 +438,58 @@ async fn a_failed_transaction_holds_the_locks_that_it_would_on_one_server() {
     }
     assert!(wrong.is_empty(), "{wrong}");
 }
+
+/// To print a definition PostgreSQL opens the tables that it names: a reading of the catalog must not wait for those that
+/// another transaction is changing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ddl_does_not_wait_for_the_open_transaction_that_changes_another_table() {
+    let cluster = Cluster::builder().start().await;
+    let (open, other) = (cluster.connect().await, cluster.connect().await);
+    for sql in [
+        "CREATE TABLE la (auction_id bigint PRIMARY KEY, n int DEFAULT 5 CHECK (n > 0), \
+         twice int GENERATED ALWAYS AS (n * 2) STORED)",
+        "CREATE TABLE lb (auction_id bigint PRIMARY KEY, n int DEFAULT 5 CHECK (n > 0))",
+        "CREATE VIEW lv AS SELECT auction_id, n FROM la",
+        "CREATE RULE lr AS ON DELETE TO la WHERE old.n = 7 DO INSTEAD NOTHING",
+        "CREATE POLICY lp ON la USING (n > 0)",
+        "ALTER TABLE la ENABLE ROW LEVEL SECURITY",
+        "CREATE FUNCTION lf() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+        "CREATE TRIGGER lt BEFORE UPDATE ON la FOR EACH ROW WHEN (new.n > 9) EXECUTE FUNCTION lf()",
+        "CREATE FUNCTION ls() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM la; END",
+    ] {
+        other.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    open.batch_execute("BEGIN; ALTER TABLE la ADD COLUMN x int").await.expect("changed");
+    for sql in [
+        "ALTER TABLE lb ADD COLUMN x int CHECK (x > 0)",
+        "CREATE TABLE lc (auction_id bigint PRIMARY KEY, n int)",
+        "CREATE TEMP TABLE tt (a int)",
+        "SELECT * FROM tt",
+        "BEGIN",
+        "CREATE TABLE ld (auction_id bigint PRIMARY KEY, at date CHECK (at > date 'now' - 9))",
+        "ROLLBACK",
+        "DROP TABLE lc",
+    ] {
+        let ran = timeout(Duration::from_secs(30), other.batch_execute(sql)).await;
+        let ran = ran.unwrap_or_else(|_| panic!("{sql} waits for another session's transaction"));
+        match ran {
+            Ok(()) => {}
+            // Each shard reads 'now' at its own time, on the same day or not.
+            Err(error) if sql.contains("'now'") => assert!(error.as_db_error().is_some(), "{error:?}"),
+            Err(error) => panic!("{sql}: {error:?}"),
+        }
+    }
+    open.batch_execute("COMMIT").await.expect("committed");
+    other.batch_execute("ALTER TABLE la RENAME COLUMN n TO m").await.expect("renamed");
+    // What has been printed before is not taken for what it would be now.
+    let renamed = "UPDATE lv SET n = 2 WHERE auction_id = 1";
+    other.batch_execute(renamed).await.expect("the view has its own names");
+    other.batch_execute("ALTER TABLE la DROP COLUMN x").await.expect("nobody waits any more");
+    let turns = |client, table: &'static str| async move {
+        for turn in 0..10 {
+            repeat(client, &format!("ALTER TABLE {table} ADD COLUMN c{turn} int CHECK (c{turn} > 0)"), 1)
+                .await;
+        }
+    };
+    both(turns(&open, "la"), turns(&other, "lb")).await;
+}

@@ -217,7 +217,7 @@ impl Control {
     }
 
     /// The catalog as a session's open transaction sees it, out of the answers to [`OwnCatalog::questions`].
-    pub fn own_catalog(&self, answers: Vec<Vec<TextRow>>, committed: &Schema) -> Option<OwnCatalog> {
+    pub fn own_catalog(&self, answers: Vec<Vec<TextRow>>, committed: &DatabaseCatalog) -> Option<OwnCatalog> {
         self.inner.catalogs.own(answers, committed)
     }
 

@@ -33,18 +33,20 @@ const RESHAPING: [&str; 13] = [
     "event",
 ];
 
-/// One value that is the same on all shards where what is evaluated later is: defaults, checks, views, domains, policies.
+/// One value that is the same on all shards where what is evaluated later is: defaults, checks, views, domains, policies; of those
+/// alone that the transaction has made (or another one since it began to write), as their tables are opened.
 const DEFINITIONS: &str = "SELECT pg_catalog.md5(coalesce(pg_catalog.string_agg(d, ',' ORDER BY d COLLATE \"C\"), '')) FROM ( \
      SELECT c.relname || '.' || f.adnum || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid) \
-       FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_class c ON c.oid = f.adrelid WHERE c.relpersistence <> 't' \
+       FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_class c ON c.oid = f.adrelid WHERE c.relpersistence <> 't' AND pg_catalog.age(f.xmin) <= 0 \
      UNION ALL SELECT k.conname || ' ' || pg_catalog.pg_get_constraintdef(k.oid) FROM pg_catalog.pg_constraint k \
        LEFT JOIN pg_catalog.pg_class c ON c.oid = k.conrelid \
-       WHERE k.contype = 'c' AND c.relpersistence IS DISTINCT FROM 't' \
-     UNION ALL SELECT relname || ' ' || pg_catalog.pg_get_viewdef(oid) FROM pg_catalog.pg_class \
-       WHERE relkind IN ('v', 'm') AND relpersistence <> 't' AND oid >= 16384 \
+       WHERE k.contype = 'c' AND c.relpersistence IS DISTINCT FROM 't' AND pg_catalog.age(k.xmin) <= 0 \
+     UNION ALL SELECT relname || ' ' || pg_catalog.pg_get_viewdef(c.oid) FROM pg_catalog.pg_class c \
+       JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid AND r.ev_type = '1' \
+       WHERE relkind IN ('v', 'm') AND relpersistence <> 't' AND pg_catalog.age(r.xmin) <= 0 \
      UNION ALL SELECT typname || ' ' || typdefault FROM pg_catalog.pg_type WHERE typtype = 'd' \
      UNION ALL SELECT polname || ' ' || coalesce(pg_catalog.pg_get_expr(polqual, polrelid), '') || ' ' \
-       || coalesce(pg_catalog.pg_get_expr(polwithcheck, polrelid), '') FROM pg_catalog.pg_policy) AS x (d)";
+       || coalesce(pg_catalog.pg_get_expr(polwithcheck, polrelid), '') FROM pg_catalog.pg_policy WHERE pg_catalog.age(xmin) <= 0) AS x (d)";
 
 impl Session {
     /// Behind DDL that has completed on all shards, in its open transaction; its tag is the last that the application was given.

@@ -188,9 +188,10 @@ impl Session {
         let (Some(at), Some(catalog)) = (self.held.iter().position(home), self.catalog.clone()) else {
             return Ok(());
         };
-        let answers = self.ask_catalog(at, &OwnCatalog::questions()).await?;
+        let committed = catalog.current();
+        let answers = self.ask_catalog(at, &OwnCatalog::questions(&committed)).await?;
         let shared = Arc::clone(&self.worker.shared);
-        let own = shared.control.own_catalog(answers, &catalog.schema()).ok_or_else(|| {
+        let own = shared.control.own_catalog(answers, &committed).ok_or_else(|| {
             Failure::error(sqlstate::INTERNAL_ERROR, "the catalog of the open transaction could not be read")
         })?;
         for (shard, sql) in (0_u16..).zip(&own.alignment) {

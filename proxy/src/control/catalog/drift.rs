@@ -70,7 +70,7 @@ impl<'a> Drift<'a> {
             for (shard, there) in &self.others {
                 let what = match there.functions.get(signature) {
                     None => "does not exist",
-                    Some(there) if there.hash != here.hash => "is another one",
+                    Some(there) if there != here => "is another one",
                     Some(_) => continue,
                 };
                 let reason = format!("function {signature} {what} on shard {shard}");

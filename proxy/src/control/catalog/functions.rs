@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use router_config::topology::FunctionRule;
 
+use super::printed::{Depends, Printed, print};
 use crate::sql::clocks::CLOCKS;
 use crate::sql::concealed::Concealed;
 use crate::sql::defining::defines;
@@ -67,20 +68,29 @@ pub(super) const BUILT_IN: &str = "SELECT proname::text, pg_catalog.bool_or(prov
      WHERE pronamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND oid < 16384 \
      GROUP BY 1";
 
-/// The body of an aggregate are the names of its functions; that of others, without what stands in front of it, goes with the defaults
-/// of the arguments.
-pub(super) const FUNCTIONS: &str = "SELECT p.proname::text, p.provolatile = 'v', p.provolatile = 'i', p.prokind IN ('a', 'w'), \
+/// The body of an aggregate are the names of its functions; that of others goes with the defaults of the arguments. One that was
+/// read when the function was made is printed, without what stands in front of it.
+const FUNCTIONS: &str = "SELECT p.proname::text, p.provolatile = 'v', p.provolatile = 'i', p.prokind IN ('a', 'w'), \
      p.proretset, l.lanname::text, \
      CASE WHEN p.prokind = 'a' THEN (SELECT pg_catalog.concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.aggcombinefn, \
             a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn) \
             FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = p.oid) \
-          WHEN l.lanname = 'sql' AND p.prosrc = '' THEN pg_catalog.regexp_replace( \
-            pg_catalog.pg_get_functiondef(p.oid), '^.*?\\n(BEGIN ATOMIC|RETURN )', '') \
-          ELSE p.prosrc END || coalesce(' ' || pg_catalog.pg_get_expr(p.proargdefaults, 0), ''), e.extname::text \
+          ELSE p.prosrc || coalesce(' ' || pg_catalog.pg_get_expr(p.proargdefaults, 0), '') END, e.extname::text, \
+     CASE WHEN p.prokind <> 'a' AND l.lanname = 'sql' AND p.prosrc = '' THEN {body} END \
      FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
      LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid \
           AND d.deptype = 'e' \
      LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid WHERE p.oid >= 16384";
+
+/// The column of the answers that has a printed body.
+pub(super) const PRINTED_BODY: usize = 8;
+
+/// The user's functions, with the bodies that are not `printed` yet.
+pub(super) fn question(printed: &Printed) -> String {
+    let body = "pg_catalog.regexp_replace(pg_catalog.pg_get_functiondef(p.oid), '^.*?\\n(BEGIN ATOMIC|RETURN )', '') \
+                || coalesce(' ' || pg_catalog.pg_get_expr(p.proargdefaults, 0), '')";
+    printed.ask(&FUNCTIONS.replace("{body}", &print(body, ("pg_proc", "p", ""), Depends::Whole)))
+}
 
 /// One overload of a function, as the catalog has it.
 #[derive(Debug, Clone)]

@@ -12,11 +12,13 @@ use router_config::topology::Topology;
 use tokio_postgres::Transaction;
 
 use super::drift::{Drift, concerns_all};
-use super::functions::{BUILT_IN, FUNCTIONS, Overload, Relations, functions};
+use super::functions::{self, BUILT_IN, Overload, Relations, functions};
 use super::place::{Draft, Forbids, KeyFacts, Problem, REFUSED, place_tables, place_views};
+use super::printed::Printed;
+use super::questions::{DOMAINS, ROLE_SETTINGS, SETTINGS, SETTINGS_PLAIN, START, TYPES};
 use super::rows::{TextRow, ask};
-use super::set_off;
 use super::triggers::{Judgement, judge};
+use super::{DatabaseCatalog, questions, set_off};
 use crate::sql::concealed::Concealed;
 use crate::sql::gather_shape::Comparable;
 use crate::sql::schema::{
@@ -25,88 +27,6 @@ use crate::sql::schema::{
 
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
-const START: &str = "SELECT pg_catalog.set_config('search_path', '', true)";
-
-/// `search_path` of the database, else of the server; not that of the control role.
-const SETTINGS: &str = "SELECT pg_catalog.getdatabaseencoding()::text, coalesce( \
-     (SELECT pg_catalog.substr(c, 13) FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c \
-      WHERE s.setrole = 0 AND c LIKE 'search\\_path=%' AND s.setdatabase = \
-      (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())), \
-     (SELECT setting FROM pg_catalog.pg_file_settings WHERE name = 'search_path' AND applied LIMIT 1), \
-     '\"$user\", public')";
-
-/// Without `pg_file_settings`, which needs a superuser or a grant.
-const SETTINGS_PLAIN: &str = "SELECT pg_catalog.getdatabaseencoding()::text, coalesce( \
-     (SELECT pg_catalog.substr(c, 13) FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c \
-      WHERE s.setrole = 0 AND c LIKE 'search\\_path=%' AND s.setdatabase = \
-      (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())), \
-     '\"$user\", public')";
-
-/// Settings of roles, those for this database last: they come before the others. What is set for all roles of the database alone
-/// is in [`SETTINGS`].
-const ROLE_SETTINGS: &str = "SELECT coalesce(r.rolname::text, ''), pg_catalog.lower(pg_catalog.split_part(c, '=', 1)), \
-     pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1) \
-     FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole, \
-     pg_catalog.unnest(s.setconfig) c WHERE (s.setrole = 0) = (r.oid IS NULL) AND s.setdatabase IN \
-     (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) \
-     ORDER BY s.setdatabase";
-
-pub(super) const RELATIONS: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, \
-     ARRAY(SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), \
-     CASE WHEN c.relkind IN ('v', 'm') AND c.oid >= 16384 THEN pg_catalog.pg_get_viewdef(c.oid, true) END, \
-     ARRAY(SELECT DISTINCT d.refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d \
-           ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid \
-           AND d.refclassid = 'pg_catalog.pg_class'::regclass \
-           WHERE r.ev_class = c.oid AND c.relkind IN ('v', 'm') AND d.refobjid <> c.oid), \
-     n.nspname IN ('pg_catalog', 'information_schema'), c.relrowsecurity, c.relispartition \
-     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} \
-     ORDER BY c.oid";
-
-/// The last ones are the column's number, whether its type is one of dates and times, a range (of whatever), or made of such (an array,
-/// a domain, a composite type), whether it belongs to the primary key, its type as a definition writes it, and whether its collation
-/// compares bytes. A default names no columns: read without its table, it does not wait for one that a transaction is changing.
-pub(super) const COLUMNS: &str = "WITH RECURSIVE made (of, oid) AS ( \
-       SELECT typelem, oid FROM pg_catalog.pg_type WHERE typelem <> 0 \
-       UNION ALL SELECT typbasetype, oid FROM pg_catalog.pg_type WHERE typtype = 'd' \
-       UNION ALL SELECT a.atttypid, t.oid FROM pg_catalog.pg_type t JOIN pg_catalog.pg_attribute a \
-         ON a.attrelid = t.typrelid WHERE t.typtype = 'c' AND t.oid >= 16384 AND a.attnum > 0), \
-     times (oid) AS (SELECT oid FROM pg_catalog.pg_type WHERE typcategory = 'D' OR typtype IN ('r', 'm') \
-       UNION SELECT made.oid FROM made JOIN times ON made.of = times.oid) \
-     SELECT a.attrelid, a.attname::text, pg_catalog.format_type(a.atttypid, NULL), a.atttypid, \
-     a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), \
-     CASE WHEN a.attidentity <> '' THEN 'nextval(' || pg_catalog.quote_literal( \
-            pg_catalog.pg_get_serial_sequence(pg_catalog.quote_ident(n.nspname) || '.' || \
-            pg_catalog.quote_ident(c.relname), a.attname)) || '::regclass)' \
-          WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, 0), t.typdefault) END, \
-     a.attidentity = 'a', a.attgenerated <> '', a.atttypmod, coalesce(l.collisdeterministic, true), a.attnum, \
-     a.atttypid IN (SELECT oid FROM times), coalesce(a.attnum = ANY (p.indkey), false), \
-     pg_catalog.format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' \
-       || l.collnamespace::pg_catalog.regnamespace || '.' || pg_catalog.quote_ident(l.collname) ELSE '' END, \
-     coalesce(CASE l.collprovider WHEN 'd' THEN ( \
-         SELECT d.datcollate IN ('C', 'POSIX') AND coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' \
-         FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
-       WHEN 'c' THEN l.collcollate IN ('C', 'POSIX') END, false) \
-     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
-     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
-     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
-     LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation \
-     LEFT JOIN pg_catalog.pg_index p ON p.indrelid = a.attrelid AND p.indisprimary \
-     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') \
-     AND n.nspname !~ '^pg_(toast|temp_)' AND c.oid >= {first} ORDER BY a.attrelid, a.attnum";
-
-/// Domains with the type below all of them and its modifier.
-const DOMAINS: &str = "WITH RECURSIVE d (oid, base, modifier) AS ( \
-       SELECT oid, typbasetype, typtypmod FROM pg_catalog.pg_type WHERE typtype = 'd' \
-       UNION ALL SELECT d.oid, t.typbasetype, t.typtypmod FROM d \
-         JOIN pg_catalog.pg_type t ON t.oid = d.base AND t.typtype = 'd') \
-     SELECT d.oid, d.base, d.modifier FROM d \
-     JOIN pg_catalog.pg_type b ON b.oid = d.base AND b.typtype <> 'd'";
-
-const TYPES: &str = "SELECT t.typname::text, t.oid, n.nspname::text FROM pg_catalog.pg_type t \
-     JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
-     WHERE t.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp_)' ORDER BY t.oid";
-
 /// A schema with what is wrong with it.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -114,6 +34,8 @@ pub(crate) struct Loaded {
     pub(crate) problems: Vec<Problem>,
     /// A table that statements in the database's encoding would name in other bytes than the catalog does.
     pub(crate) unreadable_name: Option<String>,
+    /// Its definitions as PostgreSQL prints them, for the next reading.
+    pub(crate) printed: Printed,
 }
 
 /// What the server answers to each question.
@@ -130,15 +52,27 @@ pub(crate) struct Answers {
     set_off: set_off::Answers,
 }
 
-/// How many [`questions`] there are.
-const QUESTIONS: usize = 7 + set_off::QUESTIONS.len();
+impl Answers {
+    /// Puts the printed texts in, of which `before` are known.
+    fn put_in(&mut self, before: &Printed) -> Printed {
+        let mut now = Printed::default();
+        before.put_in(&mut self.relations, questions::DEFINITION, &mut now);
+        before.put_in(&mut self.functions, functions::PRINTED_BODY, &mut now);
+        self.set_off.put_in(before, &mut now);
+        now
+    }
+}
 
-/// Reads everything. `tx` is REPEATABLE READ, READ ONLY, and is not used afterwards.
+/// How many [`questions`] there are.
+const QUESTIONS: usize = 7 + set_off::QUESTIONS;
+
+/// Reads everything but the texts that are known from `before`. `tx` is REPEATABLE READ, READ ONLY, and is not used afterwards.
 pub(crate) async fn load(
     tx: &Transaction<'_>,
     topology: &Topology,
     generation: u64,
     drift: Option<&Drift<'_>>,
+    before: &Printed,
 ) -> Result<Loaded> {
     let may_see_files = ask(
         tx,
@@ -149,43 +83,52 @@ pub(crate) async fn load(
     let settings = ask(tx, if may_see_files { SETTINGS } else { SETTINGS_PLAIN }).await?;
     let role_settings = ask(tx, ROLE_SETTINGS).await?;
     tx.batch_execute(START).await?;
-    let (relations, columns) = (of_oids(RELATIONS, 0), of_oids(COLUMNS, 0));
+    let (relations, columns) = (questions::relations(0, before), questions::columns(0));
+    let functions = functions::question(before);
     let relations_and_columns = try_join(ask(tx, &relations), ask(tx, &columns));
-    let all_functions = try_join(ask(tx, BUILT_IN), ask(tx, FUNCTIONS));
+    let all_functions = try_join(ask(tx, BUILT_IN), ask(tx, &functions));
     let all_types = try_join(ask(tx, TYPES), ask(tx, DOMAINS));
     let (((relations, columns), (built_in, functions)), (types, domains)) =
         try_join(try_join(relations_and_columns, all_functions), all_types).await?;
-    let set_off = set_off::Answers::ask(tx).await?;
-    let answers =
+    let set_off = set_off::Answers::ask(tx, before).await?;
+    let mut answers =
         Answers { settings, role_settings, relations, columns, built_in, functions, types, domains, set_off };
-    Ok(assemble(&answers, topology, generation, Beside { committed: None, drift }))
+    let printed = answers.put_in(before);
+    Ok(Loaded { printed, ..assemble(&answers, topology, generation, Beside { committed: None, drift }) })
 }
 
 /// What to ask on a conn whose search path is empty, each as a statement of its own, for [`of_transaction`]: PostgreSQL's
-/// own relations are left out.
-pub(crate) fn questions() -> Vec<String> {
-    let relations = [SETTINGS_PLAIN, RELATIONS, COLUMNS, BUILT_IN, FUNCTIONS, TYPES, DOMAINS];
-    relations.iter().chain(&set_off::QUESTIONS).map(|sql| of_oids(sql, FIRST_USER_OID)).collect()
+/// own relations are left out, and the texts that are known from `committed`.
+pub(crate) fn of_transaction_questions(committed: &Printed) -> Vec<String> {
+    let first = [
+        SETTINGS_PLAIN.to_owned(),
+        questions::relations(FIRST_USER_OID, committed),
+        questions::columns(FIRST_USER_OID),
+        BUILT_IN.to_owned(),
+        functions::question(committed),
+        TYPES.to_owned(),
+        DOMAINS.to_owned(),
+    ];
+    first.into_iter().chain(set_off::questions(committed)).collect()
 }
 
-/// The catalog out of the answers to [`questions`]. `committed` is the catalog without what the transaction has changed.
+/// The catalog out of the answers to [`of_transaction_questions`]. `committed` is the catalog without what the transaction has
+/// changed.
 pub(crate) fn of_transaction(
     answers: Vec<Vec<TextRow>>,
     topology: &Topology,
     generation: u64,
-    committed: &Schema,
+    committed: &DatabaseCatalog,
 ) -> Option<Loaded> {
     let answers: [Vec<TextRow>; QUESTIONS] = answers.try_into().ok()?;
     let [settings, relations, columns, built_in, functions, types, domains, set_off @ ..] = answers;
     let set_off = set_off::Answers(set_off);
     let role_settings = Vec::new();
-    let answers =
+    let mut answers =
         Answers { settings, role_settings, relations, columns, built_in, functions, types, domains, set_off };
-    Some(assemble(&answers, topology, generation, Beside { committed: Some(committed), drift: None }))
-}
-
-pub(super) fn of_oids(sql: &str, first: u32) -> String {
-    sql.replace("{first}", &first.to_string())
+    let printed = answers.put_in(&committed.printed);
+    let beside = Beside { committed: Some(&committed.schema), drift: None };
+    Some(Loaded { printed, ..assemble(&answers, topology, generation, beside) })
 }
 
 /// What else is known beside the answers of the home shard.
@@ -258,7 +201,7 @@ fn assemble(answers: &Answers, topology: &Topology, generation: u64, beside: Bes
     (schema.fires, schema.stuck, schema.column_hazards) = (fires, stuck, column_hazards);
     schema.unheld = answers.set_off.unheld(&schema, &set_off);
     problems.extend(super::constraints::problems(&schema.unheld));
-    Loaded { schema, problems, unreadable_name }
+    Loaded { schema, problems, unreadable_name, printed: Printed::default() }
 }
 
 /// Functions, and what runs them without naming them: a function may use operators that run another one.
@@ -372,7 +315,7 @@ fn draft(row: &TextRow, (columns, keys): (Vec<Column>, Vec<KeyFacts>)) -> Draft 
         "f" => RelationKind::Foreign,
         _ => RelationKind::Table,
     };
-    let definition = row.optional(5);
+    let definition = row.optional(questions::DEFINITION);
     Draft {
         relation: Relation {
             schema: row.owned(1),
@@ -433,7 +376,7 @@ fn overload(row: &TextRow) -> Overload {
         aggregate: row.flag(3),
         set_returning: row.flag(4),
         language: row.owned(5),
-        body: row.owned(6),
+        body: row.optional(functions::PRINTED_BODY).unwrap_or_else(|| row.owned(6)),
         extension: row.optional(7),
     }
 }

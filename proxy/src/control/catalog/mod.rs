@@ -10,6 +10,8 @@ mod load;
 mod own;
 mod place;
 mod plpgsql;
+mod printed;
+mod questions;
 mod rows;
 mod rules;
 mod set_off;
@@ -34,6 +36,7 @@ use tokio::sync::{Notify, watch};
 use self::drift::Drift;
 pub use self::own::{Alignment, OwnCatalog};
 pub use self::place::{Forbids, Problem};
+use self::printed::Printed;
 pub use self::rows::TextRow;
 pub(crate) use self::rows::ask;
 pub(crate) use self::rules::{moved, unmatched};
@@ -71,6 +74,8 @@ pub struct DatabaseCatalog {
     pub oids: Arc<OidMap>,
     /// What cannot be served as configured, or differs between the shards.
     pub problems: Vec<Problem>,
+    /// Definitions as the home shard has printed them.
+    pub(crate) printed: Printed,
 }
 
 /// Names of the shards, with what each has; `None` for one that has never answered.
@@ -112,6 +117,11 @@ impl Catalog {
     /// The catalog now. A few nanoseconds.
     pub fn load(&self) -> arc_swap::Guard<Arc<DatabaseCatalog>> {
         self.current.load()
+    }
+
+    /// What is current now, to be held on to.
+    pub fn current(&self) -> Arc<DatabaseCatalog> {
+        self.current.load_full()
     }
 
     /// The schema now.
@@ -216,7 +226,7 @@ impl Catalogs {
     }
 
     /// See [`OwnCatalog`].
-    pub(crate) fn own(&self, answers: Vec<Vec<TextRow>>, committed: &Schema) -> Option<OwnCatalog> {
+    pub(crate) fn own(&self, answers: Vec<Vec<TextRow>>, committed: &DatabaseCatalog) -> Option<OwnCatalog> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         OwnCatalog::of_answers(answers, &self.topology.load(), generation, committed)
     }
@@ -247,7 +257,7 @@ impl Catalogs {
             });
         }
         let shards = self.read_shards(&database, None).await?;
-        let (loaded, seen) = self.read(&database, shards).await?;
+        let (loaded, seen) = self.read(&database, shards, &Printed::default()).await?;
         let mut cells = Vec::new();
         cells.resize_with(seen.shards.len(), OidCell::default);
         loaded.oids.publish(&cells);
@@ -302,7 +312,7 @@ impl Catalogs {
                 shards = self.read_shards(&catalog.database, Some(&seen.shards)).await;
             }
             let read = match shards {
-                Ok(shards) => self.read(&catalog.database, shards).await,
+                Ok(shards) => self.read(&catalog.database, shards, &catalog.current().printed).await,
                 Err(error) => Err(error),
             };
             failed = read.is_err();
@@ -334,6 +344,7 @@ impl Catalogs {
         &self,
         database: &str,
         (shards, missing): (Shards, bool),
+        before: &Printed,
     ) -> Result<(DatabaseCatalog, Seen), ControlError> {
         let topology = self.topology.load_full();
         let home = self.primary(ShardId(0)).await?;
@@ -348,7 +359,7 @@ impl Catalogs {
             .await
             .map_err(failed)?;
         let drift = Drift::new(&shards);
-        let loaded = load::load(&tx, &topology, generation, drift.as_ref()).await.map_err(failed)?;
+        let loaded = load::load(&tx, &topology, generation, drift.as_ref(), before).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         if let Some(name) = loaded.unreadable_name {
             return Err(ControlError::Limit {
@@ -369,6 +380,7 @@ impl Catalogs {
             schema: Arc::new(loaded.schema),
             oids: Arc::new(oids),
             problems: loaded.problems,
+            printed: loaded.printed,
         };
         Ok((catalog, Seen { shards, passing }))
     }
@@ -391,7 +403,8 @@ impl Catalogs {
             let shard = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
             let node = self.primary(shard).await?;
             let client = self.dialer.client(&node, database).await?;
-            shard::read(&client)
+            let known = before.and_then(|before| before.get(index)?.1.as_ref());
+            shard::read(&client, known.map(|known| &known.printed))
                 .await
                 .map_err(|error| ControlError::query("reading a catalog", &node, &error))
         };

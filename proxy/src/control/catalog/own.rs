@@ -5,7 +5,7 @@ use std::sync::Arc;
 use router_config::topology::Topology;
 
 use super::rows::TextRow;
-use super::{load, shard, temporary};
+use super::{DatabaseCatalog, load, shard, temporary};
 use crate::backend::oids::ShardOids;
 use crate::control::oids::{ShardObjects, TypeShape, translation};
 use crate::control::sequences;
@@ -33,8 +33,8 @@ impl OwnCatalog {
     pub const CLOSE: &'static str = "ROLLBACK TO SAVEPOINT gavel_catalog; RELEASE SAVEPOINT gavel_catalog";
 
     /// What to ask on the home shard, each as a Query of its own.
-    pub fn questions() -> Vec<String> {
-        let mut questions = load::questions();
+    pub fn questions(committed: &DatabaseCatalog) -> Vec<String> {
+        let mut questions = load::of_transaction_questions(&committed.printed);
         questions.push(sequences::USED.to_owned());
         questions
     }
@@ -65,16 +65,17 @@ impl OwnCatalog {
         temporary::questions()
     }
 
-    /// Out of the answers. `committed` is the catalog without the transaction's changes.
+    /// Out of the answers. `committed` is the catalog without the transaction's changes, that was asked with.
     pub(crate) fn of_answers(
         answers: Vec<Vec<TextRow>>,
         topology: &Topology,
         generation: u64,
-        committed: &Schema,
+        committed: &DatabaseCatalog,
     ) -> Option<Self> {
         let mut answers = answers;
         let used = answers.pop()?;
         let loaded = load::of_transaction(answers, topology, generation, committed)?;
+        let committed = &*committed.schema;
         let oid =
             |schema: &Schema, name: &(String, String)| schema.relations.get(name).map(|known| known.oid);
         let is_new = |schema: &str, name: &str| {

@@ -70,6 +70,13 @@ impl TextRow {
         self.0.get(n).cloned().flatten()
     }
 
+    /// Replaces a column that is there.
+    pub(crate) fn set(&mut self, n: usize, text: String) {
+        if let Some(value) = self.0.get_mut(n) {
+            *value = Some(text);
+        }
+    }
+
     pub(crate) fn flag(&self, n: usize) -> bool {
         self.text(n) == "t"
     }

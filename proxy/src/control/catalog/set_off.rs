@@ -10,6 +10,7 @@ use super::concealed::CONCEALED;
 use super::constraints::{self, UNIQUES};
 use super::load::split_search_path;
 use super::place::Draft;
+use super::printed::{Depends, Printed, print};
 use super::rows::{TextRow, ask};
 use super::triggers::{Expression, ForeignKey, Rule, Run, SetOff, Trigger};
 use crate::sql::concealed::Concealed;
@@ -17,14 +18,14 @@ use crate::sql::constraints::Unheld;
 use crate::sql::schema::{Deed, Function, Placement, Schema, Touches};
 
 const TRIGGERS: &str = "SELECT t.tgrelid, t.tgname::text, p.proname::text, t.tgtype::int4, l.lanname::text, p.prosrc, \
-     pg_catalog.pg_get_triggerdef(t.oid), (SELECT pg_catalog.substr(c, 13) FROM unnest(p.proconfig) c \
+     {definition}, (SELECT pg_catalog.substr(c, 13) FROM unnest(p.proconfig) c \
       WHERE c LIKE 'search\\_path=%' LIMIT 1) \
      FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid \
      JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
      WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY t.oid";
 
-const RULES: &str = "SELECT ev_class, rulename::text, ev_type::text, pg_catalog.pg_get_ruledef(oid) \
-     FROM pg_catalog.pg_rewrite WHERE ev_type <> '1' AND ev_enabled <> 'D' AND ev_class >= 16384 ORDER BY oid";
+const RULES: &str = "SELECT ev_class, rulename::text, ev_type::text, {definition} \
+     FROM pg_catalog.pg_rewrite r WHERE ev_type <> '1' AND ev_enabled <> 'D' AND ev_class >= 16384 ORDER BY oid";
 
 const FOREIGN_KEYS: &str = "SELECT c.conname::text, c.conrelid, c.confrelid, c.confupdtype::text, c.confdeltype::text, \
      pg_catalog.array_to_json(ARRAY(SELECT ARRAY[a.attname::text, b.attname::text] \
@@ -36,11 +37,9 @@ const FOREIGN_KEYS: &str = "SELECT c.conname::text, c.conrelid, c.confrelid, c.c
 /// Policies and checks; the last column is empty for a policy's condition, `c` for its WITH CHECK and for checks.
 const EXPRESSIONS: &str = "SELECT p.polrelid, 'the policy ' || p.polname, e.text, e.kind \
      FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class r ON r.oid = p.polrelid AND r.relrowsecurity, \
-     LATERAL (VALUES (pg_catalog.pg_get_expr(p.polqual, p.polrelid), ''), \
-                     (pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid), 'c')) e (text, kind) \
-     WHERE e.text IS NOT NULL \
-     UNION ALL SELECT conrelid, 'the check ' || conname, pg_catalog.pg_get_expr(conbin, conrelid), 'c' \
-     FROM pg_catalog.pg_constraint WHERE contype = 'c' AND conrelid >= 16384";
+     LATERAL (VALUES ({using}, ''), ({with check}, 'c')) e (text, kind) WHERE e.text IS NOT NULL \
+     UNION ALL SELECT conrelid, 'the check ' || conname, {check}, 'c' \
+     FROM pg_catalog.pg_constraint c WHERE contype = 'c' AND conrelid >= 16384";
 
 /// Functions of the user's that run when a relation is used (0: when something of another kind is), and whether they run when
 /// it is read.
@@ -68,20 +67,56 @@ const RUNS: &str = "WITH d AS (SELECT classid, objid, refobjid AS function FROM 
 const EVENT_TRIGGERS: &str = "SELECT e.evtname::text, p.proname::text FROM pg_catalog.pg_event_trigger e \
      JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid WHERE e.evtenabled <> 'D' ORDER BY e.oid";
 
-/// What is asked, in the order of the answers.
-pub(crate) const QUESTIONS: [&str; 8] =
-    [TRIGGERS, RULES, FOREIGN_KEYS, EXPRESSIONS, RUNS, CONCEALED, UNIQUES, EVENT_TRIGGERS];
+/// How many [`questions`] there are.
+pub(crate) const QUESTIONS: usize = 8;
 
-/// What the server answers to [`QUESTIONS`].
+/// What is asked, in the order of the answers; without the texts that are `printed`.
+pub(super) fn questions(printed: &Printed) -> [String; QUESTIONS] {
+    let trigger = print("pg_catalog.pg_get_triggerdef(t.oid)", ("pg_trigger", "t", ""), Depends::Used);
+    let rule = print("pg_catalog.pg_get_ruledef(r.oid)", ("pg_rewrite", "r", ""), Depends::Whole);
+    let [using, with_check] = policy("p");
+    let check =
+        print("pg_catalog.pg_get_expr(c.conbin, c.conrelid)", ("pg_constraint", "c", ""), Depends::Used);
+    let expressions = EXPRESSIONS.replace("{using}", &using).replace("{with check}", &with_check);
+    [
+        printed.ask(&TRIGGERS.replace("{definition}", &trigger)),
+        printed.ask(&RULES.replace("{definition}", &rule)),
+        FOREIGN_KEYS.to_owned(),
+        printed.ask(&expressions.replace("{check}", &check)),
+        RUNS.to_owned(),
+        CONCEALED.to_owned(),
+        UNIQUES.to_owned(),
+        EVENT_TRIGGERS.to_owned(),
+    ]
+}
+
+/// The conditions of a policy, for [`Printed`]: USING, WITH CHECK.
+pub(super) fn policy(row: &str) -> [String; 2] {
+    ["polqual", "polwithcheck"].map(|part| {
+        let text = format!("pg_catalog.pg_get_expr({row}.{part}, {row}.polrelid)");
+        print(&text, ("pg_policy", row, part), Depends::Whole)
+    })
+}
+
+/// What the server answers to [`questions`].
 #[derive(Debug, Default)]
-pub(crate) struct Answers(pub(crate) [Vec<TextRow>; QUESTIONS.len()]);
+pub(crate) struct Answers(pub(crate) [Vec<TextRow>; QUESTIONS]);
 
 impl Answers {
     /// Asks, the questions pipelined.
-    pub(crate) async fn ask(tx: &Transaction<'_>) -> Result<Self, tokio_postgres::Error> {
-        let answers = try_join_all(QUESTIONS.map(|question| ask(tx, question))).await?;
+    pub(super) async fn ask(tx: &Transaction<'_>, printed: &Printed) -> Result<Self, tokio_postgres::Error> {
+        let questions = questions(printed);
+        let answers = try_join_all(questions.iter().map(|question| ask(tx, question))).await?;
         let mut answers = answers.into_iter();
         Ok(Self(std::array::from_fn(|_| answers.next().unwrap_or_default())))
+    }
+
+    /// Puts the printed texts in, of which `before` are known.
+    pub(super) fn put_in(&mut self, before: &Printed, now: &mut Printed) {
+        let [triggers, rules, _, expressions, ..] = &mut self.0;
+        for (rows, column) in [(triggers, 6), (rules, 3), (expressions, 2)] {
+            before.put_in(rows, column, now);
+        }
     }
 
     /// Makes sense of it all. `functions` are those of the schema.
